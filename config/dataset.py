@@ -1,0 +1,25 @@
+"""What differs between data sets, as plain values."""
+from dataclasses import dataclass
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Names, ids, colours and recipe of one data set.
+
+    label_ids: the id that label files (and written predictions) use for each class, in class order; every other id
+    is ignored. crop: training crop (H, W) of the propagation recipe, None for the command line's own default.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    label_ids: tuple[int, ...]
+    colours: tuple[tuple[int, int, int], ...]  # RGB
+    class_weights: tuple[float, ...]  # of the propagation's cross-entropy
+    default_path: str
+    crop: Optional[tuple[int, int]] = None
+    ignore: int = 250
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)

@@ -1,0 +1,219 @@
+"""The command line: one table of typed, checked options. Unknown names are answered with the nearest."""
+import argparse
+import dataclasses
+import difflib
+import os
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Sequence
+
+from config.datasets import DATASETS
+from config.errors import UserError
+
+STAGES = ("gsv", "segnet", "flow")
+SEGMENTERS = ("swiftnet", "bisenet")
+FLOW_NETWORKS = ("light", "flownet")
+METHODS = ("gsv", "per-frame", "copy", "warp")
+
+
+def _option(default: Any, help: str, *, kind: Callable = str, choices: Sequence = (), low: Optional[float] = None,
+            above: Optional[float] = None, high: Optional[float] = None, count: Any = None) -> Any:
+    metadata = dict(help=help, kind=kind, choices=choices, low=low, above=above, high=high, count=count)
+    if isinstance(default, (list, tuple)):
+        return dataclasses.field(default_factory=lambda: tuple(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _switch(default: bool, help: str) -> Any:
+    return _option(default, help, kind=bool)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every option of the program, after parsing. A field `crop_height` is the flag `--crop-height`."""
+
+    # what to do
+    stage: str = _option("gsv", "what to train or evaluate: propagation, keyframe segmenter, or the flow network alone", choices=STAGES)
+    evaluate: bool = _switch(False, "evaluate instead of training")
+    demo: bool = _switch(False, "train and evaluate everything on synthetic streets, quickly")
+    # networks
+    segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
+    optical_flow_network: str = _option("light", "flow network", choices=FLOW_NETWORKS)
+    intra: bool = _switch(True, "give the guided block the intra features of the current frame")
+    # data
+    dataset: str = _option("cityscapes_2k", "data set", choices=tuple(DATASETS))
+    data_path: str = _option("", "folder of the data set (default: data/NAME)")
+    num_worker: int = _option(4, "loader processes per rank", kind=int, low=0)
+    use_crop: bool = _switch(True, "random scale and crop in training")
+    crop_height: int = _option(768, "height of the training crop, pixels", kind=int, low=32)
+    crop_width: int = _option(1536, "width of the training crop, pixels", kind=int, low=32)
+    random_scale: tuple[float, ...] = _option((), "LOW HIGH: range of the random scale in the segmenter stage (default: its recipe's)", kind=float, above=0, count=2)
+    flip: float = _option(0.4, "probability of a horizontal flip in training", kind=float, low=0, high=1)
+    # optimisation
+    optim: str = _option("sgd", "optimizer", choices=("sgd", "adam"))
+    lr: float = _option(0.01, "learning rate: intra network and filter bank; the trained network in the other stages", kind=float, above=0)
+    guide_lr: float = _option(0.04, "learning rate of the guiding network", kind=float, above=0)
+    optical_flow_lr: float = _option(1e-4, "learning rate of the flow network", kind=float, above=0)
+    lr_gamma: float = _option(0.992, "factor on the learning rates every 100 iterations", kind=float, above=0, high=1)
+    weight_decay: float = _option(5e-4, "weight decay", kind=float, low=0)
+    param_ce: float = _option(10.0, "weight of the whole loss", kind=float, low=0)
+    param_ce_distil: float = _option(10.0, "weight of the distillation beside the cross-entropy", kind=float, low=0)
+    distil: bool = _switch(True, "distil from the segmenter on the last frame")
+    train_filter: bool = _switch(False, "train the filter bank")
+    train_optical_flow: bool = _switch(True, "train the flow network")
+    finetune_all: bool = _switch(False, "let gradient flow through all propagation steps, not only the last two")
+    freeze_bn: bool = _switch(False, "keep BatchNorm statistics as they are")
+    batch_size: int = _option(8, "batch over all ranks", kind=int, low=1)
+    epoch: int = _option(100, "epochs", kind=int, low=1)
+    multi_step: tuple[int, ...] = _option((1, 2, 3, 4), "clip intervals trained, one after the other, in an epoch", kind=int, low=1, count="+")
+    early_stop: bool = _switch(False, "dry run: 5 training and 10 evaluation iterations")
+    seed: int = _option(1, "seed of everything random", kind=int, low=0)
+    # evaluation
+    eval_multi_step: tuple[int, ...] = _option((1, 2, 3, 4), "positions evaluated: frames since the keyframe", kind=int, low=1, count="*")
+    eval_single: bool = _switch(True, "evaluate position 0, the keyframe itself, too")
+    eval_interval: int = _option(1, "epochs between evaluations", kind=int, low=1)
+    method: str = _option("gsv", "what carries the segmentation between keyframes", choices=METHODS)
+    scale: float = _option(0.75, "scale at which the keyframe is segmented in evaluation", kind=float, above=0, high=2)
+    metrics_file: str = _option("", "also write metrics.json to this file")
+    save_predictions: str = _option("", "folder for predicted label maps")
+    visualization: bool = _switch(False, "write overlay pictures of the evaluated frames into the run folder")
+    # files
+    weights_dir: str = _option("./weights", "folder of the released files")
+    segnet_weights: str = _option("", "file of the keyframe segmenter (default: the released one in --weights-dir)")
+    flow_weights: str = _option("", "file of the flow network to start from (a --stage flow run's, or FlowNet2-S)")
+    pretrained_backbone: bool = _switch(True, "start the segmenter stage from ImageNet weights (downloads them)")
+    resume: str = _option("0", "0, 1 (the released GSVNet file of the segmenter), auto (this checkname's last run), or a file")
+    load_flow: bool = _switch(True, "take the flow network from the resumed file too")
+    reset_optimizer: bool = _switch(True, "start with a fresh optimizer at epoch 0 when resuming a file")
+    reset_best_pred: bool = _switch(True, "forget the resumed file's best score")
+    checkname: str = _option("test", "name of the run")
+    log_folder: str = _option("./logs", "where run folders go")
+    # machine
+    device: str = _option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    local_rank: int = _option(0, "rank on this machine (set by the launcher)", kind=int, low=0)
+    debug: bool = _switch(False, "show the traceback of an error")
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+
+# Where a stage's published recipe differs from the flags' defaults (which are the propagation's).
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("segnet", "swiftnet"): dict(
+        optim="adam", lr=4e-4, weight_decay=1e-4, batch_size=14, epoch=250, crop_height=768, crop_width=768, flip=0.5,
+        random_scale=(0.5, 2.0), scale=1.0,
+    ),
+    ("segnet", "bisenet"): dict(
+        optim="sgd", lr=0.025, weight_decay=5e-4, batch_size=16, epoch=431, crop_height=1024, crop_width=1024, flip=0.5,
+        random_scale=(0.75, 2.0), scale=1.0,
+    ),
+    ("flow", "light"): dict(optim="adam", lr=1e-3, weight_decay=0.0, multi_step=(1,)),
+    ("flow", "flownet"): dict(optim="adam", lr=1e-4, weight_decay=0.0, multi_step=(1,)),
+}
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Command-line words -> Options, defaults of the chosen stage and data set filled in. Raises UserError."""
+    namespace, unknown = _parser().parse_known_args(list(arguments))
+    for word in unknown:
+        known = [flag(name) for name in FIELDS]
+        raise UserError(f"unknown option {word}{_nearest(word.split('=')[0], known)}; --help lists all")
+    given = vars(namespace)
+    for name, value in given.items():
+        _check(name, value)
+    if "LOCAL_RANK" in os.environ and "local_rank" not in given:
+        given["local_rank"] = _integer(os.environ["LOCAL_RANK"])
+    return resolve(given)
+
+
+def resolve(given: dict[str, Any]) -> Options:
+    """Fill what was not given from the data set, then the stage's recipe, then the flags' defaults."""
+    plain = Options(**given)
+    defaults: dict[str, Any] = {"data_path": DATASETS[plain.dataset].default_path}
+    network = plain.optical_flow_network if plain.stage == "flow" else plain.segnet
+    defaults.update(RECIPES.get((plain.stage, network), {}))
+    crop = DATASETS[plain.dataset].crop
+    if crop is not None:
+        defaults.update(crop_height=crop[0], crop_width=crop[1])
+    options = Options(**{**defaults, **given})
+    if not options.eval_single and not options.eval_multi_step:
+        raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
+    if options.random_scale and options.random_scale[0] > options.random_scale[1]:
+        raise UserError("--random-scale wants LOW HIGH, the lower bound first")
+    if options.stage == "flow" and options.evaluate:
+        raise UserError("--stage flow has no --evaluate; its end-point error is printed while it trains")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; --help lists all options")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="main.py",
+        description="GSVNet: fast semantic segmentation of video. Trains, evaluates and runs.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, field in FIELDS.items():
+        names = [flag(name)] + (["--local_rank"] if name == "local_rank" else [])
+        default = field.default if field.default is not dataclasses.MISSING else list(field.default_factory())
+        shown = int(default) if isinstance(default, bool) else default
+        text = field.metadata["help"] + (f" (default: {shown})" if default not in ("", []) else "")
+        kind = _boolean if field.metadata["kind"] is bool else {int: _integer, float: _number, str: str}[field.metadata["kind"]]
+        parser.add_argument(*names, dest=name, type=kind, nargs=field.metadata["count"], help=text, metavar=_metavar(field))
+    return parser
+
+
+def _metavar(field: dataclasses.Field) -> Any:
+    if field.metadata["choices"]:
+        return "|".join(field.metadata["choices"])
+    if field.metadata["count"] == 2:
+        return ("LOW", "HIGH")
+    return {bool: "0|1", int: "N", float: "X", str: "WORD"}[field.metadata["kind"]]
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"wants 0 or 1, not {text!r}")
+    return text == "1"
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wants a whole number, not {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wants a number, not {text!r}") from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise argparse.ArgumentTypeError(f"wants a finite number, not {text!r}")
+    return value
+
+
+def _check(name: str, value: Any) -> None:
+    limits = FIELDS[name].metadata
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if limits["choices"] and item not in limits["choices"]:
+            names = ", ".join(limits["choices"])
+            raise UserError(f"{flag(name)} knows no {item!r}{_nearest(item, limits['choices'])}; it takes one of: {names}")
+        if limits["low"] is not None and item < limits["low"]:
+            raise UserError(f"{flag(name)} wants at least {limits['low']}, not {item}")
+        if limits["above"] is not None and item <= limits["above"]:
+            raise UserError(f"{flag(name)} wants more than {limits['above']}, not {item}")
+        if limits["high"] is not None and item > limits["high"]:
+            raise UserError(f"{flag(name)} wants at most {limits['high']}, not {item}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,177 @@
+"""Everything in a street that does not move: ground, houses, walls, fences, plants, poles, signs and lights."""
+
+import numpy as np
+
+from dataloaders.synthetic import sprites, surroundings
+from dataloaders.synthetic.surface import Kind, Stage
+from dataloaders.synthetic.surroundings import TILE_LENGTH, TILE_REACH, Profile
+from dataloaders.synthetic.texture import Texture, scaled
+
+STREET_START, STREET_END = -12.0, 144.0  # metres along the street at time 0
+LANE = 3.4  # metres
+PARKING = 2.3
+
+
+def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
+    """Samples the cross-section of the street; the camera's lane is centred at x = 0.
+
+    Args:
+        tram: there is a tram track in the middle of the left side.
+    """
+    right = LANE / 2 + PARKING
+    left = -LANE * 1.5 - PARKING - (LANE if tram else 0.0)
+    verge = [float(rng.uniform(0.8, 2.2)) if rng.random() < 0.55 else 0.0 for _ in range(2)]
+    walk = [float(rng.uniform(2.2, 3.8)) for _ in range(2)]
+    grey = float(rng.uniform(75, 140))
+    road_tint, walk_tint = rng.uniform(0.93, 1.07, 3), rng.uniform(0.9, 1.1, 3)
+    walk_grey = grey * float(rng.uniform(0.85, 1.35))
+    return Profile(
+        road=(left, right),
+        verge=(left - verge[0], right + verge[1]),
+        walk=(left - verge[0] - walk[0], right + verge[1] + walk[1]),
+        centre_line=-LANE / 2,
+        road_colour=tuple(float(grey * tint) for tint in road_tint),
+        walk_colour=tuple(float(walk_grey * tint) for tint in walk_tint),
+        terrain_colour=surroundings.leaf_colour(rng),
+    )
+
+
+def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
+    """Lays the ground tiles and the wide plane under them.
+
+    Args:
+        crossing: number of the tile on which another street crosses, or None.
+    """
+    rng = stage.rng
+    # The base lies 2 cm lower, so that the tiles win the depth test.
+    base = surroundings.base_ground(rng, profile.terrain_colour)
+    stage.add(Kind.GROUND, base, (-150, 0.02, 260), (300, 0, 0), (0, 0, -280))
+    tiles = [surroundings.ground_tile(rng, profile, False) for _ in range(2)]
+    special = surroundings.ground_tile(rng, profile, True) if crossing is not None else None
+    for place in range(round((STREET_END - STREET_START) / TILE_LENGTH)):
+        tile = special if place == crossing and special is not None else tiles[place % 2]
+        far = STREET_START + (place + 1) * TILE_LENGTH
+        stage.add(Kind.GROUND, tile, (-TILE_REACH, 0, far), (2 * TILE_REACH, 0, 0), (0, 0, -TILE_LENGTH))
+
+
+def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, float] | None) -> None:
+    """Builds the blocks along one side of the street.
+
+    Args:
+        side: -1 left, 1 right.
+        gap: z range in metres left open for a crossing street.
+    """
+    rng = stage.rng
+    edge = profile.walk[0] if side < 0 else profile.walk[1]
+    houses = [float(rng.uniform(5.5, 14)) for _ in range(4)]
+    fronts = [(surroundings.facade(rng, stage.colours, 12.0, height), height) for height in houses]
+    brightness = float(rng.uniform(0.72, 1.05))
+    z = STREET_START
+    while z < STREET_END:
+        length = float(rng.uniform(8, 16))
+        if gap and z < gap[1] and z + length > gap[0]:
+            if z < gap[0] - 4:
+                length = gap[0] - z
+            else:
+                z = gap[1]
+                continue
+        sort = ("house", "wall", "fence", "park")[int(rng.choice(4, p=(0.46, 0.18, 0.2, 0.16)))]
+        if sort == "house":
+            front, height = fronts[int(rng.integers(len(fronts)))]
+            _house(stage, front, edge + side * float(rng.uniform(0, 1.5)), z, length, height, side, brightness)
+        else:
+            _open_block(stage, sort, edge, z, length, side, profile)
+        z += length
+
+
+def _house(
+    stage: Stage, front: Texture, x: float, z: float, length: float, height: float, side: int, brightness: float
+) -> None:
+    stage.panel(front, (x, z), (x, z + length), height, brightness=brightness)
+    stage.panel(front, (x, z), (x + side * 9, z), height, brightness=0.9)  # the gable end towards the camera
+    if brightness < 0.9:
+        reach = height * 0.55
+        stage.shade(min(x, x - side * reach), z, reach, length, brightness=0.62)
+
+
+def _open_block(
+    stage: Stage, sort: str, edge: float, z: float, length: float, side: int, profile: Profile
+) -> None:
+    """A plot without a house at the street: wall, fence or only plants at the sidewalk, plants and trees behind."""
+    rng = stage.rng
+    leaf = surroundings.leaf_colour(rng)
+    if sort != "park":
+        height = float(rng.uniform(1.5, 2.6) if sort == "wall" else rng.uniform(1.2, 2.0))
+        draw = surroundings.wall if sort == "wall" else surroundings.fence
+        texture = draw(rng, stage.colours, length, height)
+        stage.panel(texture, (edge + side * 0.2, z), (edge + side * 0.2, z + length), height)
+        stage.panel(texture, (edge + side * 0.2, z), (edge + side * 8, z), height, brightness=0.9)
+    back = edge + side * float(rng.uniform(7, 11))
+    tall = float(rng.uniform(2, 5.5))
+    stage.panel(surroundings.hedge(rng, leaf, length, tall), (back, z), (back, z + length), tall, brightness=0.8)
+    for _ in range(2):
+        if rng.random() < 0.7:
+            x = edge + side * float(rng.uniform(1.5, 6))
+            _tree(stage, x, z + float(rng.uniform(0, length)), leaf)
+
+
+def _tree(stage: Stage, x: float, z: float, leaf: tuple[float, float, float]) -> None:
+    rng = stage.rng
+    if rng.random() < 0.7:
+        width, height, trunk = float(rng.uniform(2.5, 4.5)), float(rng.uniform(4.5, 8)), float(rng.uniform(1.6, 2.4))
+    else:
+        width, height, trunk = float(rng.uniform(1.2, 2.4)), float(rng.uniform(0.9, 1.6)), 0.0
+    colour = scaled(leaf, float(rng.uniform(0.8, 1.15)))
+    stage.board((surroundings.foliage(rng, colour, width, height, trunk), width, height), x, z)
+
+
+def close_street(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
+    """Closes the view at the end of the street and, past a crossing, to both sides of it."""
+    rng = stage.rng
+    far = STREET_END - 6
+    leaf = surroundings.leaf_colour(rng)
+    stage.panel(surroundings.hedge(rng, leaf, 60, 7), (-110, far), (110, far), 7.0, brightness=0.85)
+    front = surroundings.facade(rng, stage.colours, 16, 13)
+    for x in np.arange(-80, 80, 26):
+        if rng.random() < 0.6:
+            stage.panel(front, (x, far - 2), (x + 18, far - 2), float(rng.uniform(7, 13)))
+    if gap:
+        for side, edge in ((-1, profile.walk[0]), (1, profile.walk[1])):
+            height = float(rng.uniform(6, 12))
+            front = surroundings.facade(rng, stage.colours, 14, height)
+            for x in (edge + side * 0.5, edge + side * 14.5):
+                stage.panel(front, (x, gap[1] + 0.2), (x + side * 14, gap[1] + 0.2), height)
+
+
+def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
+    """Puts lamp posts, signs, traffic lights, bushes and trees along both kerbs."""
+    rng, colours = stage.rng, stage.colours
+    lamp = sprites.pole(rng, colours, float(rng.uniform(5, 7)))
+    leaf = surroundings.leaf_colour(rng)
+    for side, kerb in ((-1, profile.road[0]), (1, profile.road[1])):
+        step, start = float(rng.uniform(9, 16)), float(rng.uniform(6, 14))
+        for z in np.arange(start, STREET_END - 10, step):
+            stage.board(lamp, kerb + side * 0.5, float(z), flip=side > 0)
+        for z in (float(rng.uniform(9, 16)), float(rng.uniform(18, 32)), float(rng.uniform(34, 70))):
+            if rng.random() < 0.62:
+                stage.board(sprites.sign_post(rng, colours), kerb + side * float(rng.uniform(0.6, 1.4)), z)
+        if rng.random() < 0.6:
+            for z in np.arange(float(rng.uniform(10, 24)), STREET_END - 10, float(rng.uniform(8, 18))):
+                _tree(stage, kerb + side * 0.9, float(z), leaf)
+    _lights(stage, profile, gap)
+
+
+def _lights(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
+    rng, colours = stage.rng, stage.colours
+    places = []
+    if gap:
+        places.append(gap[0] + 0.3)
+    if rng.random() < 0.5:
+        places.append(float(rng.uniform(12, 24)))
+    for z in places:
+        mast = rng.random() < 0.5
+        grow = float(rng.uniform(1.0, 1.2))
+        stage.board(sprites.traffic_light(rng, colours, False), profile.road[0] - 0.5, z, grow=grow)
+        sprite = sprites.traffic_light(rng, colours, mast)
+        x = profile.road[1] + 0.9 - (sprite[1] / 2 * grow if mast else 0.0)
+        stage.board(sprite, x, z, flip=mast, grow=grow)

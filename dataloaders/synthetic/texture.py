@@ -1,0 +1,182 @@
+"""Classes, textures and the drawing canvas that every surface of a synthetic street is made of."""
+
+from enum import IntEnum
+
+import cv2
+import numpy as np
+
+Colour = tuple[float, float, float]
+
+
+class Label(IntEnum):
+    """The Cityscapes labelIds of the 19 classes that are trained and scored."""
+
+    ROAD = 7
+    SIDEWALK = 8
+    BUILDING = 11
+    WALL = 12
+    FENCE = 13
+    POLE = 17
+    LIGHT = 19
+    SIGN = 20
+    VEGETATION = 21
+    TERRAIN = 22
+    SKY = 23
+    PERSON = 24
+    RIDER = 25
+    CAR = 26
+    TRUCK = 27
+    BUS = 28
+    TRAIN = 31
+    MOTORCYCLE = 32
+    BICYCLE = 33
+
+
+class Texture:
+    """A picture for a planar surface, with a class for each texel and area-shrunk copies.
+
+    Args:
+        rgb: (h, w, 3) uint8 colour.
+        label: (h, w) uint8 labelIds; 0 marks a texel that is transparent. Solid when no texel is 0.
+    """
+
+    def __init__(self, rgb: np.ndarray, label: np.ndarray) -> None:
+        opaque = label > 0
+        self.solid = bool(opaque.all())
+        classes, counts = np.unique(label[opaque], return_counts=True)
+        self.main_label = int(classes[counts.argmax()])
+        self.single_label = len(classes) == 1
+        alpha = np.where(opaque, 255, 0).astype(np.uint8)
+        # Premultiplied by alpha, so that shrinking and bilinear sampling do not bleed the background in.
+        self._rgba = np.dstack([rgb * opaque[..., None], alpha])
+        self._label = _fill_label(label, self.main_label)
+        self._levels: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in texels."""
+        return self._label.shape[1], self._label.shape[0]
+
+    def level(self, shrink_x: int, shrink_y: int) -> tuple[np.ndarray, np.ndarray]:
+        """The texture shrunk by 2**shrink_x across and 2**shrink_y down.
+
+        Surfaces seen at a slant need more shrinking along one side than along the other.
+
+        Returns:
+            (h, w, 4) uint8 premultiplied RGBA and (h, w) uint8 labelIds, defined at transparent texels too.
+        """
+        key = (shrink_x, shrink_y)
+        if key not in self._levels:
+            width, height = self.size
+            size = (max(1, width >> shrink_x), max(1, height >> shrink_y))
+            rgba = self._rgba if key == (0, 0) else cv2.resize(self._rgba, size, interpolation=cv2.INTER_AREA)
+            rows = ((np.arange(size[1]) + 0.5) * height / size[1]).astype(int)
+            columns = ((np.arange(size[0]) + 0.5) * width / size[0]).astype(int)
+            self._levels[key] = (rgba, np.ascontiguousarray(self._label[rows[:, None], columns]))
+        return self._levels[key]
+
+
+def _fill_label(label: np.ndarray, main_label: int) -> np.ndarray:
+    """Gives transparent texels a class: pixels on a soft edge then never read a missing one."""
+    spread = cv2.dilate(label, np.ones((9, 9), np.uint8))
+    filled = np.where(label > 0, label, spread)
+    return np.where(filled > 0, filled, main_label).astype(np.uint8)
+
+
+def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, ...] = (4, 16, 64)) -> np.ndarray:
+    """Smooth random field (height, width) float32, mean about 0, deviation about 1.
+
+    Args:
+        cells: sizes in texels of the blobs that are added up.
+    """
+    total = np.zeros((height, width), np.float32)
+    for cell in cells:
+        grid = rng.standard_normal((height // cell + 2, width // cell + 2), dtype=np.float32)
+        total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
+    return total * np.float32(1.4 / len(cells) ** 0.5)
+
+
+def palette(rng: np.random.Generator, count: int = 9) -> list[Colour]:
+    """Colours (RGB, 0 to 255) that houses, walls, vehicles and clothes of one sequence all draw from."""
+    hsv = np.stack(
+        [rng.uniform(0, 180, count), 255 * rng.beta(1.2, 2.6, count), rng.uniform(45, 235, count)], axis=-1
+    ).astype(np.uint8)
+    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+    return [tuple(float(channel) for channel in colour) for colour in rgb]
+
+
+def pick(rng: np.random.Generator, colours: list[Colour]) -> Colour:
+    """One colour of the palette, made a little lighter or darker."""
+    return scaled(colours[int(rng.integers(len(colours)))], float(rng.uniform(0.8, 1.15)))
+
+
+def scaled(colour: Colour, factor: float) -> Colour:
+    """A colour made lighter (factor above 1) or darker, kept within 0 to 255."""
+    red, green, blue = (min(255.0, max(0.0, channel * factor)) for channel in colour)
+    return red, green, blue
+
+
+def grained(rng: np.random.Generator, rgb: np.ndarray, strength: float, cells: tuple[int, ...]) -> np.ndarray:
+    """Modulates the brightness of (h, w, 3) colours by smooth noise of the given relative strength; uint8."""
+    height, width = rgb.shape[:2]
+    factor = 1 + strength * noise(rng, height, width, cells)
+    return np.clip(rgb * factor[..., None], 0, 255).astype(np.uint8)
+
+
+class Canvas:
+    """A drawing area in metres: x from the left edge, y up from the bottom edge; undrawn parts stay transparent.
+
+    Args:
+        width, height: size in metres.
+        density: texels per metre.
+    """
+
+    _SHIFT = 4
+
+    def __init__(self, width: float, height: float, density: float = 72) -> None:
+        self.width, self.height, self.density = width, height, density
+        shape = (max(2, round(height * density)), max(2, round(width * density)))
+        self.rgb = np.zeros((*shape, 3), np.uint8)
+        self.label = np.zeros(shape, np.uint8)
+
+    def polygon(self, points: list[tuple[float, float]], colour: Colour, label: int) -> None:
+        """Fills a polygon given by its corners in metres."""
+        corners = np.asarray(points, np.float64) * self.density
+        corners[:, 1] = self.label.shape[0] - corners[:, 1]
+        fixed = np.round((corners - 0.5) * (1 << self._SHIFT)).astype(np.int32)
+        cv2.fillPoly(self.rgb, [fixed], colour, shift=self._SHIFT)
+        cv2.fillPoly(self.label, [fixed], int(label), shift=self._SHIFT)
+
+    def box(self, left: float, bottom: float, right: float, top: float, colour: Colour, label: int) -> None:
+        """Fills an upright rectangle."""
+        self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour, label)
+
+    def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, colour: Colour, label: int) -> None:
+        """Fills an ellipse round (x, y)."""
+        angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+        points = np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], axis=-1)
+        self.polygon([(float(a), float(b)) for a, b in points], colour, label)
+
+    def bar(self, start: tuple[float, float], end: tuple[float, float], thick: float, colour: Colour, label: int) -> None:
+        """Draws a straight bar `thick` metres wide with round ends."""
+        (x0, y0), (x1, y1) = start, end
+        length = max(1e-6, float(np.hypot(x1 - x0, y1 - y0)))
+        across_x, across_y = -(y1 - y0) / length * thick / 2, (x1 - x0) / length * thick / 2
+        self.polygon(
+            [
+                (x0 + across_x, y0 + across_y),
+                (x1 + across_x, y1 + across_y),
+                (x1 - across_x, y1 - across_y),
+                (x0 - across_x, y0 - across_y),
+            ],
+            colour,
+            label,
+        )
+        for x, y in (start, end):
+            self.ellipse(x, y, thick / 2, thick / 2, colour, label)
+
+    def texture(self, rng: np.random.Generator, grain: float = 0.06) -> Texture:
+        """The finished drawing, with smooth brightness grain and a bottom that is darker than the top."""
+        height = self.label.shape[0]
+        fall = np.linspace(1.06, 0.86, height, dtype=np.float32)[:, None, None]
+        return Texture(grained(rng, self.rgb * fall, grain, (3, 12, 40)), self.label)

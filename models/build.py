@@ -1,0 +1,28 @@
+"""The way into the networks: by the names of the command line."""
+from torch import nn
+
+from models.bisenet import BiSeNet
+from models.flow_light import LightFlow
+from models.flownet_s import FlowNetS
+from models.gsvnet import GSVNet
+from models.guided_conv import GuidedConv
+from models.swiftnet import SwiftNet
+
+SEGMENTERS = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
+FLOW_NETWORKS = {"light": LightFlow, "flownet": FlowNetS}
+
+
+def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> nn.Module:
+    """`pretrained`: start the trunk from torchvision's ImageNet weights (downloads them)."""
+    return SEGMENTERS[name](classes, pretrained=pretrained)
+
+
+def build_flow(*, name: str) -> nn.Module:
+    return FLOW_NETWORKS[name]()
+
+
+def build_gsvnet(*, segmenter: str, flow: str, classes: int, intra: bool = True) -> GSVNet:
+    """`intra`: whether the guided block sees intra features (`--intra`)."""
+    return GSVNet(
+        build_segmenter(name=segmenter, classes=classes), build_flow(name=flow), GuidedConv(classes, use_intra=intra)
+    )

@@ -1,0 +1,106 @@
+"""The guided spatially-varying convolution (paper section 3.3): warped logits and the current frame -> logits."""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.resize import align
+
+KERNELS = 11  # the warped logits themselves, nine filters of the bank, the intra features
+FILTERS = 9  # filters of the bank; released with eight one-pixel shifts and one empty filter
+EPSILON = 1e-9
+
+
+def shift_bank() -> Tensor:
+    """The released filter bank (9,1,1,3,3): shifts to the eight neighbours in row-major order, then an empty filter."""
+    bank = torch.zeros(FILTERS, 9)
+    neighbours = [tap for tap in range(9) if tap != 4]
+    for filter_index, tap in enumerate(neighbours):
+        bank[filter_index, tap] = 1.0
+    return bank.view(FILTERS, 1, 1, 3, 3)
+
+
+def edge_map(logits: Tensor) -> Tensor:
+    """Logits (N,C,h,w) -> (N,1,h,w) of 0 and 1: where the Laplacian of the class ids is not zero (paper section 3.3).
+
+    The border of the image counts as an edge of every class but 0, since the Laplacian pads with zeros.
+    """
+    ids = logits.max(dim=1, keepdim=True).indices.to(logits.dtype)  # (N,1,h,w); on CPU much faster than argmax
+    # The sum of the 3 x 3 window less nine times its centre is the Laplacian; sums of class ids are exact in floats.
+    window = F.avg_pool2d(ids, 3, stride=1, padding=1, divisor_override=1)  # (N,1,h,w)
+    return (window != 9 * ids).to(logits.dtype)
+
+
+def conv_bn_relu(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
+
+
+class IntraNet(nn.Sequential):
+    """Current frame (N,3,h,w), normalised BGR -> intra features (N,C,h,w): a coarse segmentation of the frame."""
+
+    def __init__(self, classes: int):
+        super().__init__(*conv_bn_relu(3, 32), *conv_bn_relu(32, 32), nn.Conv2d(32, classes, 3, padding=1))
+
+
+class GuideNet(nn.Module):
+    """Intra features (N,C,h,w) and edge map (N,1,h,w) -> kernels (N,11,h,w), non-negative, summing to one."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.encoder = nn.Sequential(*conv_bn_relu(classes + 1, 32))
+        self.down1 = nn.Sequential(*conv_bn_relu(32, 64, stride=2))
+        self.down2 = nn.Sequential(*conv_bn_relu(64, 128, stride=2))
+        self.up1 = nn.Sequential(*conv_bn_relu(128, 64))
+        self.up2 = nn.Sequential(*conv_bn_relu(64, 32))
+        self.decoder = nn.Sequential(*conv_bn_relu(32, KERNELS))
+
+    def forward(self, intra: Tensor, edge: Tensor) -> Tensor:
+        encoded = self.encoder(torch.cat([intra, edge], dim=1))  # (N,32,h,w)
+        half = self.down1(encoded)  # (N,64,h/2,w/2)
+        quarter = self.down2(half)  # (N,128,h/4,w/4)
+        x = self.up1(align(quarter, half.shape[-2:]))  # (N,64,h/2,w/2)
+        x = self.up2(align(x, encoded.shape[-2:]))  # (N,32,h,w)
+        kernels = self.decoder(encoded + x)  # (N,11,h,w)
+        return kernels / (kernels.sum(dim=1, keepdim=True) + EPSILON)
+
+
+class GuidedConv(nn.Module):
+    """Fuses what was warped with what the current frame shows.
+
+    forward: warped logits (N,C,h,w), current frame (N,3,h,w) normalised BGR -> logits (N,C,h,w).
+    With use_intra=False the intra features are zero, as guidance and as candidate (an ablation).
+    """
+
+    def __init__(self, classes: int, *, use_intra: bool = True):
+        super().__init__()
+        self.use_intra = use_intra
+        self.filter_bank = nn.Parameter(shift_bank(), requires_grad=False)  # (9,1,1,3,3)
+        self.intra = IntraNet(classes)
+        self.guide = GuideNet(classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_normal_(module.weight)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+        if not use_intra:
+            self.intra.requires_grad_(False)
+
+    def forward(self, warped: Tensor, frame: Tensor) -> Tensor:
+        intra = self.intra(frame) if self.use_intra else torch.zeros_like(warped)  # (N,C,h,w)
+        return self.fuse(warped, intra, self.guide(intra, edge_map(warped)))
+
+    def fuse(self, warped: Tensor, intra: Tensor, kernels: Tensor) -> Tensor:
+        """Sum over k of kernel_k * candidate_k (paper equation 2), (N,C,h,w).
+
+        The published form filters every class with every filter and multiplies the (N,11,C,h,w) stack. Since the
+        filters are the same for all classes, kernels and filters combine first, into one 3 x 3 kernel a pixel
+        (N,9,h,w): the same sum for any filter bank, with nine multiply-adds a class and no stack.
+        """
+        taps = F.conv2d(kernels[:, 1:10], self.filter_bank.view(FILTERS, 9).t()[:, :, None, None])  # (N,9,h,w)
+        height, width = warped.shape[-2:]
+        padded = F.pad(warped, (1, 1, 1, 1))  # (N,C,h+2,w+2)
+        out = kernels[:, 10:11] * intra  # (N,C,h,w)
+        out = torch.addcmul(out, kernels[:, 0:1], warped)
+        for tap in range(9):
+            dy, dx = divmod(tap, 3)
+            out = torch.addcmul(out, taps[:, tap : tap + 1], padded[:, :, dy : dy + height, dx : dx + width])
+        return out

@@ -1,0 +1,80 @@
+"""Losses of the training stages."""
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.resize import align
+
+
+class PropagationLoss(nn.Module):
+    """Loss of the propagation (paper section 3.4): cross-entropy with the label, divergence from the teacher.
+
+    total = param_ce * (CE + param_distil * mean over all elements of KL(softmax(teacher) || softmax(prediction))).
+    """
+
+    def __init__(self, class_weights: Sequence[float], *, param_ce: float, param_distil: float, ignore: int):
+        super().__init__()
+        self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
+        self.param_ce, self.param_distil, self.ignore = param_ce, param_distil, ignore
+
+    def forward(self, logits: Tensor, label: Tensor, teacher: Optional[Tensor]) -> dict[str, Tensor]:
+        """logits, teacher: (N,C,h',w') at any size (resized to the label's), label: (N,H,W) int64, ids or `ignore`.
+
+        Returns the scalars `total`, `ce` and `distillation` (zero where teacher is None).
+        """
+        logits = align(logits, label.shape[-2:])  # (N,C,H,W)
+        ce = cross_entropy(logits, label, self.class_weights, self.ignore)
+        distillation = ce.new_zeros(())
+        if teacher is not None:
+            teacher = align(teacher, label.shape[-2:])  # (N,C,H,W)
+            divergence = F.kl_div(F.log_softmax(logits, dim=1), F.softmax(teacher, dim=1), reduction="sum")
+            distillation = divergence / logits.numel()
+        total = self.param_ce * (ce + self.param_distil * distillation)
+        return {"total": total, "ce": ce, "distillation": distillation}
+
+
+class SegmenterLoss(nn.Module):
+    """Cross-entropy of a keyframe segmenter, summed over the outputs it is trained on.
+
+    `ohem`: BiSeNet's online hard example mining (Shrivastava et al., CVPR 2016): only pixels whose loss exceeds that
+    of probability 0.7 count, and at least 1/16 of the batch's pixels, the hardest ones.
+    """
+
+    def __init__(self, *, ignore: int, ohem: bool, threshold: float = 0.7, kept: float = 1 / 16):
+        super().__init__()
+        self.ignore, self.ohem, self.kept = ignore, ohem, kept
+        self.hard_loss = -torch.log(torch.tensor(threshold)).item()
+
+    def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
+        """outputs: logits (N,C,h',w') each, label: (N,H,W) int64, ids or `ignore`. Returns the scalar `total`."""
+        return {"total": sum(self._one(align(logits, label.shape[-2:]), label) for logits in outputs)}
+
+    def _one(self, logits: Tensor, label: Tensor) -> Tensor:
+        if not self.ohem:
+            return cross_entropy(logits, label, None, self.ignore)
+        losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").flatten()  # (N*H*W,)
+        floor = min(int(label.numel() * self.kept), int((label != self.ignore).sum()))
+        hard = losses > self.hard_loss
+        if int(hard.sum()) >= floor:
+            chosen = losses[hard]
+        else:
+            chosen = losses.topk(floor).values
+        return chosen.sum() / max(1, chosen.numel())
+
+
+def cross_entropy(logits: Tensor, label: Tensor, weights: Optional[Tensor], ignore: int) -> Tensor:
+    """Mean cross-entropy over labelled pixels, weighted by class; zero, not NaN, where no pixel is labelled."""
+    if bool((label == ignore).all()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits, label, weight=weights, ignore_index=ignore)
+
+
+class FlowLoss(nn.Module):
+    """Mean end-point error over the pixels where the true flow is known and visible in both frames."""
+
+    def forward(self, flow: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """flow, truth: (N,2,h,w) in pixels of the h x w grid, valid: (N,1,h,w) weights 0..1. Returns scalar `total`."""
+        error = torch.linalg.vector_norm(flow - truth, dim=1, keepdim=True)  # (N,1,h,w)
+        return {"total": (error * valid).sum() / valid.sum().clamp(min=1.0)}

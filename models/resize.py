@@ -1,0 +1,33 @@
+"""The two bilinear resizings that the networks use, and the sizes of the propagation grid and the keyframe."""
+from fractions import Fraction
+
+from torch import Tensor
+from torch.nn import functional as F
+
+GRID_STRIDE = 8  # the propagation grid is h x w = H // 8 x W // 8
+
+
+def align(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize x (N,C,H,W) to `size`, bilinear with corners aligned ("align" in the specification)."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)  # (N,C,*size)
+
+
+def half_pixel(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize x (N,C,H,W) to `size`, bilinear with pixel centres at half-integers."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)  # (N,C,*size)
+
+
+def grid_size(height: int, width: int) -> tuple[int, int]:
+    """Size (h, w) of the propagation grid of an H x W frame; at least 1 x 1."""
+    return max(1, height // GRID_STRIDE), max(1, width // GRID_STRIDE)
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Size of the frame that the keyframe segmenter sees: H // q * p for scale = p/q (0.75: H // 4 * 3)."""
+    ratio = Fraction(scale).limit_denominator(64)
+    p, q = ratio.numerator, ratio.denominator
+    return max(1, height // q * p), max(1, width // q * p)

@@ -1,0 +1,29 @@
+"""Warping by optical flow: the only place that samples along a flow."""
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.resize import align
+
+FLOW_DIVISOR = 4.0  # network output / 4 = displacement in pixels of the h x w grid
+
+
+def grid_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Flow network's output (N,2,h',w') -> displacement (N,2,h,w) in pixels of the h x w grid, x first."""
+    return align(flow, size) / FLOW_DIVISOR
+
+
+def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample x (N,C,h,w) at p + flow(p); zeros outside (paper section 3.2).
+
+    flow: (N,2,h,w), pixels of the h x w grid, x first. Returns (N,C,h,w). Corners are aligned: a displacement of
+    one pixel is exactly one pixel. `mode` is "bilinear" or "nearest".
+    """
+    height, width = x.shape[-2:]
+    rows = torch.arange(height, device=x.device, dtype=flow.dtype).view(1, height, 1)
+    columns = torch.arange(width, device=x.device, dtype=flow.dtype).view(1, 1, width)
+    # -1 and 1 are the centres of the first and last pixel; a single row or column sits at 0.
+    gx = (columns + flow[:, 0]) * (2.0 / max(width - 1, 1)) - (1.0 if width > 1 else 0.0)  # (N,h,w)
+    gy = (rows + flow[:, 1]) * (2.0 / max(height - 1, 1)) - (1.0 if height > 1 else 0.0)  # (N,h,w)
+    grid = torch.stack([gx, gy], dim=-1)  # (N,h,w,2)
+    return F.grid_sample(x, grid.to(x.dtype), mode=mode, padding_mode="zeros", align_corners=True)  # (N,C,h,w)

@@ -1,0 +1,71 @@
+"""Optimizers and learning-rate schedules of the recipes."""
+import math
+from typing import Callable, Iterable
+
+import torch
+from torch import nn
+
+from models.gsvnet import GSVNet
+
+SGD_MOMENTUM = 0.9
+DECAY_EVERY = 100  # iterations between two steps of the propagation's learning rates
+
+
+def propagation_groups(net: GSVNet, *, lr: float, guide_lr: float, flow_lr: float) -> list[dict]:
+    """The released optimizer's four groups, in its order: intra network, guiding network, filter bank, flow network."""
+    return [
+        {"params": list(net.guided.intra.parameters()), "lr": lr},
+        {"params": list(net.guided.guide.parameters()), "lr": guide_lr},
+        {"params": [net.guided.filter_bank], "lr": lr},
+        {"params": list(net.flow.parameters()), "lr": flow_lr},
+    ]
+
+
+def segmenter_groups(segmenter: nn.Module, *, lr: float, weight_decay: float, trunk_factor: float) -> list[dict]:
+    """The trunk that ImageNet weights cover takes `trunk_factor` of learning rate and weight decay."""
+    trunk = [p for module in segmenter.pretrained_modules() for p in module.parameters()]
+    in_trunk = {id(p) for p in trunk}
+    rest = [p for p in segmenter.parameters() if id(p) not in in_trunk]
+    return [
+        {"params": trunk, "lr": lr * trunk_factor, "weight_decay": weight_decay * trunk_factor},
+        {"params": rest, "lr": lr, "weight_decay": weight_decay},
+    ]
+
+
+def build_optimizer(groups: Iterable[dict], *, name: str, weight_decay: float, betas=(0.9, 0.999)) -> torch.optim.Optimizer:
+    """`sgd`: momentum 0.9 with Nesterov; `adam`: with `betas`."""
+    groups = list(groups)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=SGD_MOMENTUM, nesterov=True, weight_decay=weight_decay)
+    return torch.optim.Adam(groups, lr=groups[0]["lr"], betas=betas, weight_decay=weight_decay)
+
+
+def step_decay(optimizer: torch.optim.Optimizer, gamma: float) -> torch.optim.lr_scheduler.LRScheduler:
+    """Every 100 iterations the learning rates shrink by `gamma`."""
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=DECAY_EVERY, gamma=gamma)
+
+
+def per_iteration(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def cosine(total: int, *, lr: float, floor: float) -> Callable[[int], float]:
+    """Factor on `lr` that falls from 1 to floor/lr along half a cosine over `total` iterations."""
+    low = floor / lr
+
+    def factor(iteration: int) -> float:
+        progress = min(1.0, iteration / max(1, total))
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor
+
+
+def poly(total: int, *, warm_up: int, power: float = 0.9) -> Callable[[int], float]:
+    """Factor that rises linearly over `warm_up` iterations, then falls as (1 - progress)**power."""
+
+    def factor(iteration: int) -> float:
+        if iteration < warm_up:
+            return (iteration + 1) / warm_up
+        return max(0.0, 1 - (iteration - warm_up) / max(1, total - warm_up)) ** power
+
+    return factor

@@ -1,0 +1,62 @@
+"""What the program says and records: console lines, CSV rows, TensorBoard events. Only the first rank does either."""
+import csv
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger("gsvnet")
+
+
+def start_console(quiet: bool = False) -> None:
+    """Send the program's log lines to standard output; a `quiet` process (rank > 0) says nothing."""
+    logger.handlers.clear()
+    logger.propagate = False
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write `content` as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RunLog:
+    """A run's `log.csv` (long form: step, tag, value) and TensorBoard events, in `folder`."""
+
+    def __init__(self, folder: Path):
+        from tensorboardX import SummaryWriter  # slow to import, and evaluation alone does not need it
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = SummaryWriter(str(folder))
+        path = folder / "log.csv"
+        new = not path.exists()
+        self._file = open(path, "a", newline="")
+        self._rows = csv.writer(self._file)
+        if new:
+            self._rows.writerow(["step", "tag", "value"])
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self._rows.writerow([step, tag, f"{value:.8g}"])
+            self._writer.add_scalar(tag, value, step)
+        self._file.flush()
+
+    def image(self, step: int, tag: str, image: np.ndarray) -> None:
+        """image: (H,W,3) uint8 RGB."""
+        self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._file.close()
+        self._writer.close()
