@@ -120,7 +120,7 @@ def parse(arguments: Sequence[str]) -> Options:
     for word in unknown:
         known = [flag(name) for name in FIELDS]
         raise UserError(f"unknown option {word}{_nearest(word.split('=')[0], known)}; --help lists all")
-    given = vars(namespace)
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     for name, value in given.items():
         _check(name, value)
     if "LOCAL_RANK" in os.environ and "local_rank" not in given:

@@ -92,6 +92,7 @@ class BiSeNet(nn.Module):
 
     def __init__(self, classes: int, *, pretrained: bool = False):
         super().__init__()
+        self.classes = classes
         self.context_path = ResNet18(pretrained=pretrained)
         deep, middle = self.context_path.channels[3], self.context_path.channels[2]
         self.spatial_path = SpatialPath()

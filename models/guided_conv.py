@@ -66,7 +66,8 @@ class GuideNet(nn.Module):
 class GuidedConv(nn.Module):
     """Fuses what was warped with what the current frame shows.
 
-    forward: warped logits (N,C,h,w), current frame (N,3,h,w) normalised BGR -> logits (N,C,h,w).
+    forward: warped logits (N,C,h,w), current frame (N,3,h,w) normalised BGR -> logits (N,C,h,w). A frame of batch 1
+    serves all warped logits, and its intra features are computed once.
     With use_intra=False the intra features are zero, as guidance and as candidate (an ablation).
     """
 
@@ -86,6 +87,7 @@ class GuidedConv(nn.Module):
 
     def forward(self, warped: Tensor, frame: Tensor) -> Tensor:
         intra = self.intra(frame) if self.use_intra else torch.zeros_like(warped)  # (N,C,h,w)
+        intra = intra.expand_as(warped)
         return self.fuse(warped, intra, self.guide(intra, edge_map(warped)))
 
     def fuse(self, warped: Tensor, intra: Tensor, kernels: Tensor) -> Tensor:

@@ -53,31 +53,39 @@ def load_guided(guided: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
     load_state(guided, own_names, path, "the guided convolution of this run (its class count included)")
 
 
-def load_segmenter(segmenter: nn.Module, path: Path, name: str) -> None:
-    """Load a keyframe segmenter's file: a plain state dict, or one under `state_dict` or `model`."""
-    expected = f"weights of the keyframe segmenter {name}"
-    content = read_checkpoint(
-        path, expected,
+def read_segmenter(path: Path, name: str) -> Mapping:
+    """Read a keyframe segmenter's file."""
+    return read_checkpoint(
+        path, f"weights of the keyframe segmenter {name}",
         f"put {SEGMENTER_FILES[name]} into --weights-dir, name another file with --segnet-weights, or train one with "
         "--stage segnet",
     )
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    load_state(segmenter, tensors_of(content, path, expected), path, expected)
 
 
-def load_flownet(flow: nn.Module, path: Path) -> None:
-    """Load the FlowNet2-S file; names in it that the network lacks are ignored, as the released loader does."""
-    expected = "weights of FlowNet2-S"
-    remedy = f"put {FLOWNET_FILE} into --weights-dir, or train one with --stage flow --optical-flow-network flownet"
-    content = read_checkpoint(path, expected, remedy)
-    for key in ("state_dict_of", "state_dict"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    load_state(flow, tensors_of(content, path, expected), path, expected, strict=False)
+def load_segmenter(segmenter: nn.Module, content: Mapping, path: Path, name: str) -> None:
+    """Load what `read_segmenter` read of `path`: a plain state dict, or one under `state_dict` or `model`."""
+    expected = f"the keyframe segmenter {name} (--segnet) of {segmenter.classes} classes"
+    tensors = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
+    load_state(segmenter, tensors_of(tensors, path, expected), path, expected)
+
+
+def read_flow(path: Path, name: str) -> Mapping:
+    """Read a flow network's file."""
+    remedy = f"train one with --stage flow --optical-flow-network {name}"
+    if name == "flownet":
+        remedy = f"put {FLOWNET_FILE} into --weights-dir, or {remedy}"
+    return read_checkpoint(path, f"weights of the flow network {name}", remedy)
+
+
+def load_flow(flow: nn.Module, content: Mapping, path: Path, name: str) -> None:
+    """Load what `read_flow` read: a plain state dict (the FlowNet2-S release), or one under `state_dict_of` (a run's).
+
+    Names in a FlowNet2-S file that the network lacks are ignored, as the released loader does.
+    """
+    expected = f"the flow network {name} (--optical-flow-network)"
+    tensors = content.get("state_dict_of")
+    tensors = tensors_of(tensors if isinstance(tensors, Mapping) else content, path, expected)
+    load_state(flow, tensors, path, expected, strict=name != "flownet")
 
 
 def read_gsvnet(path: Path) -> Mapping:

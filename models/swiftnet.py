@@ -93,6 +93,7 @@ class SwiftNet(nn.Module):
 
     def __init__(self, classes: int, *, pretrained: bool = False):
         super().__init__()
+        self.classes = classes
         self.backbone = SwiftNetBackbone(self.pixel_mean, self.pixel_std, pretrained=pretrained)
         self.logits = BnReluConv(WIDTH, classes, bias=True)
 

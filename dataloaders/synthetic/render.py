@@ -9,6 +9,8 @@ from dataloaders.synthetic.scene import FRAME_RATE, World
 from dataloaders.synthetic.surface import Kind, Surface
 
 NEAR = 0.4  # metres: nothing nearer to the camera plane is drawn
+HORIZON = 0.49  # share of the picture that a level camera has above the horizon
+SKY_DEPTH = 2e4  # metres: only the sky is farther away
 _CORNERS = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], np.float64)
 _SHADE_SIZE = 32  # texels along each side of the soft-edged shadow picture
 
@@ -18,7 +20,7 @@ class Buffers:
     """What one frame shows at each pixel.
 
     Args:
-        colour: (H, W, 3) float32 RGB, 0 to 255, before light, haze and noise.
+        colour: (H, W, 4) uint8 RGB before light, haze and noise; the fourth channel has no meaning.
         label: (H, W) uint8 labelIds.
         inverse_depth: (H, W) float32, 1 / metres.
         surface: (H, W) int32 index into the world's surfaces.
@@ -44,21 +46,18 @@ def surface_maps(world: World, frame: int, height: int, width: int) -> np.ndarra
     """For each surface the 3x3 map that takes (s, t, 1) to (x * depth, y * depth, depth) in pixels; (n, 3, 3)."""
     rotation, position = world.camera(frame)
     focal = width / 2 / np.tan(world.view_angle / 2)
-    lens = np.array([[focal, 0, (width - 1) / 2], [0, focal, 0.46 * height - 0.5], [0, 0, 1]])
-    maps = np.empty((len(world.surfaces), 3, 3))
-    for index, surface in enumerate(world.surfaces):
-        centre = surface.origin + surface.velocity * (frame / FRAME_RATE)
-        if surface.kind is not Kind.SKY:
-            centre = centre - position
-        maps[index] = lens @ rotation @ np.stack([surface.along, surface.down, centre], axis=-1)
-    return maps
+    lens = np.array([[focal, 0, (width - 1) / 2], [0, focal, HORIZON * height - 0.5], [0, 0, 1]])
+    frames = np.array([(surface.along, surface.down, surface.origin) for surface in world.surfaces])
+    frames[:, 2] += np.array([surface.velocity for surface in world.surfaces]) * (frame / FRAME_RATE)
+    frames[[surface.kind is not Kind.SKY for surface in world.surfaces], 2] -= position
+    return lens @ rotation @ frames.transpose(0, 2, 1)
 
 
 def draw(world: World, frame: int, height: int, width: int) -> Buffers:
     """Draws one frame, far surfaces first, with a depth test at each pixel."""
     maps = surface_maps(world, frame, height, width)
     buffers = Buffers(
-        np.zeros((height, width, 3), np.float32),
+        np.zeros((height, width, 4), np.uint8),
         np.zeros((height, width), np.uint8),
         np.zeros((height, width), np.float32),
         np.zeros((height, width), np.int32),
@@ -66,33 +65,36 @@ def draw(world: World, frame: int, height: int, width: int) -> Buffers:
     )
     # Centre depth orders the soft edges only; hidden parts are settled by the depth test.
     order = sorted(range(len(maps)), key=lambda n: (world.surfaces[n].kind.value, -maps[n, 2] @ (0.5, 0.5, 1.0)))
+    planes = _view_planes(maps, height, width)
+    outside = (planes @ _CORNERS.T < 0).transpose(0, 2, 1)
+    seen, cut = ~outside.all(axis=1).any(axis=1), outside.any(axis=1)
     for index in order:
-        outline = clip_outline(maps[index], height, width)
-        if outline is not None:
-            _paint(buffers, index, world.surfaces[index], outline)
+        if seen[index]:
+            outline = clip_outline(planes[index][cut[index]])
+            if outline is not None:
+                _paint(buffers, index, world.surfaces[index], outline)
     return buffers
 
 
-def clip_outline(surface_map: np.ndarray, height: int, width: int) -> np.ndarray | None:
-    """Clips the unit square of a surface to the view; returns its corners as (k, 3) rows (s, t, 1), None if empty."""
-    across, down, depth = surface_map
-    planes = np.stack(
-        [depth - [0, 0, NEAR], across + 0.5 * depth, (width - 0.5) * depth - across]
-        + [down + 0.5 * depth, (height - 0.5) * depth - down]
-    )
-    values = _CORNERS @ planes.T
-    outside = values < 0
-    if outside.all(axis=0).any():
-        return None
+def _view_planes(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Borders of the view over each surface: rows whose product with (s, t, 1) is negative outside; (n, 5, 3)."""
+    across, down, depth = maps[:, 0], maps[:, 1], maps[:, 2]
+    borders = [depth - [0, 0, NEAR], across + 0.5 * depth, (width - 0.5) * depth - across]
+    return np.stack([*borders, down + 0.5 * depth, (height - 0.5) * depth - down], axis=1)
+
+
+def clip_outline(planes: np.ndarray) -> np.ndarray | None:
+    """Cuts the unit square of a surface along (k, 3) borders; corners as rows (s, t, 1), None if nothing is left."""
     points = _CORNERS
-    for plane in planes[outside.any(axis=0)]:
+    for plane in planes:
         side = points @ plane
         kept = []
-        for here, there, a, b in zip(points, np.roll(points, -1, axis=0), side, np.roll(side, -1)):
-            if a >= 0:
+        for number, (here, value) in enumerate(zip(points, side)):
+            before = side[number - 1]
+            if (before >= 0) != (value >= 0):
+                kept.append(points[number - 1] + (here - points[number - 1]) * (before / (before - value)))
+            if value >= 0:
                 kept.append(here)
-            if (a >= 0) != (b >= 0):
-                kept.append(here + (there - here) * (a / (a - b)))
         if len(kept) < 3:
             return None
         points = np.array(kept)
@@ -169,13 +171,15 @@ def _warp(picture: np.ndarray, to_texel: np.ndarray, size: tuple[int, int], how:
 def _blend(target: np.ndarray, picture: np.ndarray, inside: np.ndarray, brightness: float, solid: bool) -> np.ndarray:
     """Mixes a premultiplied picture into `target` where inside; returns where it covers at least half the pixel."""
     if solid:
-        target[inside] = picture[inside][:, :3].astype(np.float32) * np.float32(brightness)
+        lit = picture if brightness == 1 else cv2.convertScaleAbs(picture, alpha=brightness)
+        cv2.copyTo(lit, inside.view(np.uint8), target)
         return inside
     alpha = picture[..., 3]
     touched = inside & (alpha > 0)
     chosen = picture[touched].astype(np.float32)
     clear = 1 - chosen[:, 3:] / np.float32(255)
-    target[touched] = target[touched] * clear + chosen[:, :3] * np.float32(brightness)
+    mixed = target[touched] * clear + chosen * np.float32(brightness)
+    target[touched] = np.minimum(mixed, 255)
     return inside & (alpha > 127)
 
 
@@ -187,7 +191,8 @@ def _darken(
     texels[:2, 2] = -0.5
     shadow = _warp(_SHADOW, texels @ inverse, size, cv2.INTER_LINEAR, False)
     shadow[_plane(inverse[2], size) <= 0] = 0
-    buffers.colour[window] *= (1 - (1 - brightness) * shadow)[..., None]
+    colour = buffers.colour[window]
+    colour[...] = colour * (1 - (1 - brightness) * shadow)[..., None]
 
 
 def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Generator) -> np.ndarray:
@@ -198,8 +203,8 @@ def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Gene
     """
     height, width = buffers.label.shape
     clear = np.exp(-1 / np.maximum(buffers.inverse_depth * world.haze_range, 0.25))[..., None].astype(np.float32)
-    clear[buffers.inverse_depth < 1e-3 + 1e-6] = 1.0  # the sky has its own colour
-    image = buffers.colour * clear + world.haze.astype(np.float32) * (1 - clear)
+    clear[buffers.inverse_depth < 1 / SKY_DEPTH] = 1.0  # the sky has its own colour
+    image = buffers.colour[..., :3] * clear + world.haze.astype(np.float32) * (1 - clear)
     light = np.array([1 + float(wave.at(frame / FRAME_RATE)) for wave in world.light], np.float32)
     image = cv2.GaussianBlur(image * light, (0, 0), max(0.3, 0.55 * width / 512))
     image += noise_rng.standard_normal(image.shape, dtype=np.float32) * np.float32(world.grain)

@@ -69,6 +69,7 @@ class World:
 def sample_world(rng: np.random.Generator) -> World:
     """Samples a world from the generator; it does not depend on the picture size or the sequence length."""
     stage = Stage(rng, palette(rng))
+    speed = float(rng.uniform(6.5, 11.5))
     with_tram = bool(rng.random() < 0.42)
     profile = street.sample_profile(rng, with_tram)
     tile = int(rng.integers(2, 6)) if rng.random() < 0.55 else None
@@ -77,20 +78,20 @@ def sample_world(rng: np.random.Generator) -> World:
         near = street.STREET_START + tile * surroundings.TILE_LENGTH
         gap = (near + 3.0, near + 10.7)
     # The sky's horizon row lies at y = 0 relative to the camera; below it the ground covers the view.
-    stage.add(Kind.SKY, surroundings.sky(rng), (-1300, -700, 1000), (2600, 0, 0), (0, 760, 0))
+    stage.add(Kind.SKY, surroundings.sky(rng), (-130e3, -70e3, 100e3), (260e3, 0, 0), (0, 76e3, 0))
     street.lay_ground(stage, profile, tile)
     for side in (-1, 1):
         street.build_side(stage, profile, side, gap)
     street.close_street(stage, profile, gap)
     street.furnish(stage, profile, gap)
-    _fill_traffic(stage, profile, gap, with_tram, speed := float(rng.uniform(8, 14)))
-    size = float(rng.uniform(0.015, 0.12))
+    _fill_traffic(stage, profile, gap, with_tram, speed)
+    size = float(rng.uniform(0.003, 0.026))
     return World(
         surfaces=stage.surfaces,
         speed=speed,
         view_angle=float(np.radians(rng.uniform(52, 58))),
-        yaw=Wave(size, float(rng.uniform(2.5, 5.0)), float(rng.random())),
-        pitch=Wave(float(rng.uniform(0.001, 0.005)), float(rng.uniform(0.5, 1.0)), float(rng.random())),
+        yaw=Wave(size, float(rng.uniform(3.0, 6.0)), float(rng.random())),
+        pitch=Wave(float(rng.uniform(0.0003, 0.0015)), float(rng.uniform(0.5, 1.0)), float(rng.random())),
         light=_sample_light(rng),
         haze=rng.uniform(150, 215, 3),
         haze_range=float(rng.uniform(120, 400)),

@@ -18,10 +18,12 @@ def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
     Args:
         tram: there is a tram track in the middle of the left side.
     """
-    right = LANE / 2 + PARKING
-    left = -LANE * 1.5 - PARKING - (LANE if tram else 0.0)
-    verge = [float(rng.uniform(0.8, 2.2)) if rng.random() < 0.55 else 0.0 for _ in range(2)]
-    walk = [float(rng.uniform(2.2, 3.8)) for _ in range(2)]
+    parking = (bool(rng.random() < 0.45), bool(rng.random() < 0.3))
+    margins = [PARKING if used else 0.3 for used in parking]
+    right = LANE / 2 + margins[1]
+    left = -LANE * 1.5 - margins[0] - (LANE if tram else 0.0)
+    verge = [float(rng.uniform(1.0, 2.6)) if rng.random() < 0.6 else 0.0 for _ in range(2)]
+    walk = [float(rng.uniform(2.4, 4.2)) for _ in range(2)]
     grey = float(rng.uniform(75, 140))
     road_tint, walk_tint = rng.uniform(0.93, 1.07, 3), rng.uniform(0.9, 1.1, 3)
     walk_grey = grey * float(rng.uniform(0.85, 1.35))
@@ -29,6 +31,7 @@ def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
         road=(left, right),
         verge=(left - verge[0], right + verge[1]),
         walk=(left - verge[0] - walk[0], right + verge[1] + walk[1]),
+        parking=parking,
         centre_line=-LANE / 2,
         road_colour=tuple(float(grey * tint) for tint in road_tint),
         walk_colour=tuple(float(walk_grey * tint) for tint in walk_tint),
@@ -46,12 +49,17 @@ def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
     # The base lies 2 cm lower, so that the tiles win the depth test.
     base = surroundings.base_ground(rng, profile.terrain_colour)
     stage.add(Kind.GROUND, base, (-150, 0.02, 260), (300, 0, 0), (0, 0, -280))
-    tiles = [surroundings.ground_tile(rng, profile, False) for _ in range(2)]
+    plain = surroundings.ground_tile(rng, profile, False)
     special = surroundings.ground_tile(rng, profile, True) if crossing is not None else None
     for place in range(round((STREET_END - STREET_START) / TILE_LENGTH)):
-        tile = special if place == crossing and special is not None else tiles[place % 2]
-        far = STREET_START + (place + 1) * TILE_LENGTH
-        stage.add(Kind.GROUND, tile, (-TILE_REACH, 0, far), (2 * TILE_REACH, 0, 0), (0, 0, -TILE_LENGTH))
+        near = STREET_START + place * TILE_LENGTH
+        across = (2 * TILE_REACH, 0, 0)
+        if special is not None and place == crossing:
+            stage.add(Kind.GROUND, special, (-TILE_REACH, 0, near + TILE_LENGTH), across, (0, 0, -TILE_LENGTH))
+        elif place % 2:
+            stage.add(Kind.GROUND, plain, (-TILE_REACH, 0, near + TILE_LENGTH), across, (0, 0, -TILE_LENGTH))
+        else:  # turned end for end, so that the stains do not repeat so soon
+            stage.add(Kind.GROUND, plain, (-TILE_REACH, 0, near), across, (0, 0, TILE_LENGTH))
 
 
 def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, float] | None) -> None:
@@ -75,7 +83,7 @@ def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, floa
             else:
                 z = gap[1]
                 continue
-        sort = ("house", "wall", "fence", "park")[int(rng.choice(4, p=(0.46, 0.18, 0.2, 0.16)))]
+        sort = ("house", "wall", "fence", "park")[int(rng.choice(4, p=(0.38, 0.2, 0.25, 0.17)))]
         if sort == "house":
             front, height = fronts[int(rng.integers(len(fronts)))]
             _house(stage, front, edge + side * float(rng.uniform(0, 1.5)), z, length, height, side, brightness)
@@ -101,7 +109,7 @@ def _open_block(
     rng = stage.rng
     leaf = surroundings.leaf_colour(rng)
     if sort != "park":
-        height = float(rng.uniform(1.5, 2.6) if sort == "wall" else rng.uniform(1.2, 2.0))
+        height = float(rng.uniform(1.6, 2.8) if sort == "wall" else rng.uniform(1.4, 2.2))
         draw = surroundings.wall if sort == "wall" else surroundings.fence
         texture = draw(rng, stage.colours, length, height)
         stage.panel(texture, (edge + side * 0.2, z), (edge + side * 0.2, z + length), height)
@@ -150,15 +158,27 @@ def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> 
     leaf = surroundings.leaf_colour(rng)
     for side, kerb in ((-1, profile.road[0]), (1, profile.road[1])):
         step, start = float(rng.uniform(9, 16)), float(rng.uniform(6, 14))
-        for z in np.arange(start, STREET_END - 10, step):
-            stage.board(lamp, kerb + side * 0.5, float(z), flip=side > 0)
+        for z in np.arange(start, 100, step):
+            stage.board(lamp, kerb + side * 0.5, float(z), flip=side > 0, grow=0.9)
         for z in (float(rng.uniform(9, 16)), float(rng.uniform(18, 32)), float(rng.uniform(34, 70))):
             if rng.random() < 0.62:
                 stage.board(sprites.sign_post(rng, colours), kerb + side * float(rng.uniform(0.6, 1.4)), z)
         if rng.random() < 0.6:
-            for z in np.arange(float(rng.uniform(10, 24)), STREET_END - 10, float(rng.uniform(8, 18))):
+            for z in np.arange(float(rng.uniform(10, 24)), 90, float(rng.uniform(8, 18))):
                 _tree(stage, kerb + side * 0.9, float(z), leaf)
+        if rng.random() < 0.4:
+            _railing(stage, kerb + side * 0.25, gap)
     _lights(stage, profile, gap)
+
+
+def _railing(stage: Stage, x: float, gap: tuple[float, float] | None) -> None:
+    """A fence at the kerb that keeps people off the road, up to a crossing street."""
+    rng = stage.rng
+    start, length, height = float(rng.uniform(5, 20)), float(rng.uniform(8, 20)), float(rng.uniform(0.95, 1.2))
+    end = min(start + length, gap[0]) if gap else start + length
+    if end > start + 2:
+        texture = surroundings.fence(rng, stage.colours, end - start, height)
+        stage.panel(texture, (x, start), (x, end), height)
 
 
 def _lights(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:

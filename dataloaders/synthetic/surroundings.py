@@ -10,7 +10,7 @@ from dataloaders.synthetic.texture import Canvas, Colour, Label, Texture, graine
 GROUND_DENSITY = 32  # texels per metre
 FACADE_DENSITY = 28
 TILE_LENGTH = 12.0  # metres of street in one ground tile
-TILE_REACH = 26.0  # a ground tile spans x from -TILE_REACH to TILE_REACH metres
+TILE_REACH = 22.0  # a ground tile spans x from -TILE_REACH to TILE_REACH metres
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Profile:
     """Cross-section of a street: x positions in metres, the camera drives near x = 0; and its ground colours.
 
     From the road outwards each side has a kerb-side verge (may have no width), a sidewalk, then open ground.
+    parking tells which sides have a lane of parked vehicles.
     """
 
     road: tuple[float, float]
     verge: tuple[float, float]
     walk: tuple[float, float]
+    parking: tuple[bool, bool]
     centre_line: float
     road_colour: Colour
     walk_colour: Colour
@@ -193,7 +195,8 @@ def hedge(rng: np.random.Generator, colour: Colour, width: float, height: float)
 def sky(rng: np.random.Generator) -> Texture:
     """Backdrop at infinity, from clear to overcast, brighter towards the horizon at the bottom."""
     height, width = 256, 512
-    top = np.array([rng.uniform(90, 190), rng.uniform(120, 195), rng.uniform(160, 235)], np.float32)
+    blue, pale = float(rng.uniform(150, 230)), float(rng.uniform(0.5, 1.0))  # pale 1 is grey
+    top = np.array([blue * pale, blue * (0.3 + 0.7 * pale), blue], np.float32)
     low = np.clip(top * float(rng.uniform(1.05, 1.5)) + 10, 0, 245)
     blend = np.linspace(0, 1, height, dtype=np.float32)[:, None, None] ** 2
     rgb = np.broadcast_to(top * (1 - blend) + low * blend, (height, width, 3))

@@ -43,13 +43,17 @@ class Texture:
     def __init__(self, rgb: np.ndarray, label: np.ndarray) -> None:
         opaque = label > 0
         self.solid = bool(opaque.all())
-        classes, counts = np.unique(label[opaque], return_counts=True)
-        self.main_label = int(classes[counts.argmax()])
-        self.single_label = len(classes) == 1
+        counts = np.bincount(label.ravel(), minlength=256)[1:]
+        self.main_label = int(counts.argmax()) + 1
+        self.single_label = int((counts > 0).sum()) == 1
         alpha = np.where(opaque, 255, 0).astype(np.uint8)
         # Premultiplied by alpha, so that shrinking and bilinear sampling do not bleed the background in.
         self._rgba = np.dstack([rgb * opaque[..., None], alpha])
-        self._label = _fill_label(label, self.main_label)
+        # Soft edges read the class of texels that are transparent, so those need one as well.
+        if self.single_label:
+            self._label = np.full_like(label, self.main_label)
+        else:
+            self._label = _fill_label(label, self.main_label)
         self._levels: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     @property
@@ -77,7 +81,7 @@ class Texture:
 
 
 def _fill_label(label: np.ndarray, main_label: int) -> np.ndarray:
-    """Gives transparent texels a class: pixels on a soft edge then never read a missing one."""
+    """Gives transparent texels the class of a drawn one nearby, or the main class."""
     spread = cv2.dilate(label, np.ones((9, 9), np.uint8))
     filled = np.where(label > 0, label, spread)
     return np.where(filled > 0, filled, main_label).astype(np.uint8)
@@ -123,6 +127,10 @@ def grained(rng: np.random.Generator, rgb: np.ndarray, strength: float, cells: t
     return np.clip(rgb * factor[..., None], 0, 255).astype(np.uint8)
 
 
+_ANGLES = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
+
+
 class Canvas:
     """A drawing area in metres: x from the left edge, y up from the bottom edge; undrawn parts stay transparent.
 
@@ -139,8 +147,8 @@ class Canvas:
         self.rgb = np.zeros((*shape, 3), np.uint8)
         self.label = np.zeros(shape, np.uint8)
 
-    def polygon(self, points: list[tuple[float, float]], colour: Colour, label: int) -> None:
-        """Fills a polygon given by its corners in metres."""
+    def polygon(self, points: list[tuple[float, float]] | np.ndarray, colour: Colour, label: int) -> None:
+        """Fills a polygon given by its corners (n, 2) in metres."""
         corners = np.asarray(points, np.float64) * self.density
         corners[:, 1] = self.label.shape[0] - corners[:, 1]
         fixed = np.round((corners - 0.5) * (1 << self._SHIFT)).astype(np.int32)
@@ -153,9 +161,7 @@ class Canvas:
 
     def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, colour: Colour, label: int) -> None:
         """Fills an ellipse round (x, y)."""
-        angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-        points = np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], axis=-1)
-        self.polygon([(float(a), float(b)) for a, b in points], colour, label)
+        self.polygon(_CIRCLE * (radius_x, radius_y) + (x, y), colour, label)
 
     def bar(self, start: tuple[float, float], end: tuple[float, float], thick: float, colour: Colour, label: int) -> None:
         """Draws a straight bar `thick` metres wide with round ends."""

@@ -9,7 +9,7 @@ from dataloaders.synthetic.surroundings import Profile
 from dataloaders.synthetic.texture import Label
 from dataloaders.synthetic.vehicles import make_vehicle
 
-_MIX = ((Label.CAR, 0.46), (Label.TRUCK, 0.28), (Label.BUS, 0.26))
+_MIX = ((Label.CAR, 0.58), (Label.TRUCK, 0.21), (Label.BUS, 0.21))
 
 
 def _choose(rng: np.random.Generator) -> Label:
@@ -35,7 +35,7 @@ def oncoming(stage: Stage) -> None:
     """Vehicles and riders that come towards the camera in the next lane."""
     rng = stage.rng
     z = float(rng.uniform(9, 24))
-    while z < 110:
+    while z < 85:
         speed = float(rng.uniform(6, 12))
         draw = rng.random()
         if draw < 0.68:
@@ -46,7 +46,7 @@ def oncoming(stage: Stage) -> None:
             label = Label.MOTORCYCLE if draw < 0.86 else Label.BICYCLE
             sprite = sprites.two_wheeler_end(rng, stage.colours, label)
             stage.board(sprite, -LANE + float(rng.uniform(-0.8, 0.8)), z, (0.0, -speed), grow=1.08)
-        z += float(rng.uniform(7, 22))
+        z += float(rng.uniform(9, 26))
 
 
 def tram(stage: Stage) -> None:
@@ -81,21 +81,21 @@ def crossing(stage: Stage, gap: tuple[float, float]) -> None:
 
 
 def park(stage: Stage, profile: Profile) -> None:
-    """Parked vehicles along both kerbs; now and then a row of bicycles or motorcycles in between."""
+    """Parked vehicles in the parking lanes; now and then a row of bicycles or motorcycles at the kerb."""
     rng = stage.rng
-    for side, kerb in ((-1, profile.road[0]), (1, profile.road[1])):
+    for side, kerb, lane in ((-1, profile.road[0], profile.parking[0]), (1, profile.road[1], profile.parking[1])):
         z = float(rng.uniform(3, 18))
-        while z < 90:
+        while z < 70:
             draw = rng.random()
-            if draw < 0.36:
-                label = Label.CAR if rng.random() < 0.74 else Label.TRUCK
+            if draw < 0.5 and lane:
+                label = Label.CAR if rng.random() < 0.86 else Label.TRUCK
                 vehicle = make_vehicle(rng, stage.colours, label)
                 stage.vehicle_along(vehicle, kerb - side * 1.15, z, side, 0.0)
                 z += vehicle.length + float(rng.uniform(1.0, 4.0))
-            elif draw < 0.76:
-                draw_side = sprites.bicycle_side if draw < 0.54 else sprites.motorcycle_side
+            elif draw > 0.76:
+                draw_side = sprites.bicycle_side if draw < 0.88 else sprites.motorcycle_side
                 for _ in range(int(rng.integers(2, 5))):
-                    x = kerb - side * float(rng.uniform(0.7, 1.2))
+                    x = kerb + side * float(rng.uniform(0.9, 1.4)) * (-1 if lane else 1)
                     stage.board(draw_side(rng, stage.colours, False), x, z, flip=rng.random() < 0.5, grow=1.05)
                     z += float(rng.uniform(0.9, 2.0))
                 z += 2.0
@@ -120,9 +120,9 @@ def walkers(stage: Stage, profile: Profile) -> None:
     rng = stage.rng
     cast = [sprites.person(rng, stage.colours) for _ in range(9)]
     for edges in ((profile.walk[0], profile.verge[0]), (profile.verge[1], profile.walk[1])):
-        for _ in range(int(rng.integers(4, 10))):
+        for _ in range(int(rng.integers(5, 12))):
             sprite = cast[int(rng.integers(len(cast)))]
-            z = 7 + 50 * float(rng.random()) ** 1.6
+            z = 6 + 44 * float(rng.random()) ** 1.7
             velocity = (float(rng.uniform(-0.3, 0.3)), float(rng.choice((-1, 1))) * float(rng.uniform(0.4, 1.7)))
             stage.board(sprite, float(rng.uniform(edges[0] + 0.4, edges[1] - 0.4)), z, velocity, rng.random() < 0.5)
     for _ in range(int(rng.integers(0, 4))):

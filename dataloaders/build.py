@@ -1,0 +1,79 @@
+"""The way into the data: labelled frames of a data set by name, and loaders over them."""
+from pathlib import Path
+from typing import Iterator, Optional, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from config.datasets import DATASETS
+from config.errors import UserError
+from dataloaders.camvid import find_camvid
+from dataloaders.cityscapes import find_cityscapes
+from dataloaders.clips import LabelledFrame
+from dataloaders.synthetic import StreetSettings, ensure_streets
+
+FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic": find_cityscapes}
+
+
+def prepare_data(*, dataset: str, root: Path) -> None:
+    """Check that the data set is there; make it, if it is the synthetic one. Raises UserError."""
+    if dataset == "synthetic" and not (root / "synthetic.json").is_file():
+        ensure_streets(root, StreetSettings())
+    if not root.is_dir():
+        default = DATASETS[dataset].default_path
+        raise UserError(f"{root}: no such folder; --data-path wants the folder of {dataset} (default {default})")
+
+
+def labelled_frames(*, dataset: str, root: Path, split: str, past: int) -> list[LabelledFrame]:
+    """Labelled frames of a split ("train" or "val"), each with up to `past` frames before it. Raises UserError."""
+    return FINDERS[dataset](Path(root), split, past)
+
+
+class EpochSampler(Sampler[int]):
+    """Indices of one rank for one pass: a shuffle that depends on the seed words alone, whole global batches only.
+
+    A rank's batches interleave so that the ranks' batches together are the batches of a single process.
+    """
+
+    def __init__(self, length: int, *, batch: int, words: Sequence[int], rank: int, ranks: int, skip: int):
+        order = np.random.default_rng(list(words)).permutation(length)
+        usable = length // batch * batch
+        if usable == 0:  # fewer samples than a batch: one small batch, as even over the ranks as can be
+            usable = length // ranks * ranks
+        share = max(1, min(batch, usable) // ranks)
+        groups = order[:usable].reshape(-1, ranks, share) if usable else order[:0].reshape(0, ranks, share)
+        self.indices = groups[skip:, rank].reshape(-1).tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def training_loader(
+    dataset: Dataset, *, batch: int, seed: Sequence[int], workers: int, rank: int = 0, ranks: int = 1, skip: int = 0
+) -> DataLoader:
+    """Shuffled batches of `batch` over all ranks (this rank's share of them); the incomplete last one is left out.
+
+    `skip` leaves out the first batches: those that an interrupted run has done.
+    """
+    sampler = EpochSampler(len(dataset), batch=batch, words=seed, rank=rank, ranks=ranks, skip=skip)
+    return _loader(dataset, sampler=sampler, batch=max(1, batch // ranks), workers=workers)
+
+
+def evaluation_loader(dataset: Dataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: Optional[int] = None) -> DataLoader:
+    """Every sample exactly once over all ranks, one by one, in order; at most `limit` of them."""
+    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
+    return _loader(dataset, sampler=list(indices[rank::ranks]), batch=1, workers=workers)
+
+
+def _loader(dataset: Dataset, *, sampler, batch: int, workers: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=min(workers, max(1, len(sampler))) if workers else 0,
+        pin_memory=torch.cuda.is_available(),
+    )

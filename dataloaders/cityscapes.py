@@ -1,0 +1,58 @@
+"""Cityscapes video sequences, and every data set in their folder layout."""
+import re
+from pathlib import Path
+from typing import Iterator
+
+from config.errors import UserError
+from dataloaders.clips import LabelledFrame
+
+FRAMES, LABELS, FLOW = "leftImg8bit_sequence", "gtFine", "flow"
+LABEL_NAME = re.compile(r"(?P<city>.+)_(?P<seq>\d{6})_(?P<frame>\d{6})_gtFine_labelIds\.png")
+
+
+def find_cityscapes(root: Path, split: str, past: int) -> list[LabelledFrame]:
+    """Scan `root` for the labelled frames of `split`, each with up to `past` frames before it.
+
+    Layout: leftImg8bit_sequence/SPLIT/CITY/CITY_SEQ_FRAME_leftImg8bit.png and
+    gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png. Raises UserError where the folders, or the frame of a label,
+    are missing.
+    """
+    labels = root / LABELS / split
+    if not labels.is_dir():
+        raise UserError(
+            f"{labels}: no such folder; --data-path wants the layout {LABELS}/{split}/CITY/*_gtFine_labelIds.png beside "
+            f"{FRAMES}/{split}/CITY/*_leftImg8bit.png"
+        )
+    found = []
+    for city in sorted(path for path in labels.iterdir() if path.is_dir()):
+        found.extend(_find_city(root, split, city, past))
+    if not found:
+        raise UserError(f"{labels}: holds no CITY/*_gtFine_labelIds.png")
+    return found
+
+
+def _find_city(root: Path, split: str, city: Path, past: int) -> Iterator[LabelledFrame]:
+    folder = root / FRAMES / split / city.name
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    for label in sorted(city.iterdir()):
+        match = LABEL_NAME.fullmatch(label.name)
+        if match is None:
+            continue
+        prefix, last = f"{match['city']}_{match['seq']}", int(match["frame"])
+        names = []
+        for number in range(last, max(-1, last - past - 1), -1):
+            name = f"{prefix}_{number:06d}_leftImg8bit.png"
+            if name not in present:
+                break
+            names.append(name)
+        if not names:
+            raise UserError(f"{folder / f'{prefix}_{last:06d}_leftImg8bit.png'}: missing, but {label} labels it")
+        frame = f"{prefix}_{last:06d}"
+        flow = root / FLOW / split / city.name / f"{frame}_flow.png"
+        yield LabelledFrame(
+            name=frame,
+            frames=tuple(folder / name for name in reversed(names)),
+            label=label,
+            prediction=f"{frame}_pred_labelIds.png",
+            flow=flow if flow.is_file() else None,
+        )

@@ -1,0 +1,44 @@
+"""Pairs of frames with their true optical flow, for the flow stage."""
+from typing import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dataloaders.clips import LabelledFrame, read_clip
+from dataloaders.synthetic import read_flow
+
+
+class FlowDataset(Dataset):
+    """Two consecutive frames and the true flow between them.
+
+    Items: `clip` (2,3,H,W) uint8 RGB (previous, current); `flow` (2,h,w) float32, from the current frame to the
+    previous one, in pixels of the h x w = H//8 x W//8 grid, x first; `valid` (1,h,w) float32, the share 0..1 of a grid
+    cell's pixels that both frames show; `name`.
+    """
+
+    def __init__(self, frames: Sequence[LabelledFrame], stride: int):
+        self.frames = [frame for frame in frames if frame.flow is not None and len(frame.frames) > 1]
+        self.stride = stride
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> dict:
+        frame = self.frames[index]
+        flow, valid = read_flow(frame.flow)  # (H,W,2) pixels, (H,W)
+        height, width = valid.shape
+        size = (max(1, width // self.stride), max(1, height // self.stride))
+        weight = valid.astype(np.float32)
+        share = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)  # (h,w)
+        total = cv2.resize(flow * weight[..., None], size, interpolation=cv2.INTER_AREA)  # (h,w,2)
+        mean = total / np.maximum(share, 1e-6)[..., None]
+        mean[..., 0] *= size[0] / width
+        mean[..., 1] *= size[1] / height
+        return {
+            "clip": read_clip(frame.frames[-2:]),
+            "flow": torch.from_numpy(np.ascontiguousarray(mean.transpose(2, 0, 1), dtype=np.float32)),
+            "valid": torch.from_numpy(share[None]),
+            "name": frame.name,
+        }

@@ -1,0 +1,97 @@
+"""From bytes to what the networks see: augmentation and normalisation, on the device that holds the batch."""
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PROPAGATION_SCALES = (0.75, 1.0, 1.5, 1.75)
+SIZE_MULTIPLE = 32  # scaled sizes are floored to a multiple of this
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw of the random augmentation.
+
+    scaled: size (H,W) that the whole frame would be resized to; top, left, size: the rectangle of it that is cut
+    out; output: size of the result (the rectangle's own unless the scaled frame is smaller than the crop).
+    """
+
+    scaled: tuple[int, int]
+    top: int
+    left: int
+    size: tuple[int, int]
+    output: tuple[int, int]
+    flip: bool
+
+    def images(self, images: Tensor) -> Tensor:
+        """images (..., H, W) -> float32 (..., *output), corner-aligned bilinear. Only the rectangle is computed."""
+        cut = resize_rectangle(images, self.scaled, self.top, self.left, self.size)
+        if self.size != self.output:
+            cut = resize_rectangle(cut, self.output, 0, 0, self.output)
+        return cut.flip(-1) if self.flip else cut
+
+    def label(self, label: Tensor) -> Tensor:
+        """label (..., H, W), any integer type -> (..., *output), nearest."""
+        cut = nearest_rectangle(label, self.scaled, self.top, self.left, self.size)
+        if self.size != self.output:
+            cut = nearest_rectangle(cut, self.output, 0, 0, self.output)
+        return cut.flip(-1) if self.flip else cut
+
+
+def draw_augmentation(
+    rng: np.random.Generator,
+    frame: tuple[int, int],
+    *,
+    crop: Optional[tuple[int, int]],
+    scales: Sequence[float] = PROPAGATION_SCALES,
+    continuous: bool = False,
+    flip: float,
+) -> Augmentation:
+    """Draw scale, crop and flip for frames of size `frame` (H,W).
+
+    crop None: neither scale nor crop. `continuous`: scale uniform between the two `scales`, else one of them.
+    """
+    height, width = frame
+    if crop is None:
+        return Augmentation(frame, 0, 0, frame, frame, bool(rng.random() < flip))
+    scale = rng.uniform(*scales) if continuous else scales[int(rng.integers(len(scales)))]
+    scaled = tuple(max(SIZE_MULTIPLE, int(side * scale) // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in (height, width))
+    size = (min(crop[0], scaled[0]), min(crop[1], scaled[1]))
+    top = int(rng.integers(scaled[0] - size[0] + 1))
+    left = int(rng.integers(scaled[1] - size[1] + 1))
+    return Augmentation(scaled, top, left, size, tuple(crop), bool(rng.random() < flip))
+
+
+def resize_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Tensor:
+    """The rectangle `size` at (top, left) of x (..., H, W) resized to `scaled`, corner-aligned bilinear, as float32."""
+    x = x.float()
+    if scaled == tuple(x.shape[-2:]):
+        return x[..., top : top + size[0], left : left + size[1]]
+    for dim, first, count, total in ((-2, top, size[0], scaled[0]), (-1, left, size[1], scaled[1])):
+        source = x.shape[dim]
+        step = (source - 1) / (total - 1) if total > 1 else 0.0
+        position = torch.arange(first, first + count, device=x.device, dtype=torch.float64) * step
+        low = position.floor().long().clamp(0, source - 1)
+        high = (low + 1).clamp(max=source - 1)
+        weight = (position - low).to(x.dtype)
+        weight = weight.unsqueeze(-1) if dim == -2 else weight
+        x = torch.lerp(x.index_select(dim, low), x.index_select(dim, high), weight)
+    return x
+
+
+def nearest_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Tensor:
+    """As `resize_rectangle`, nearest neighbour (source index floor(i * source / scaled)), type kept."""
+    for dim, first, count, total in ((-2, top, size[0], scaled[0]), (-1, left, size[1], scaled[1])):
+        index = torch.arange(first, first + count, device=x.device) * x.shape[dim] // total
+        x = x.index_select(dim, index)
+    return x
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """RGB images (...,3,H,W) on the 0..255 scale, any type -> float32, (x - mean) / std per channel."""
+    shape = (3, 1, 1)
+    centre = torch.tensor(mean, device=images.device, dtype=torch.float32).view(shape)
+    spread = torch.tensor(std, device=images.device, dtype=torch.float32).view(shape)
+    return (images.float() - centre) / spread

@@ -1,0 +1,2 @@
+def run_demo(options, device):
+    pass

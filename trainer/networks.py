@@ -1,0 +1,134 @@
+"""Networks with their weights, as the options ask for them."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping, Optional
+
+from torch import nn
+
+from config.datasets import DATASETS
+from config.errors import UserError
+from config.options import Options
+from models.build import build_flow, build_gsvnet, build_segmenter
+from models.gsvnet import GSVNet
+from models.released import (
+    FLOWNET_FILE, GSVNET_FILES, SEGMENTER_FILES, load_flow, load_gsvnet, load_segmenter, read_flow, read_gsvnet,
+    read_segmenter,
+)
+from trainer.runs import LATEST, latest_experiment
+from utils.logging import logger
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint read for `--resume`, and where it came from."""
+
+    path: Path
+    content: Mapping
+
+
+def resume_path(options: Options) -> Optional[Path]:
+    """The file that `--resume` means; None for no resuming, and for `auto` without an earlier run."""
+    if options.resume == "0":
+        return None
+    if options.resume == "1":
+        released = {
+            "gsv": GSVNET_FILES[options.segnet],
+            "segnet": SEGMENTER_FILES[options.segnet],
+            "flow": FLOWNET_FILE if options.optical_flow_network == "flownet" else None,
+        }[options.stage]
+        if released is None:
+            raise UserError("--resume 1: there is no released file of the light flow network alone; give --resume PATH")
+        return Path(options.weights_dir) / released
+    if options.resume == "auto":
+        folder = latest_experiment(options)
+        if folder is None:
+            logger.info("--resume auto: no earlier run of this name")
+            return None
+        return folder / LATEST
+    return Path(options.resume)
+
+
+def read_resumed(options: Options) -> Optional[Resumed]:
+    """Read the file that `--resume` means, if any."""
+    path = resume_path(options)
+    if path is None:
+        return None
+    if options.stage == "gsv":
+        return Resumed(path, read_gsvnet(path))
+    if options.stage == "segnet":
+        return Resumed(path, read_segmenter(path, options.segnet))
+    return Resumed(path, read_flow(path, options.optical_flow_network))
+
+
+def segmenter_path(options: Options) -> Path:
+    if options.segnet_weights:
+        return Path(options.segnet_weights)
+    return Path(options.weights_dir) / SEGMENTER_FILES[options.segnet]
+
+
+def starting_segmenter(options: Options, resumed: Optional[Resumed]) -> nn.Module:
+    """The keyframe segmenter as its training starts: resumed, or fresh (with ImageNet weights if asked for)."""
+    pretrained = options.pretrained_backbone and resumed is None
+    segmenter = build_segmenter(
+        name=options.segnet, classes=DATASETS[options.dataset].num_classes, pretrained=pretrained
+    )
+    if resumed is not None:
+        load_segmenter(segmenter, resumed.content, resumed.path, options.segnet)
+    return segmenter
+
+
+def starting_flow(options: Options, resumed: Optional[Resumed] = None) -> nn.Module:
+    """The flow network as training starts: resumed, `--flow-weights`, the FlowNet2-S file if there, or random."""
+    name = options.optical_flow_network
+    flow = build_flow(name=name)
+    if resumed is not None:
+        load_flow(flow, resumed.content, resumed.path, name)
+        return flow
+    path = Path(options.flow_weights) if options.flow_weights else None
+    if path is None and name == "flownet" and options.stage == "gsv":
+        path = Path(options.weights_dir) / FLOWNET_FILE
+    if path is not None:
+        load_flow(flow, read_flow(path, name), path, name)
+    return flow
+
+
+def build_networks(options: Options, resumed: Optional[Resumed]) -> GSVNet:
+    """GSVNet with the segmenter's weights, and the resumed checkpoint's where there is one."""
+    classes = DATASETS[options.dataset].num_classes
+    net = build_gsvnet(
+        segmenter=options.segnet, flow=options.optical_flow_network, classes=classes, intra=options.intra
+    )
+    path = segmenter_path(options)
+    load_segmenter(net.segmenter, read_segmenter(path, options.segnet), path, options.segnet)
+    if resumed is not None:
+        load_gsvnet(
+            net.guided, net.flow, resumed.content, resumed.path, flow_name=options.optical_flow_network,
+            load_flow=options.load_flow,
+        )
+    return net
+
+
+def networks_for_training(options: Options, resumed: Optional[Resumed]) -> GSVNet:
+    """Networks as the propagation's training starts."""
+    net = build_networks(options, resumed)
+    if resumed is None or not options.load_flow:
+        net.flow = starting_flow(options)
+    return net
+
+
+def networks_for_evaluation(options: Options) -> GSVNet:
+    """Networks with all the weights that `--method` needs. Raises UserError where they are not named."""
+    if options.method in ("per-frame", "copy"):
+        return build_networks(options, None)
+    resumed = read_resumed(options)
+    if options.method == "gsv" and resumed is None:
+        raise UserError(
+            "--evaluate 1 wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); "
+            "or choose --method per-frame, copy, or warp with --flow-weights"
+        )
+    net = build_networks(options, resumed)
+    if resumed is None or not options.load_flow:
+        if options.optical_flow_network == "light" and not options.flow_weights:
+            raise UserError("--method warp wants a flow network: --resume 1, PATH or auto, or --flow-weights PATH")
+        net.flow = starting_flow(options)
+    return net

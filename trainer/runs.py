@@ -1,0 +1,49 @@
+"""Run folders: LOG/run/DATASET/NAME/experiment_N."""
+import dataclasses
+from pathlib import Path
+from typing import Optional
+
+from config.errors import UserError
+from config.options import Options
+from utils.logging import write_json
+
+LATEST, BEST = "checkpoint.pth.tar", "model_best.pth.tar"
+_PREFIX = "experiment_"
+
+
+def run_root(options: Options) -> Path:
+    """Folder that holds the experiments of this stage, segmenter and checkname."""
+    names = {
+        "gsv": f"{options.segnet}_{options.checkname}",
+        "segnet": f"segnet_{options.segnet}_{options.checkname}",
+        "flow": f"flow_{options.optical_flow_network}_{options.checkname}",
+    }
+    return Path(options.log_folder) / "run" / options.dataset / names[options.stage]
+
+
+def new_experiment(options: Options) -> Path:
+    """Make the next free experiment folder and write `parameters.json` into it."""
+    root = run_root(options)
+    number = max((_number(path) for path in root.glob(f"{_PREFIX}*")), default=-1) + 1
+    while True:
+        folder = root / f"{_PREFIX}{number}"
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # another run took the number meanwhile
+            number += 1
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --log-folder") from error
+    write_json(folder / "parameters.json", dataclasses.asdict(options))
+    return folder
+
+
+def latest_experiment(options: Options) -> Optional[Path]:
+    """The newest experiment folder of this run name that holds a checkpoint."""
+    folders = [path for path in run_root(options).glob(f"{_PREFIX}*") if (path / LATEST).is_file()]
+    return max(folders, key=_number, default=None)
+
+
+def _number(folder: Path) -> int:
+    digits = folder.name.removeprefix(_PREFIX)
+    return int(digits) if digits.isdigit() else -1

@@ -1,0 +1,253 @@
+"""The three training stages: what each trains, on what, with which loss, and what its checkpoint holds.
+
+A stage offers the trainer: `passes` (data sets by clip interval, gone through in order in each epoch), `optimizer`,
+`scheduler`, `loss(batch, augmentation seed)`, `train_mode()`, `evaluate()` and `state()`.
+"""
+import dataclasses
+from pathlib import Path
+from typing import Mapping, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from config.datasets import DATASETS
+from config.errors import UserError
+from config.options import Options
+from dataloaders.build import evaluation_loader, labelled_frames, prepare_data
+from dataloaders.clips import ClipDataset, LabelledFrame
+from dataloaders.flows import FlowDataset
+from dataloaders.transforms import Augmentation, draw_augmentation, normalise
+from models.build import SEGMENTERS
+from models.gsvnet import GSVNet
+from models.losses import FlowLoss, PropagationLoss, SegmenterLoss
+from models.released import released_state
+from models.resize import GRID_STRIDE
+from trainer import optim
+from trainer.evaluate import DRY_RUN_FRAMES, Evaluation
+from trainer.networks import Resumed, networks_for_training, starting_flow, starting_segmenter
+from trainer.train import (
+    ClipPropagation, FlowOutput, SegmenterOutputs, freeze_batch_norm, frozen_pass, views_of,
+)
+from utils.distributed import Ranks, add_over_ranks, data_parallel
+from utils.logging import logger
+
+
+class Stage:
+    """What the three stages share."""
+
+    trained: nn.Module  # called by loss(), wrapped for several GPUs where there are any
+    passes: dict[int, Dataset]
+    evaluation: Optional[Evaluation] = None
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks):
+        self.options, self.device, self.ranks = options, device, ranks
+        self.dataset = DATASETS[options.dataset]
+        prepare_data(dataset=options.dataset, root=Path(options.data_path))
+
+    def train_mode(self) -> None:
+        self.trained.train()
+        if self.options.freeze_bn:
+            freeze_batch_norm(self.trained)
+
+    def iterations(self) -> int:
+        """Optimizer steps of the whole training."""
+        batches = sum(max(1, len(dataset) // self.options.batch_size) for dataset in self.passes.values())
+        return batches * self.options.epoch
+
+    def training_frames(self, past: int) -> list[LabelledFrame]:
+        options = self.options
+        return labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
+
+    def validation(self, options: Options) -> Optional[Evaluation]:
+        """Evaluation on the val split, or None, with a word, where there is no such split."""
+        try:
+            return Evaluation(options, self.device, self.ranks)
+        except UserError as error:
+            logger.info("no evaluation while training: %s", error)
+            return None
+
+    def picture(self) -> Optional[np.ndarray]:
+        """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
+        return self.evaluation.picture if self.evaluation is not None else None
+
+    def _augmentation(self, rng: np.random.Generator, frame: Sequence[int], **choices) -> Augmentation:
+        options = self.options
+        crop = (options.crop_height, options.crop_width) if options.use_crop else None
+        return draw_augmentation(rng, (int(frame[0]), int(frame[1])), crop=crop, flip=options.flip, **choices)
+
+
+class PropagationStage(Stage):
+    """Stage gsv: the paper's training of flow network and guided convolution under a frozen segmenter."""
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
+        super().__init__(options, device, ranks)
+        frames = self.training_frames(max(options.multi_step))
+        self.passes = {}
+        for interval in options.multi_step:
+            self.passes[interval] = ClipDataset(frames, interval, self.dataset)
+            missing = len(frames) - len(self.passes[interval])
+            if missing:
+                logger.info("train: %d of %d labelled frames lack %d frames before them", missing, len(frames), interval)
+            if not len(self.passes[interval]):
+                raise UserError(
+                    f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
+                    f"--multi-step {interval} wants; the propagation is trained on video"
+                )
+        self.net = networks_for_training(options, resumed).to(device)
+        self._choose_parameters()
+        self.trained = data_parallel(ClipPropagation(self.net, finetune_all=options.finetune_all), ranks, device)
+        self.criterion = PropagationLoss(
+            self.dataset.class_weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
+            ignore=self.dataset.ignore,
+        ).to(device)
+        groups = optim.propagation_groups(
+            self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
+        )
+        self.optimizer = optim.build_optimizer(groups, name=options.optim, weight_decay=options.weight_decay)
+        self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
+        self.evaluation = self.validation(options)
+
+    def _choose_parameters(self) -> None:
+        options, net = self.options, self.net
+        net.segmenter.requires_grad_(False)
+        net.guided.filter_bank.requires_grad_(options.train_filter)
+        net.flow.requires_grad_(options.train_optical_flow)
+
+    def train_mode(self) -> None:
+        super().train_mode()
+        self.net.segmenter.eval()
+        if not self.options.train_optical_flow:
+            self.net.flow.eval()
+
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        clip, label = batch["clip"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
+        augmentation = self._augmentation(np.random.default_rng(list(seed)), clip.shape[-2:])
+        segmenter = self.net.segmenter
+        clip = normalise(augmentation.images(clip), segmenter.pixel_mean, segmenter.pixel_std)  # (N,T,3,H,W)
+        key_logits, teacher = frozen_pass(segmenter, clip[:, 0], clip[:, -1], distil=self.options.distil)
+        logits = self.trained(key_logits, views_of(clip))  # (N,C,h,w)
+        return self.criterion(logits, augmentation.label(label).long(), teacher)
+
+    def evaluate(self) -> Optional[dict]:
+        if self.evaluation is None:
+            return None
+        return self.evaluation.run(self.net, method="gsv")
+
+    def state(self) -> dict:
+        return {"state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict()}
+
+
+
+class SegmenterStage(Stage):
+    """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper)."""
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
+        super().__init__(options, device, ranks)
+        self.passes = {0: ClipDataset(self.training_frames(0), 0, self.dataset)}
+        self.segmenter = starting_segmenter(options, resumed).to(device)
+        self.trained = data_parallel(SegmenterOutputs(self.segmenter), ranks, device)
+        swiftnet = options.segnet == "swiftnet"
+        # The recipe spares a trunk that ImageNet weights have taught already; a random one learns like the rest.
+        trunk_factor = 0.25 if swiftnet and options.pretrained_backbone else 1.0
+        self.criterion = SegmenterLoss(ignore=self.dataset.ignore, ohem=not swiftnet)
+        groups = optim.segmenter_groups(
+            self.segmenter, lr=options.lr, weight_decay=options.weight_decay, trunk_factor=trunk_factor
+        )
+        self.optimizer = optim.build_optimizer(
+            groups, name=options.optim, weight_decay=options.weight_decay, betas=(0.9, 0.99)
+        )
+        total = self.iterations()
+        warm_up = min(1000, max(1, total // 20))
+        schedule = optim.cosine(total, lr=options.lr, floor=1e-6) if swiftnet else optim.poly(total, warm_up=warm_up)
+        self.scheduler = optim.per_iteration(self.optimizer, schedule)
+        self.evaluation = self.validation(dataclasses.replace(options, eval_single=True, eval_multi_step=()))
+
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        image = batch["clip"][:, 0].to(self.device, non_blocking=True)
+        label = batch["label"].to(self.device, non_blocking=True)
+        rng = np.random.default_rng([*seed, self.ranks.rank])
+        images, labels = [], []
+        for one, its_label in zip(image, label):  # each image its own draw, as segmenters are trained
+            draw = self._augmentation(rng, one.shape[-2:], scales=self.options.random_scale, continuous=True)
+            images.append(draw.images(one))
+            labels.append(draw.label(its_label))
+        image = normalise(torch.stack(images), self.segmenter.pixel_mean, self.segmenter.pixel_std)  # (N,3,H,W)
+        return self.criterion(self.trained(image), torch.stack(labels).long())
+
+    def evaluate(self) -> Optional[dict]:
+        if self.evaluation is None:
+            return None
+        net = GSVNet(self.segmenter, nn.Identity(), nn.Identity())
+        return self.evaluation.run(net, method="per-frame")
+
+    def state(self) -> dict:
+        return {"state_dict": self.segmenter.state_dict()}
+
+
+
+class FlowStage(Stage):
+    """Stage flow: the flow network alone, on frames whose true flow is known."""
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
+        super().__init__(options, device, ranks)
+        self.passes = {1: FlowDataset(self.training_frames(1), GRID_STRIDE)}
+        if not len(self.passes[1]):
+            raise UserError(f"{options.data_path}: no true flow here (flow/SPLIT/CITY/*_flow.png); --dataset synthetic has it")
+        self.flow = starting_flow(options, resumed).to(device)
+        self.trained = data_parallel(FlowOutput(self.flow), ranks, device)
+        self.criterion = FlowLoss()
+        # The flow network sees frames normalised for the segmenter that it will serve.
+        self.mean, self.std = SEGMENTERS[options.segnet].pixel_mean, SEGMENTERS[options.segnet].pixel_std
+        groups = [{"params": list(self.flow.parameters()), "lr": options.lr}]
+        self.optimizer = optim.build_optimizer(groups, name=options.optim, weight_decay=options.weight_decay)
+        schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
+        self.scheduler = optim.per_iteration(self.optimizer, schedule)
+        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=1)
+        self.validation_loader = evaluation_loader(
+            FlowDataset(frames, GRID_STRIDE), workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
+            limit=DRY_RUN_FRAMES if options.early_stop else None,
+        )
+
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        views, truth, valid = self._inputs(batch)
+        if np.random.default_rng(list(seed)).random() < self.options.flip:
+            views, truth, valid = [x.flip(-1) for x in views], truth.flip(-1), valid.flip(-1)
+            truth = truth * truth.new_tensor([-1.0, 1.0]).view(1, 2, 1, 1)
+        return self.criterion(self.trained(views[1], views[0]), truth, valid)
+
+    def _inputs(self, batch: Mapping) -> tuple[list[Tensor], Tensor, Tensor]:
+        clip = normalise(batch["clip"].to(self.device, non_blocking=True), self.mean, self.std)  # (N,2,3,H,W)
+        return views_of(clip), batch["flow"].to(self.device), batch["valid"].to(self.device)
+
+    @torch.no_grad()
+    def evaluate(self) -> Optional[dict]:
+        """End-point error in grid pixels over the val split, and that of predicting no motion."""
+        self.flow.eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        for batch in self.validation_loader:
+            views, truth, valid = self._inputs(batch)
+            flow = FlowOutput(self.flow)(views[1], views[0])
+            weight = valid.sum().double().cpu()
+            error, still = (self.criterion(x, truth, valid)["total"].double().cpu() for x in (flow, flow * 0))
+            sums += torch.stack([error * weight, still * weight, weight])
+        (sums,) = add_over_ranks([sums], self.device)
+        error, still = (sums[:2] / sums[2].clamp(min=1)).tolist()
+        return {"end_point_error": error, "end_point_error_without_motion": still}
+
+    def state(self) -> dict:
+        return {"state_dict_of": self.flow.state_dict()}
+
+
+
+STAGES = {"gsv": PropagationStage, "segnet": SegmenterStage, "flow": FlowStage}
+
+
+def score_of(metrics: dict) -> float:
+    """What "best" means: the higher the better."""
+    if "end_point_error" in metrics:
+        return -metrics["end_point_error"]
+    return metrics["avg_miou"] if metrics["avg_miou"] is not None else 0.0

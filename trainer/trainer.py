@@ -1,0 +1,212 @@
+"""The training loop of all stages: builds, resumes, goes through the epochs, records, saves."""
+import dataclasses
+import math
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping, Optional
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from config.errors import UserError
+from config.options import Options
+from dataloaders.build import training_loader
+from trainer.evaluate import table_lines
+from trainer.networks import Resumed, read_resumed
+from trainer.runs import BEST, LATEST, new_experiment
+from trainer.stages import STAGES, score_of
+from utils.checkpoint import save_checkpoint
+from utils.distributed import Ranks, any_rank, wait_for_all
+from utils.logging import RunLog, logger, write_json
+
+DRY_RUN_STEPS = 5
+
+
+class Stopped(Exception):
+    """A signal asked the program to end; everything is saved. `status` is the exit status."""
+
+    def __init__(self, status: int):
+        super().__init__(f"stopped by signal {status - 128}")
+        self.status = status
+
+
+@dataclass
+class Progress:
+    """Where training stands: the next thing to do is step `step` of pass `pass_index` of epoch `epoch`."""
+
+    epoch: int = 0
+    pass_index: int = 0
+    step: int = 0
+    iteration: int = 0  # optimizer steps taken
+    best: float = -math.inf
+
+
+class Trainer:
+    """Trains one stage. `run` returns the run folder."""
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks):
+        if options.batch_size % ranks.count:
+            raise UserError(f"--batch-size {options.batch_size} does not divide over {ranks.count} processes")
+        torch.manual_seed(options.seed)
+        np.random.seed(options.seed)
+        self.options, self.device, self.ranks = options, device, ranks
+        resumed = read_resumed(options)
+        self.stage = STAGES[options.stage](options, device, ranks, resumed)
+        self.progress = Progress()
+        self.folder: Optional[Path] = None
+        if resumed is not None:
+            self._resume(resumed)
+        self.signal = 0
+
+    def run(self) -> Path:
+        options, progress = self.options, self.progress
+        if self.ranks.first:
+            self.folder = self.folder or new_experiment(options)
+            logger.info("run folder: %s", self.folder)
+        log = RunLog(self.folder) if self.ranks.first else None
+        previous = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while progress.epoch < options.epoch:
+                self._epoch(log)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            if log is not None:
+                log.close()
+        wait_for_all()
+        return self.folder
+
+    def _epoch(self, log: Optional[RunLog]) -> None:
+        progress, passes = self.progress, list(self.stage.passes)
+        while progress.pass_index < len(passes):
+            self._pass(passes[progress.pass_index], log)
+            progress.pass_index, progress.step = progress.pass_index + 1, 0
+        progress.epoch, progress.pass_index = progress.epoch + 1, 0
+        metrics = None
+        if progress.epoch % self.options.eval_interval == 0 or progress.epoch == self.options.epoch:
+            metrics = self.stage.evaluate()
+        score = score_of(metrics) if metrics is not None else None
+        # Without evaluation the newest weights count as the best known.
+        improved = score is None and progress.best == -math.inf or score is not None and score > progress.best
+        if score is not None and improved:
+            progress.best = score
+        self._save(score, improved)
+        if metrics is not None and self.ranks.first:
+            self._report(metrics, improved, log)
+
+    def _pass(self, interval: int, log: Optional[RunLog]) -> None:
+        """The rest, from `progress.step` on, of one pass over the clips of one interval."""
+        options, progress, stage = self.options, self.progress, self.stage
+        loader = training_loader(
+            stage.passes[interval], batch=options.batch_size, seed=(options.seed, progress.epoch, progress.pass_index),
+            workers=options.num_worker, rank=self.ranks.rank, ranks=self.ranks.count, skip=progress.step,
+        )
+        total = progress.step + len(loader)
+        if options.early_stop:
+            total = min(total, DRY_RUN_STEPS)
+        if total <= progress.step:
+            return
+        stage.train_mode()
+        name = f"epoch {progress.epoch + 1}/{options.epoch}" + (f" interval {interval}" if interval else "")
+        with tqdm(total=total, initial=progress.step, desc=name, unit="step", disable=not self.ranks.first, leave=False) as bar:
+            for batch in loader:
+                losses = self._step(batch)
+                if log is not None:
+                    rates = {f"learning_rate/{i}": g["lr"] for i, g in enumerate(stage.optimizer.param_groups)}
+                    log.scalars(progress.iteration, {f"train/{k}": v for k, v in losses.items()} | rates)
+                bar.set_postfix_str(f"loss {losses['total']:.4f}")
+                bar.update()
+                self._stop_if_asked()
+                if progress.step >= total:
+                    break
+
+    def _step(self, batch: Mapping) -> dict[str, float]:
+        options, progress, stage = self.options, self.progress, self.stage
+        seed = (options.seed, progress.epoch, progress.pass_index, progress.step)
+        losses = stage.loss(batch, seed)
+        stage.optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()
+        stage.optimizer.step()
+        stage.scheduler.step()
+        progress.step += 1
+        progress.iteration += 1
+        return {name: value.item() for name, value in losses.items()}
+
+    def _report(self, metrics: dict, improved: bool, log: RunLog) -> None:
+        progress = self.progress
+        if "positions" in metrics:
+            lines = table_lines(metrics)
+            values = {f"val/miou_position_{row['position']}": row["miou"] for row in metrics["positions"]}
+            values |= {f"val/{key}": metrics[key] for key in ("avg_miou", "pooled_miou", "min_miou")}
+            values = {tag: value for tag, value in values.items() if value is not None}
+        else:
+            lines = [f"{key.replace('_', ' ')}: {value:.4f} grid pixels" for key, value in metrics.items()]
+            values = {f"val/{key}": value for key, value in metrics.items()}
+        logger.info("epoch %d%s", progress.epoch, " (best so far)" if improved else "")
+        for line in lines:
+            logger.info("  %s", line)
+        log.scalars(progress.iteration, values)
+        write_json(self.folder / "metrics.json", metrics)
+        picture = self.stage.picture()
+        if picture is not None:
+            log.image(progress.iteration, "val/overlay", picture)
+
+    def _save(self, score: Optional[float], improved: bool) -> None:
+        if not self.ranks.first:
+            return
+        progress, stage = self.progress, self.stage
+        best = progress.best if math.isfinite(progress.best) else 0.0
+        content = {
+            "epoch": progress.epoch,
+            **stage.state(),
+            "optimizer": stage.optimizer.state_dict(),
+            "best_pred": best,
+            "current_pred": score if score is not None else 0.0,
+            "test_best_pred": best,
+            "current_test_pred": score if score is not None else 0.0,
+            "args": dataclasses.asdict(self.options),
+            "scheduler": stage.scheduler.state_dict(),
+            "progress": dataclasses.asdict(progress),
+        }
+        save_checkpoint(self.folder / LATEST, content)
+        if improved:
+            save_checkpoint(self.folder / BEST, content)
+
+    def _resume(self, resumed: Resumed) -> None:
+        """Take up optimizer, schedule and place from the checkpoint, as far as the options ask for it."""
+        options, content = self.options, resumed.content
+        continued = options.resume == "auto"
+        if continued:
+            self.folder = resumed.path.parent
+        if continued or not options.reset_optimizer:
+            self._restore_optimizer(resumed)
+        if continued or not options.reset_best_pred:
+            self.progress.best = float(content.get("best_pred", -math.inf))
+
+    def _restore_optimizer(self, resumed: Resumed) -> None:
+        content = resumed.content
+        if "optimizer" not in content:
+            raise UserError(f"{resumed.path}: has no optimizer state; --reset-optimizer 1 starts with a fresh one")
+        try:
+            self.stage.optimizer.load_state_dict(content["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{resumed.path}: its optimizer state does not fit ({error}); use --reset-optimizer 1") from error
+        if "scheduler" in content:
+            self.stage.scheduler.load_state_dict(content["scheduler"])
+        if "progress" in content:
+            self.progress = Progress(**content["progress"])
+        else:
+            self.progress.epoch = int(content.get("epoch", 0))
+
+    def _note_signal(self, number: int, _frame) -> None:
+        if self.signal:  # asked twice: end at once
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def _stop_if_asked(self) -> None:
+        if any_rank(bool(self.signal), self.device):
+            self._save(None, improved=False)
+            wait_for_all()
+            raise Stopped(128 + (self.signal or signal.SIGTERM))

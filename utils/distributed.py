@@ -1,0 +1,72 @@
+"""Everything about being one of several processes. With one process, all of it does nothing."""
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all: `rank` of `count`; `local` is its number on this machine."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def join(local_rank: int, cuda: bool) -> Ranks:
+    """Join the group that the launcher (torchrun, torch.distributed.launch) describes in the environment, if any."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count <= 1:
+        return Ranks(local=local_rank)
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+    """Wrap a trained module so that its gradients are averaged over the ranks; itself with one process."""
+    if ranks.count == 1 or not any(p.requires_grad for p in module.parameters()):
+        return module
+    devices = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=devices)
+
+
+def add_over_ranks(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+    """Sum tensors over the ranks; every rank gets the sums, on the CPU."""
+    if not dist.is_initialized():
+        return list(tensors)
+    summed = []
+    for tensor in tensors:
+        total = tensor.to(device)
+        dist.all_reduce(total)
+        summed.append(total.cpu())
+    return summed
+
+
+def any_rank(value: bool, device: torch.device) -> bool:
+    """Whether `value` holds on any rank."""
+    if not dist.is_initialized():
+        return value
+    flag = torch.tensor(float(value), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
