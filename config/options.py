@@ -46,7 +46,7 @@ class Options:
     use_crop: bool = _switch(True, "random scale and crop in training")
     crop_height: int = _option(768, "height of the training crop, pixels", kind=int, low=32)
     crop_width: int = _option(1536, "width of the training crop, pixels", kind=int, low=32)
-    random_scale: tuple[float, ...] = _option((), "LOW HIGH: range of the random scale in the segmenter stage (default: its recipe's)", kind=float, above=0, count=2)
+    random_scale: tuple[float, ...] = _option((), "LOW HIGH: range of the random scale of --use-crop (default: the stage's recipe; gsv: 0.75, 1, 1.5 or 1.75)", kind=float, above=0, count=2)
     flip: float = _option(0.4, "probability of a horizontal flip in training", kind=float, low=0, high=1)
     # optimisation
     optim: str = _option("sgd", "optimizer", choices=("sgd", "adam"))

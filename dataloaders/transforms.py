@@ -45,8 +45,8 @@ def draw_augmentation(
     frame: tuple[int, int],
     *,
     crop: Optional[tuple[int, int]],
-    scales: Sequence[float] = PROPAGATION_SCALES,
-    continuous: bool = False,
+    scales: Sequence[float],
+    continuous: bool,
     flip: float,
 ) -> Augmentation:
     """Draw scale, crop and flip for frames of size `frame` (H,W).

@@ -1,2 +1,126 @@
-def run_demo(options, device):
-    pass
+"""The demonstration: everything the program does, on synthetic streets, in a few minutes on two CPU cores.
+
+Its settings are quicker than the recipes (small crops, few epochs, a flow network taught on true flow first); what it
+shows is the order of the methods, not the paper's accuracy.
+"""
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.datasets import DATASETS
+from config.options import Options
+from dataloaders.build import prepare_data
+from trainer.evaluate import Evaluation, Predictions
+from trainer.networks import networks_for_evaluation
+from trainer.runs import BEST, LATEST
+from trainer.trainer import Trainer
+from utils.distributed import Ranks
+from utils.logging import logger, write_json
+from utils.visualize import VideoFile, grid, overlay, with_caption, write_picture
+
+FOLDER = Path("demo")
+METHODS = ("per-frame", "copy", "warp", "gsv")
+POSITIONS = (1, 2)  # beside position 0
+TITLES = {"per-frame": "every frame segmented", "copy": "keyframe's labels copied", "warp": "warped only", "gsv": "GSVNet"}
+
+
+def run_demo(options: Options, device: torch.device) -> None:
+    """Make the data, train the three stages, evaluate, and leave tables, pictures and a video in `demo/`."""
+    started = time.monotonic()
+    common = replace(
+        options, demo=False, dataset="synthetic", data_path=DATASETS["synthetic"].default_path, checkname="demo",
+        log_folder=str(FOLDER / "logs"), pretrained_backbone=False, num_worker=2, eval_multi_step=POSITIONS,
+        multi_step=POSITIONS, crop_height=192, crop_width=384, scale=0.75, resume="0",
+    )
+    _heading("synthetic streets", started)
+    prepare_data(dataset="synthetic", root=Path(common.data_path))
+    _heading("keyframe segmenter", started)
+    segnet = Trainer(segmenter_settings(common), device, Ranks()).run() / BEST
+    _heading("flow network, on true flow", started)
+    flow = Trainer(flow_settings(common), device, Ranks()).run() / BEST
+    _heading("propagation", started)
+    common = replace(common, segnet_weights=str(segnet), flow_weights=str(flow))
+    trained = Trainer(propagation_settings(common), device, Ranks()).run() / LATEST
+    _heading("evaluation on streets not trained on", started)
+    evaluate_demo(replace(common, resume=str(trained)), device)
+    logger.info("done in %.1f minutes; see %s", (time.monotonic() - started) / 60, FOLDER)
+
+
+def segmenter_settings(common: Options) -> Options:
+    return replace(
+        common, stage="segnet", optim="adam", lr=2e-3, weight_decay=1e-4, batch_size=8, epoch=5, flip=0.5,
+        crop_height=128, crop_width=256, random_scale=(0.5, 1.0), eval_interval=5,
+    )
+
+
+def flow_settings(common: Options) -> Options:
+    return replace(common, stage="flow", optim="adam", lr=2e-3, weight_decay=0.0, batch_size=16, epoch=6, eval_interval=6)
+
+
+def propagation_settings(common: Options) -> Options:
+    """The paper's recipe but for its length, the crop, and the scales, which fit the small frames."""
+    return replace(common, stage="gsv", batch_size=8, epoch=1, eval_interval=1)
+
+
+def evaluate_demo(options: Options, device: torch.device) -> None:
+    """Evaluate all methods in one pass; print and write the table, overlays and the side-by-side video."""
+    evaluation = Evaluation(options, device, Ranks())
+    net = networks_for_evaluation(options).to(device)
+    scenes = Scenes(evaluation)
+    metrics = evaluation.run(net, methods=METHODS, on_frame=scenes)
+    scenes.close()
+    for line in comparison(metrics):
+        logger.info("%s", line)
+    write_json(FOLDER / "metrics.json", metrics["gsv"])
+    for method in METHODS:
+        write_json(FOLDER / f"metrics_{method}.json", metrics[method])
+
+
+def comparison(metrics: dict[str, dict]) -> list[str]:
+    """The methods' metrics -> a console table: mIoU and pixel accuracy by position, average and minimum."""
+    positions = [row["position"] for row in metrics["gsv"]["positions"]]
+    head = "".join(f"  position {k}: mIoU  pixel acc." for k in positions)
+    lines = [f"{'':<26}{head}   average  minimum"]
+    for method in METHODS:
+        rows = {row["position"]: row for row in metrics[method]["positions"]}
+        cells = "".join(f"{100 * rows[k]['miou']:>18.2f}{100 * rows[k]['pixel_accuracy']:>12.2f}" for k in positions)
+        total = f"{100 * metrics[method]['avg_miou']:>10.2f}{100 * metrics[method]['min_miou']:>9.2f}"
+        lines.append(f"{TITLES[method]:<26}{cells}{total}")
+    return lines
+
+
+class Scenes:
+    """Collects, while frames are evaluated, overlay pictures of some and a side-by-side video of all at position 2."""
+
+    def __init__(self, evaluation: Evaluation, every: int = 40):
+        self.colours, self.every, self.seen = evaluation.dataset.colours, every, 0
+        self.video = VideoFile(FOLDER / "side_by_side.mp4", fps=8)
+
+    def __call__(self, name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
+        position = max(predictions["gsv"])
+        if position < max(POSITIONS):
+            return
+        height, width = label.shape
+        image = cv2.resize(clip[-1].permute(1, 2, 0).cpu().numpy(), (width, height))
+        maps = {"label": label, **{TITLES[method]: predictions[method][position] for method in ("copy", "warp", "gsv")}}
+        panels = [
+            with_caption(overlay(image, ids.cpu().numpy().astype(np.uint8), self.colours), f"{title}")
+            for title, ids in maps.items()
+        ]
+        picture = grid([panels[:2], panels[2:]])
+        self.video.write(picture)
+        if self.seen % self.every == 0:
+            write_picture(FOLDER / "overlays" / f"{name}_position_{position}.png", picture)
+        self.seen += 1
+
+    def close(self) -> None:
+        self.video.__exit__()
+
+
+def _heading(text: str, started: float) -> None:
+    logger.info("\n[%4.0f s] %s", time.monotonic() - started, text)

@@ -1,66 +1,79 @@
 """Evaluation per frame position (paper section 4): each labelled frame as keyframe, first propagated frame, and so on."""
 from pathlib import Path
-from typing import Callable, Iterable, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 from config.datasets import DATASETS
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import evaluation_loader, labelled_frames
-from dataloaders.clips import LabelledFrame, PastDataset, with_past
+from dataloaders.clips import PastDataset, with_past
 from dataloaders.images import id_table
 from dataloaders.transforms import normalise
 from models.gsvnet import GSVNet, State, grid_view
 from models.resize import align
 from utils.distributed import Ranks, add_over_ranks
-from utils.logging import logger
+from utils.logging import logger, progress_bar
 from utils.metrics import ConfusionMatrix, summary
 from utils.visualize import grid, overlay, with_caption, write_picture
 
 DRY_RUN_FRAMES = 10
-OnFrame = Callable[[LabelledFrame, Tensor, Tensor, dict[int, Tensor]], None]
+Predictions = dict[str, dict[int, Tensor]]  # method, position -> (H,W)
+OnFrame = Callable[[str, Tensor, Tensor, Predictions], None]
 
 
 @torch.inference_mode()
-def position_logits(net: GSVNet, clip: Tensor, positions: Sequence[int], *, method: str, scale: float) -> dict[int, Tensor]:
-    """Logits (1,C,h,w) of the clip's last frame for every position: the group starts that many frames before it.
+def position_logits(
+    net: GSVNet, clip: Tensor, positions: Sequence[int], *, methods: Sequence[str], scale: float
+) -> dict[str, dict[int, Tensor]]:
+    """Logits (1,C,h,w) of the clip's last frame, by method and position: the group starts that many frames before it.
 
-    clip: (T,3,H,W) uint8 RGB on the networks' device, T > max(positions). All groups run through the clip together:
-    frames are normalised, keyframes segmented, flow and intra features computed once, whatever the number of positions.
+    clip: (T,3,H,W) uint8 RGB on the networks' device, T > max(positions). Keyframes are segmented once for all methods.
     """
-    last = len(clip) - 1
-    frames = clip[last - max(positions) :]
+    mean, std = net.segmenter.pixel_mean, net.segmenter.pixel_std
+    frames = clip[len(clip) - 1 - max(positions) :]
     last = len(frames) - 1
-    segmenter = net.segmenter
 
-    def keyframe(t: int) -> State:
-        return net.keyframe(normalise(frames[t : t + 1], segmenter.pixel_mean, segmenter.pixel_std), scale)
+    def keyframe(t: int) -> Tensor:
+        return net.keyframe(normalise(frames[t : t + 1], mean, std), scale).logits
 
-    if method == "per-frame":
-        logits = keyframe(last).logits
-        return {position: logits for position in positions}
-    starts = {last - position: keyframe(last - position).logits for position in positions}
-    if method == "copy":
-        return {last - start: logits for start, logits in starts.items()}
+    starts = {} if set(methods) == {"per-frame"} else {last - position: keyframe(last - position) for position in positions}
+    views = [normalise(grid_view(frame[None].float()), mean[::-1], std[::-1]) for frame in frames]  # BGR, (1,3,h,w)
+    found = {}
+    for method in methods:
+        if method == "per-frame":
+            logits = starts[last] if last in starts else keyframe(last)
+            found[method] = {position: logits for position in positions}
+        elif method == "copy":
+            found[method] = {last - start: logits for start, logits in starts.items()}
+        else:
+            found[method] = _carry(net, views, starts, guided=method == "gsv")
+    return found
 
-    running: list[int] = []  # starts of the groups under way, in the order of `logits`
-    logits: Optional[Tensor] = None
-    view: Optional[Tensor] = None
-    for t in range(last + 1):
-        previous = view
-        view = normalise(grid_view(frames[t : t + 1].float()), segmenter.pixel_mean[::-1], segmenter.pixel_std[::-1])
-        if running:
-            warped = net.warp(State(logits, previous), view)
-            logits = warped if method == "warp" else net.guided(warped, view)  # (M,C,h,w)
+
+def _carry(net: GSVNet, views: Sequence[Tensor], starts: dict[int, Tensor], *, guided: bool) -> dict[int, Tensor]:
+    """Propagate the groups that start at frames `starts` (with their keyframe logits) to the last frame.
+
+    They go through the clip together, so that flow and intra features are computed once a frame for all of them.
+    Without `guided` the logits are only warped. Returns logits (1,C,h,w) by position.
+    """
+    under_way: list[int] = []  # starts of the groups whose logits are in `state`, in that order
+    state: Optional[State] = None
+    for t, view in enumerate(views):
+        if state is not None:
+            logits = net.warp(state, view)  # (M,C,h,w)
+            state = State(net.guided(logits, view) if guided else logits, view)
         if t in starts:
-            logits = starts[t] if logits is None else torch.cat([logits, starts[t]])  # (M+1,C,h,w)
-            running.append(t)
-    return {last - start: logits[i : i + 1] for i, start in enumerate(running)}
+            joined = starts[t] if state is None else torch.cat([state.logits, starts[t]])  # (M+1,C,h,w)
+            state = State(joined, view)
+            under_way.append(t)
+    last = len(views) - 1
+    return {last - start: state.logits[i : i + 1] for i, start in enumerate(under_way)}
 
 
 def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -69,30 +82,36 @@ def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def evaluate(
-    net: GSVNet, loader: Iterable[dict], positions: Sequence[int], *, classes: int, method: str, scale: float,
+    net: GSVNet, loader: DataLoader, positions: Sequence[int], *, classes: int, methods: Sequence[str], scale: float,
     device: torch.device, ranks: Ranks = Ranks(), on_frame: Optional[OnFrame] = None,
-) -> dict[int, ConfusionMatrix]:
-    """Confusion matrices per position over `loader` (batches of one sample of PastDataset), summed over the ranks.
+) -> dict[str, dict[int, ConfusionMatrix]]:
+    """Confusion matrices per method and position over `loader` (batches of one sample of PastDataset), over all ranks.
 
     A frame counts at every position for which it has enough frames before it. on_frame(name, clip, label, predictions)
-    is called for each frame, with predictions (H,W) int64 by position.
+    is called for each frame; predictions[method][position] is (H,W) int64.
     """
     net.eval()
-    matrices = {position: ConfusionMatrix(classes) for position in positions}
-    for sample in tqdm(loader, desc=f"evaluate {method}", unit="frame", disable=not ranks.first, leave=False):
+    matrices = {method: {position: ConfusionMatrix(classes) for position in positions} for method in methods}
+    bar = progress_bar(total=len(loader), description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first)
+    for sample in loader:
+        bar.update()
         clip, label = sample["clip"][0].to(device, non_blocking=True), sample["label"][0].to(device)
         possible = [position for position in positions if position < len(clip)]
         if not possible:
             continue
-        predictions: dict[int, Tensor] = {}
-        for position, logits in position_logits(net, clip, possible, method=method, scale=scale).items():
-            predictions[position] = label_map(logits, label.shape)
-            matrices[position].add(label, predictions[position])
+        found = position_logits(net, clip, possible, methods=methods, scale=scale)
+        predictions = {
+            method: {position: label_map(logits, label.shape) for position, logits in by_position.items()}
+            for method, by_position in found.items()
+        }
+        for method, by_position in predictions.items():
+            for position, prediction in by_position.items():
+                matrices[method][position].add(label, prediction)
         if on_frame is not None:
             on_frame(sample["name"][0], clip, label, predictions)
-    for matrix in matrices.values():
-        frames = torch.tensor([matrix.frames])
-        matrix.counts, frames = add_over_ranks([matrix.counts, frames], device)
+    bar.close()
+    for matrix in (matrix for by_position in matrices.values() for matrix in by_position.values()):
+        matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], device)
         matrix.frames = int(frames)
     return matrices
 
@@ -122,29 +141,32 @@ class Evaluation:
             limit=limit,
         )
 
-    def run(self, net: GSVNet, *, method: str, on_frame: Optional[OnFrame] = None) -> dict:
-        """Evaluate `net`; returns the content of metrics.json."""
+    def run(self, net: GSVNet, *, methods: Sequence[str], on_frame: Optional[OnFrame] = None) -> dict[str, dict]:
+        """Evaluate `net`; returns the content of metrics.json by method."""
         options = self.options
         self.picture = None
 
-        def see(name: str, clip: Tensor, label: Tensor, predictions: dict[int, Tensor]) -> None:
+        def see(name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
             if self.picture is None:
-                self.picture = self.panel(clip, label, predictions)
+                self.picture = self.panel(clip, label, predictions[methods[-1]])
             if on_frame is not None:
                 on_frame(name, clip, label, predictions)
 
         matrices = evaluate(
-            net, self.loader, self.positions, classes=self.dataset.num_classes, method=method, scale=options.scale,
+            net, self.loader, self.positions, classes=self.dataset.num_classes, methods=methods, scale=options.scale,
             device=self.device, ranks=self.ranks, on_frame=see,
         )
         return {
-            "dataset": options.dataset,
-            "segnet": options.segnet,
-            "flow": options.optical_flow_network,
-            "method": method,
-            "scale": options.scale,
-            "classes": list(self.dataset.classes),
-            **summary(matrices, self.dataset.classes),
+            method: {
+                "dataset": options.dataset,
+                "segnet": options.segnet,
+                "flow": options.optical_flow_network,
+                "method": method,
+                "scale": options.scale,
+                "classes": list(self.dataset.classes),
+                **summary(by_position, self.dataset.classes),
+            }
+            for method, by_position in matrices.items()
         }
 
     def panel(self, clip: Tensor, label: Tensor, predictions: dict[int, Tensor]) -> np.ndarray:
@@ -161,8 +183,9 @@ class Evaluation:
         """An `on_frame` that writes FOLDER/position_K/NAME with the data set's label ids, at the label's size."""
         table = id_table(self.dataset)
 
-        def write(name: str, clip: Tensor, label: Tensor, predictions: dict[int, Tensor]) -> None:
-            for position, prediction in predictions.items():
+        def write(name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
+            (by_position,) = predictions.values()
+            for position, prediction in by_position.items():
                 ids = table[prediction.cpu().numpy().astype(np.uint8)]
                 write_picture(folder / f"position_{position}" / self.frames[name].prediction, ids)
 

@@ -8,7 +8,7 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.build import prepare_data
 from trainer.demo import run_demo
-from trainer.evaluate import Evaluation, table_lines
+from trainer.evaluate import Evaluation, Predictions, table_lines
 from trainer.networks import networks_for_evaluation
 from trainer.runs import new_experiment
 from trainer.trainer import Stopped, Trainer
@@ -60,15 +60,16 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
     if options.save_predictions:
         writers.append(evaluation.writer_of_predictions(Path(options.save_predictions)))
     if options.visualization and ranks.first:
-        def write_panel(name: str, clip: Tensor, label: Tensor, predictions: dict[int, Tensor]) -> None:
-            write_picture(folder / "visualization" / f"{name}.png", evaluation.panel(clip, label, predictions))
+        def write_panel(name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
+            picture = evaluation.panel(clip, label, predictions[options.method])
+            write_picture(folder / "visualization" / f"{name}.png", picture)
         writers.append(write_panel)
 
     def on_frame(*seen) -> None:
         for writer in writers:
             writer(*seen)
 
-    metrics = evaluation.run(net, method=options.method, on_frame=on_frame)
+    metrics = evaluation.run(net, methods=(options.method,), on_frame=on_frame)[options.method]
     if ranks.first:
         for line in table_lines(metrics):
             logger.info("%s", line)

@@ -18,7 +18,7 @@ from config.options import Options
 from dataloaders.build import evaluation_loader, labelled_frames, prepare_data
 from dataloaders.clips import ClipDataset, LabelledFrame
 from dataloaders.flows import FlowDataset
-from dataloaders.transforms import Augmentation, draw_augmentation, normalise
+from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, draw_augmentation, normalise
 from models.build import SEGMENTERS
 from models.gsvnet import GSVNet
 from models.losses import FlowLoss, PropagationLoss, SegmenterLoss
@@ -74,10 +74,12 @@ class Stage:
         """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
         return self.evaluation.picture if self.evaluation is not None else None
 
-    def _augmentation(self, rng: np.random.Generator, frame: Sequence[int], **choices) -> Augmentation:
+    def _augmentation(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
         options = self.options
-        crop = (options.crop_height, options.crop_width) if options.use_crop else None
-        return draw_augmentation(rng, (int(frame[0]), int(frame[1])), crop=crop, flip=options.flip, **choices)
+        return draw_augmentation(
+            rng, (int(frame[0]), int(frame[1])), crop=(options.crop_height, options.crop_width) if options.use_crop else None,
+            scales=options.random_scale or PROPAGATION_SCALES, continuous=bool(options.random_scale), flip=options.flip,
+        )
 
 
 class PropagationStage(Stage):
@@ -98,6 +100,7 @@ class PropagationStage(Stage):
                     f"--multi-step {interval} wants; the propagation is trained on video"
                 )
         self.net = networks_for_training(options, resumed).to(device)
+        self.net.segmenter.to(memory_format=torch.channels_last)
         self._choose_parameters()
         self.trained = data_parallel(ClipPropagation(self.net, finetune_all=options.finetune_all), ranks, device)
         self.criterion = PropagationLoss(
@@ -135,7 +138,7 @@ class PropagationStage(Stage):
     def evaluate(self) -> Optional[dict]:
         if self.evaluation is None:
             return None
-        return self.evaluation.run(self.net, method="gsv")
+        return self.evaluation.run(self.net, methods=("gsv",))["gsv"]
 
     def state(self) -> dict:
         return {"state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict()}
@@ -148,7 +151,7 @@ class SegmenterStage(Stage):
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
         super().__init__(options, device, ranks)
         self.passes = {0: ClipDataset(self.training_frames(0), 0, self.dataset)}
-        self.segmenter = starting_segmenter(options, resumed).to(device)
+        self.segmenter = starting_segmenter(options, resumed).to(device, memory_format=torch.channels_last)
         self.trained = data_parallel(SegmenterOutputs(self.segmenter), ranks, device)
         swiftnet = options.segnet == "swiftnet"
         # The recipe spares a trunk that ImageNet weights have taught already; a random one learns like the rest.
@@ -172,7 +175,7 @@ class SegmenterStage(Stage):
         rng = np.random.default_rng([*seed, self.ranks.rank])
         images, labels = [], []
         for one, its_label in zip(image, label):  # each image its own draw, as segmenters are trained
-            draw = self._augmentation(rng, one.shape[-2:], scales=self.options.random_scale, continuous=True)
+            draw = self._augmentation(rng, one.shape[-2:])
             images.append(draw.images(one))
             labels.append(draw.label(its_label))
         image = normalise(torch.stack(images), self.segmenter.pixel_mean, self.segmenter.pixel_std)  # (N,3,H,W)
@@ -182,7 +185,7 @@ class SegmenterStage(Stage):
         if self.evaluation is None:
             return None
         net = GSVNet(self.segmenter, nn.Identity(), nn.Identity())
-        return self.evaluation.run(net, method="per-frame")
+        return self.evaluation.run(net, methods=("per-frame",))["per-frame"]
 
     def state(self) -> dict:
         return {"state_dict": self.segmenter.state_dict()}

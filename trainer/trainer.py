@@ -8,7 +8,6 @@ from typing import Mapping, Optional
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from config.errors import UserError
 from config.options import Options
@@ -19,7 +18,7 @@ from trainer.runs import BEST, LATEST, new_experiment
 from trainer.stages import STAGES, score_of
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks, any_rank, wait_for_all
-from utils.logging import RunLog, logger, write_json
+from utils.logging import RunLog, logger, progress_bar, write_json
 
 DRY_RUN_STEPS = 5
 
@@ -110,13 +109,13 @@ class Trainer:
             return
         stage.train_mode()
         name = f"epoch {progress.epoch + 1}/{options.epoch}" + (f" interval {interval}" if interval else "")
-        with tqdm(total=total, initial=progress.step, desc=name, unit="step", disable=not self.ranks.first, leave=False) as bar:
+        with progress_bar(total=total, done=progress.step, description=name, unit="step", show=self.ranks.first) as bar:
             for batch in loader:
                 losses = self._step(batch)
                 if log is not None:
                     rates = {f"learning_rate/{i}": g["lr"] for i, g in enumerate(stage.optimizer.param_groups)}
                     log.scalars(progress.iteration, {f"train/{k}": v for k, v in losses.items()} | rates)
-                bar.set_postfix_str(f"loss {losses['total']:.4f}")
+                bar.set_postfix_str(f"loss {losses['total']:.4f}", refresh=False)
                 bar.update()
                 self._stop_if_asked()
                 if progress.step >= total:

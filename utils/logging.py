@@ -5,8 +5,10 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
+from tqdm import tqdm
 
 logger = logging.getLogger("gsvnet")
 
@@ -19,6 +21,15 @@ def start_console(quiet: bool = False) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def progress_bar(*, total: Optional[int], description: str, unit: str, show: bool = True, done: int = 0) -> tqdm:
+    """A progress bar that vanishes when done; where nobody watches a terminal, it speaks only now and then."""
+    watched = sys.stderr.isatty()
+    return tqdm(
+        total=total, initial=done, desc=description, unit=unit, disable=not show, leave=False,
+        mininterval=0.2 if watched else 30, maxinterval=10 if watched else 60, dynamic_ncols=watched,
+    )
 
 
 def write_json(path: Path, content: object) -> None:

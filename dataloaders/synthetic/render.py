@@ -89,7 +89,7 @@ def clip_outline(planes: np.ndarray) -> np.ndarray | None:
     for plane in planes:
         side = points @ plane
         kept = []
-        for number, (here, value) in enumerate(zip(points, side)):
+        for number, (here, value) in enumerate(zip(points, side, strict=True)):
             before = side[number - 1]
             if (before >= 0) != (value >= 0):
                 kept.append(points[number - 1] + (here - points[number - 1]) * (before / (before - value)))

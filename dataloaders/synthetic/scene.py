@@ -69,7 +69,7 @@ class World:
 def sample_world(rng: np.random.Generator) -> World:
     """Samples a world from the generator; it does not depend on the picture size or the sequence length."""
     stage = Stage(rng, palette(rng))
-    speed = float(rng.uniform(6.5, 11.5))
+    speed = float(rng.uniform(5.5, 10))
     with_tram = bool(rng.random() < 0.42)
     profile = street.sample_profile(rng, with_tram)
     tile = int(rng.integers(2, 6)) if rng.random() < 0.55 else None
@@ -109,7 +109,7 @@ def _fill_traffic(
     if gap:
         traffic.crossing(stage, gap)
     traffic.park(stage, profile)
-    traffic.cyclists(stage, profile)
+    traffic.cyclists(stage)
     traffic.walkers(stage, profile)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dataloaders.synthetic.texture import Canvas, Colour, Label, Texture, pick, scaled
+from dataloaders.synthetic.texture import Canvas, Colour, Label, Sprite, pick, scaled
 
 TYRE: Colour = (38, 38, 40)
 METAL: Colour = (120, 122, 125)
@@ -12,7 +12,7 @@ def _skin(rng: np.random.Generator) -> Colour:
     return scaled((215, 170, 140), float(rng.uniform(0.4, 1.08)))
 
 
-def person(rng: np.random.Generator, colours: list[Colour]) -> tuple[Texture, float, float]:
+def person(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
     """A walker, seen at any angle. Returns the texture, its width and its height in metres."""
     height, label = float(rng.uniform(1.6, 1.95)), Label.PERSON
     width = 0.95
@@ -44,9 +44,7 @@ def person(rng: np.random.Generator, colours: list[Colour]) -> tuple[Texture, fl
     return canvas.texture(rng), width, height
 
 
-def bicycle_side(
-    rng: np.random.Generator, colours: list[Colour], ridden: bool
-) -> tuple[Texture, float, float]:
+def bicycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) -> Sprite:
     """A bicycle facing right, with its rider or without. Returns texture, width, height in metres."""
     width, height = 1.9, 1.85 if ridden else 1.15
     canvas = Canvas(width, height)
@@ -67,9 +65,7 @@ def bicycle_side(
     return canvas.texture(rng), width, height
 
 
-def motorcycle_side(
-    rng: np.random.Generator, colours: list[Colour], ridden: bool
-) -> tuple[Texture, float, float]:
+def motorcycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) -> Sprite:
     """A motorcycle facing right, with its rider or without. Returns texture, width, height in metres."""
     width, height = 2.2, 1.75 if ridden else 1.25
     canvas = Canvas(width, height)
@@ -108,9 +104,7 @@ def _side_rider(
     canvas.ellipse(neck[0] + 0.08, neck[1] + 0.22, 0.14, 0.12, pick(rng, colours), label)
 
 
-def two_wheeler_end(
-    rng: np.random.Generator, colours: list[Colour], label: Label
-) -> tuple[Texture, float, float]:
+def two_wheeler_end(rng: np.random.Generator, colours: list[Colour], label: Label) -> Sprite:
     """A rider on a bicycle or motorcycle, seen from the front or back. Returns texture, width, height in metres."""
     heavy = label == Label.MOTORCYCLE
     width, height = 0.95, 1.75
@@ -119,9 +113,7 @@ def two_wheeler_end(
     for side in (-1, 1):
         canvas.bar((mid + side * 0.14, 0.95), (mid + side * 0.2, 0.42), 0.15, trousers, Label.RIDER)
         canvas.bar((mid + side * 0.24, 1.36), (mid + side * 0.36, 1.02), 0.12, scaled(top, 0.85), Label.RIDER)
-    canvas.polygon(
-        [(mid - 0.25, 1.4), (mid - 0.19, 0.88), (mid + 0.19, 0.88), (mid + 0.25, 1.4)], top, Label.RIDER
-    )
+    canvas.polygon([(mid - 0.25, 1.4), (mid - 0.19, 0.88), (mid + 0.19, 0.88), (mid + 0.25, 1.4)], top, Label.RIDER)
     canvas.ellipse(mid, 1.4, 0.24, 0.07, top, Label.RIDER)
     canvas.ellipse(mid, 1.58, 0.12, 0.15, _skin(rng), Label.RIDER)
     canvas.ellipse(mid, 1.63, 0.135, 0.11, pick(rng, colours), Label.RIDER)
@@ -137,7 +129,7 @@ def two_wheeler_end(
     return canvas.texture(rng), width, height
 
 
-def pole(rng: np.random.Generator, colours: list[Colour], height: float) -> tuple[Texture, float, float]:
+def pole(rng: np.random.Generator, colours: list[Colour], height: float) -> Sprite:
     """A lamp post with its arm. Returns texture, width, height in metres; the post stands in the middle."""
     width, thick = 1.6, float(rng.uniform(0.2, 0.34))
     canvas = Canvas(width, height, 48)
@@ -148,7 +140,7 @@ def pole(rng: np.random.Generator, colours: list[Colour], height: float) -> tupl
     return canvas.texture(rng), width, height
 
 
-def sign_post(rng: np.random.Generator, colours: list[Colour]) -> tuple[Texture, float, float]:
+def sign_post(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
     """One or two traffic signs on a pole. Returns texture, width, height in metres."""
     width, height = 1.1, float(rng.uniform(2.7, 3.3))
     canvas = Canvas(width, height)
@@ -162,13 +154,14 @@ def sign_post(rng: np.random.Generator, colours: list[Colour]) -> tuple[Texture,
             if shape == 0:
                 canvas.ellipse(mid, y, size, size, colour, Label.SIGN)
             elif shape == 1:
-                canvas.polygon([(mid - size, y - size * 0.8), (mid + size, y - size * 0.8), (mid, y + size)], colour, Label.SIGN)
+                low = y - size * 0.8
+                canvas.polygon([(mid - size, low), (mid + size, low), (mid, y + size)], colour, Label.SIGN)
             else:
                 canvas.box(mid - size, y - size * 0.9, mid + size, y + size * 0.9, colour, Label.SIGN)
     return canvas.texture(rng), width, height
 
 
-def traffic_light(rng: np.random.Generator, colours: list[Colour], mast: bool) -> tuple[Texture, float, float]:
+def traffic_light(rng: np.random.Generator, colours: list[Colour], mast: bool) -> Sprite:
     """Signal heads on a pole, with a second head on an arm if `mast`. Returns texture, width, height in metres."""
     width, height = (4.2, 5.4) if mast else (1.0, 3.5)
     canvas = Canvas(width, height, 48)

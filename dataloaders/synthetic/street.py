@@ -5,7 +5,7 @@ import numpy as np
 from dataloaders.synthetic import sprites, surroundings
 from dataloaders.synthetic.surface import Kind, Stage
 from dataloaders.synthetic.surroundings import TILE_LENGTH, TILE_REACH, Profile
-from dataloaders.synthetic.texture import Texture, scaled
+from dataloaders.synthetic.texture import Colour, Sprite, Texture
 
 STREET_START, STREET_END = -12.0, 144.0  # metres along the street at time 0
 LANE = 3.4  # metres
@@ -25,7 +25,6 @@ def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
     verge = [float(rng.uniform(1.0, 2.6)) if rng.random() < 0.6 else 0.0 for _ in range(2)]
     walk = [float(rng.uniform(2.4, 4.2)) for _ in range(2)]
     grey = float(rng.uniform(75, 140))
-    road_tint, walk_tint = rng.uniform(0.93, 1.07, 3), rng.uniform(0.9, 1.1, 3)
     walk_grey = grey * float(rng.uniform(0.85, 1.35))
     return Profile(
         road=(left, right),
@@ -33,10 +32,16 @@ def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
         walk=(left - verge[0] - walk[0], right + verge[1] + walk[1]),
         parking=parking,
         centre_line=-LANE / 2,
-        road_colour=tuple(float(grey * tint) for tint in road_tint),
-        walk_colour=tuple(float(walk_grey * tint) for tint in walk_tint),
+        road_colour=_tinted(grey, rng, 0.07),
+        walk_colour=_tinted(walk_grey, rng, 0.1),
         terrain_colour=surroundings.leaf_colour(rng),
     )
+
+
+def _tinted(grey: float, rng: np.random.Generator, spread: float) -> Colour:
+    """A grey with up to `spread` more or less of each of red, green and blue."""
+    red, green, blue = (grey * float(tint) for tint in rng.uniform(1 - spread, 1 + spread, 3))
+    return red, green, blue
 
 
 def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
@@ -73,6 +78,7 @@ def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, floa
     edge = profile.walk[0] if side < 0 else profile.walk[1]
     houses = [float(rng.uniform(5.5, 14)) for _ in range(4)]
     fronts = [(surroundings.facade(rng, stage.colours, 12.0, height), height) for height in houses]
+    trees = [_sample_tree(rng) for _ in range(4)]
     brightness = float(rng.uniform(0.72, 1.05))
     z = STREET_START
     while z < STREET_END:
@@ -88,7 +94,7 @@ def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, floa
             front, height = fronts[int(rng.integers(len(fronts)))]
             _house(stage, front, edge + side * float(rng.uniform(0, 1.5)), z, length, height, side, brightness)
         else:
-            _open_block(stage, sort, edge, z, length, side, profile)
+            _open_block(stage, sort, edge, z, length, side, trees)
         z += length
 
 
@@ -102,9 +108,7 @@ def _house(
         stage.shade(min(x, x - side * reach), z, reach, length, brightness=0.62)
 
 
-def _open_block(
-    stage: Stage, sort: str, edge: float, z: float, length: float, side: int, profile: Profile
-) -> None:
+def _open_block(stage: Stage, sort: str, edge: float, z: float, length: float, side: int, trees: list[Sprite]) -> None:
     """A plot without a house at the street: wall, fence or only plants at the sidewalk, plants and trees behind."""
     rng = stage.rng
     leaf = surroundings.leaf_colour(rng)
@@ -120,17 +124,16 @@ def _open_block(
     for _ in range(2):
         if rng.random() < 0.7:
             x = edge + side * float(rng.uniform(1.5, 6))
-            _tree(stage, x, z + float(rng.uniform(0, length)), leaf)
+            stage.board(trees[int(rng.integers(len(trees)))], x, z + float(rng.uniform(0, length)))
 
 
-def _tree(stage: Stage, x: float, z: float, leaf: tuple[float, float, float]) -> None:
-    rng = stage.rng
+def _sample_tree(rng: np.random.Generator) -> Sprite:
+    """A tree or, less often, a bush."""
     if rng.random() < 0.7:
         width, height, trunk = float(rng.uniform(2.5, 4.5)), float(rng.uniform(4.5, 8)), float(rng.uniform(1.6, 2.4))
     else:
         width, height, trunk = float(rng.uniform(1.2, 2.4)), float(rng.uniform(0.9, 1.6)), 0.0
-    colour = scaled(leaf, float(rng.uniform(0.8, 1.15)))
-    stage.board((surroundings.foliage(rng, colour, width, height, trunk), width, height), x, z)
+    return surroundings.foliage(rng, surroundings.leaf_colour(rng), width, height, trunk), width, height
 
 
 def close_street(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
@@ -155,7 +158,6 @@ def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> 
     """Puts lamp posts, signs, traffic lights, bushes and trees along both kerbs."""
     rng, colours = stage.rng, stage.colours
     lamp = sprites.pole(rng, colours, float(rng.uniform(5, 7)))
-    leaf = surroundings.leaf_colour(rng)
     for side, kerb in ((-1, profile.road[0]), (1, profile.road[1])):
         step, start = float(rng.uniform(9, 16)), float(rng.uniform(6, 14))
         for z in np.arange(start, 100, step):
@@ -164,8 +166,9 @@ def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> 
             if rng.random() < 0.62:
                 stage.board(sprites.sign_post(rng, colours), kerb + side * float(rng.uniform(0.6, 1.4)), z)
         if rng.random() < 0.6:
+            tree = _sample_tree(rng)
             for z in np.arange(float(rng.uniform(10, 24)), 90, float(rng.uniform(8, 18))):
-                _tree(stage, kerb + side * 0.9, float(z), leaf)
+                stage.board(tree, kerb + side * 0.9, float(z), flip=rng.random() < 0.5)
         if rng.random() < 0.4:
             _railing(stage, kerb + side * 0.25, gap)
     _lights(stage, profile, gap)

@@ -5,7 +5,7 @@ from enum import Enum
 
 import numpy as np
 
-from dataloaders.synthetic.texture import Texture
+from dataloaders.synthetic.texture import Sprite, Texture
 from dataloaders.synthetic.vehicles import Vehicle
 
 
@@ -57,12 +57,13 @@ class Stage:
         brightness: float = 1.0,
     ) -> None:
         """Adds one surface; velocity is (x, z) in metres per second."""
-        vectors = (np.array(vector, np.float64) for vector in (origin, along, down, (velocity[0], 0.0, velocity[1])))
-        self.surfaces.append(Surface(kind, *vectors, texture, brightness))
+        place, across, fall = (np.array(vector, np.float64) for vector in (origin, along, down))
+        motion = np.array((velocity[0], 0.0, velocity[1]))
+        self.surfaces.append(Surface(kind, place, across, fall, motion, texture, brightness))
 
     def board(
         self,
-        sprite: tuple[Texture, float, float],
+        sprite: Sprite,
         x: float,
         z: float,
         velocity: tuple[float, float] = (0.0, 0.0),

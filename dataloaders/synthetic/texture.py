@@ -43,12 +43,12 @@ class Texture:
     def __init__(self, rgb: np.ndarray, label: np.ndarray) -> None:
         opaque = label > 0
         self.solid = bool(opaque.all())
-        counts = np.bincount(label.ravel(), minlength=256)[1:]
+        counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()[1:]
         self.main_label = int(counts.argmax()) + 1
         self.single_label = int((counts > 0).sum()) == 1
-        alpha = np.where(opaque, 255, 0).astype(np.uint8)
         # Premultiplied by alpha, so that shrinking and bilinear sampling do not bleed the background in.
-        self._rgba = np.dstack([rgb * opaque[..., None], alpha])
+        alpha = opaque.view(np.uint8) * np.uint8(255)
+        self._rgba = cv2.bitwise_and(cv2.merge([*cv2.split(rgb), alpha]), cv2.merge([alpha] * 4))
         # Soft edges read the class of texels that are transparent, so those need one as well.
         if self.single_label:
             self._label = np.full_like(label, self.main_label)
@@ -80,6 +80,9 @@ class Texture:
         return self._levels[key]
 
 
+Sprite = tuple[Texture, float, float]  # a picture with its width and height in metres
+
+
 def _fill_label(label: np.ndarray, main_label: int) -> np.ndarray:
     """Gives transparent texels the class of a drawn one nearby, or the main class."""
     spread = cv2.dilate(label, np.ones((9, 9), np.uint8))
@@ -103,10 +106,10 @@ def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, .
 def palette(rng: np.random.Generator, count: int = 9) -> list[Colour]:
     """Colours (RGB, 0 to 255) that houses, walls, vehicles and clothes of one sequence all draw from."""
     hsv = np.stack(
-        [rng.uniform(0, 180, count), 255 * rng.beta(1.2, 2.6, count), rng.uniform(45, 235, count)], axis=-1
+        [rng.uniform(0, 180, count), 210 * rng.beta(1.2, 2.6, count), rng.uniform(45, 235, count)], axis=-1
     ).astype(np.uint8)
     rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
-    return [tuple(float(channel) for channel in colour) for colour in rgb]
+    return [(float(red), float(green), float(blue)) for red, green, blue in rgb]
 
 
 def pick(rng: np.random.Generator, colours: list[Colour]) -> Colour:
@@ -163,7 +166,9 @@ class Canvas:
         """Fills an ellipse round (x, y)."""
         self.polygon(_CIRCLE * (radius_x, radius_y) + (x, y), colour, label)
 
-    def bar(self, start: tuple[float, float], end: tuple[float, float], thick: float, colour: Colour, label: int) -> None:
+    def bar(
+        self, start: tuple[float, float], end: tuple[float, float], thick: float, colour: Colour, label: int
+    ) -> None:
         """Draws a straight bar `thick` metres wide with round ends."""
         (x0, y0), (x1, y1) = start, end
         length = max(1e-6, float(np.hypot(x1 - x0, y1 - y0)))

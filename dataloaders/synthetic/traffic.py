@@ -9,7 +9,7 @@ from dataloaders.synthetic.surroundings import Profile
 from dataloaders.synthetic.texture import Label
 from dataloaders.synthetic.vehicles import make_vehicle
 
-_MIX = ((Label.CAR, 0.58), (Label.TRUCK, 0.21), (Label.BUS, 0.21))
+_MIX = ((Label.CAR, 0.53), (Label.TRUCK, 0.2), (Label.BUS, 0.27))
 
 
 def _choose(rng: np.random.Generator) -> Label:
@@ -22,9 +22,8 @@ def lead(stage: Stage, ego_speed: float) -> None:
     draw = rng.random()
     speed = ego_speed + float(rng.uniform(-2.5, 1.5))
     if draw < 0.5:
-        stage.vehicle_along(
-            make_vehicle(rng, stage.colours, _choose(rng)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(13, 26)), 1, speed
-        )
+        vehicle = make_vehicle(rng, stage.colours, _choose(rng))
+        stage.vehicle_along(vehicle, float(rng.uniform(-0.3, 0.3)), float(rng.uniform(13, 26)), 1, speed)
     elif draw < 0.8:
         label = Label.MOTORCYCLE if rng.random() < 0.6 else Label.BICYCLE
         sprite = sprites.two_wheeler_end(rng, stage.colours, label)
@@ -103,7 +102,7 @@ def park(stage: Stage, profile: Profile) -> None:
                 z += float(rng.uniform(4, 12))
 
 
-def cyclists(stage: Stage, profile: Profile) -> None:
+def cyclists(stage: Stage) -> None:
     """Riders who keep to the kerb side of the road, seen from behind on the right and from the front on the left."""
     rng = stage.rng
     for _ in range(int(rng.integers(1, 4))):

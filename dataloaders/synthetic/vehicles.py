@@ -69,9 +69,8 @@ def _car_side(rng: np.random.Generator, length: float, height: float, body: Colo
         body,
         label,
     )
-    canvas.polygon(
-        [(0.22, belt + 0.02), (0.3, height - 0.12), (cabin - 0.92, height - 0.12), (cabin - 0.16, belt + 0.02)], glass, label
-    )
+    top, sill = height - 0.12, belt + 0.02
+    canvas.polygon([(0.22, sill), (0.3, top), (cabin - 0.92, top), (cabin - 0.16, sill)], glass, label)
     for x in (cabin * 0.3, cabin * 0.62):
         canvas.box(x - 0.05, belt, x + 0.05, height - 0.08, body, label)
         canvas.box(x - 0.02, 0.35, x + 0.02, belt, scaled(body, 0.7), label)

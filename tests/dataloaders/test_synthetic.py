@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from dataloaders.synthetic import StreetFrame, StreetSettings, ensure_streets, read_flow, render_sequence, write_flow
+from dataloaders.synthetic import (
+    StreetFrame,
+    StreetSettings,
+    ensure_streets,
+    generate,
+    read_flow,
+    render_sequence,
+    write_flow,
+)
 from dataloaders.synthetic.texture import Label
 
 SMALL = StreetSettings(height=64, width=128, train=2, val=1, length=3, seed=5)
@@ -97,7 +105,7 @@ def test_flow_carries_labels_and_colours(clips: list[list[StreetFrame]]) -> None
             assert frame.visible.mean() > 0.75
             # Uncovered surfaces have no true source: there the fetched labels are often wrong.
             assert agree[~frame.visible].mean() < 0.8
-            smooth, smooth_before = (cv2.GaussianBlur(part.image, (0, 0), 1.2).astype(float) for part in (frame, before))
+            smooth, smooth_before = (cv2.GaussianBlur(part.image, (0, 0), 1.2) / 255 for part in (frame, before))
             moved = np.abs(smooth - smooth_before[row, column]).mean(axis=-1)[frame.visible].mean()
             stayed = np.abs(smooth - smooth_before).mean(axis=-1)[frame.visible].mean()
             assert moved < 0.75 * stayed
@@ -128,7 +136,7 @@ def test_copying_loses_to_warping_and_warping_to_truth(clips: list[list[StreetFr
         sources = [(clip, now) for clip in clips for now in range(4, len(clip))]
         copied.append(mean_iou([(clip[now].label, clip[now - steps].label) for clip, now in sources]))
         fetched = [clip[now - steps].label[follow(clip, now, steps)] for clip, now in sources]
-        warped.append(mean_iou([(clip[now].label, label) for (clip, now), label in zip(sources, fetched)]))
+        warped.append(mean_iou([(clip[now].label, label) for (clip, now), label in zip(sources, fetched, strict=True)]))
     below_warp, below_truth = np.subtract(warped, copied), 1 - np.array(warped)
     assert (below_warp > 0.1).all() and below_warp[3] > below_warp[0]
     assert (below_truth > 0.05).all() and (np.diff(below_truth) > 0.02).all()
@@ -217,8 +225,6 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_folder_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataloaders.synthetic import generate
-
     root = tmp_path / "streets"
     settings = StreetSettings(height=64, width=128, train=1, val=0, length=1, seed=5)
     build = generate._build
