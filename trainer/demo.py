@@ -63,8 +63,11 @@ def flow_settings(common: Options) -> Options:
 
 
 def propagation_settings(common: Options) -> Options:
-    """The paper's recipe but for its length, the crop, and the scales, which fit the small frames."""
-    return replace(common, stage="gsv", batch_size=8, epoch=1, eval_interval=1)
+    """The paper's losses and passes; Adam and small batches, which learn most in few steps, and no random scale."""
+    return replace(
+        common, stage="gsv", optim="adam", lr=1e-3, guide_lr=2e-3, optical_flow_lr=1e-4, weight_decay=0.0, batch_size=4,
+        epoch=1, random_scale=(1.0, 1.0),
+    )
 
 
 def evaluate_demo(options: Options, device: torch.device) -> None:

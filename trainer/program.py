@@ -12,7 +12,7 @@ from trainer.evaluate import Evaluation, Predictions, table_lines
 from trainer.networks import networks_for_evaluation
 from trainer.runs import new_experiment
 from trainer.trainer import Stopped, Trainer
-from utils.distributed import Ranks, join, leave
+from utils.distributed import Ranks, join, leave, wait_for_all
 from utils.logging import logger, start_console, write_json
 from utils.visualize import write_picture
 
@@ -25,7 +25,11 @@ def run(options: Options) -> int:
     try:
         if options.demo:
             run_demo(options, device)
-        elif options.evaluate:
+            return 0
+        if ranks.first:  # before the others look for it: it may have to be made
+            prepare_data(dataset=options.dataset, root=Path(options.data_path))
+        wait_for_all()
+        if options.evaluate:
             run_evaluation(options, device, ranks)
         else:
             Trainer(options, device, ranks).run()
@@ -52,7 +56,6 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
     """Evaluate, print the table, write metrics.json (and predictions); returns the metrics."""
     if options.stage == "segnet" and options.method == "gsv":
         raise UserError("--stage segnet --evaluate 1 wants --method per-frame or copy; gsv belongs to --stage gsv")
-    prepare_data(dataset=options.dataset, root=Path(options.data_path))
     evaluation = Evaluation(options, device, ranks)
     net = networks_for_evaluation(options).to(device)
     folder = new_experiment(options) if ranks.first else None

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from config.datasets import DATASETS
 from config.errors import UserError
 from config.options import Options
-from dataloaders.build import evaluation_loader, labelled_frames, prepare_data
+from dataloaders.build import evaluation_loader, labelled_frames
 from dataloaders.clips import ClipDataset, LabelledFrame
 from dataloaders.flows import FlowDataset
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, draw_augmentation, normalise
@@ -46,7 +46,6 @@ class Stage:
     def __init__(self, options: Options, device: torch.device, ranks: Ranks):
         self.options, self.device, self.ranks = options, device, ranks
         self.dataset = DATASETS[options.dataset]
-        prepare_data(dataset=options.dataset, root=Path(options.data_path))
 
     def train_mode(self) -> None:
         self.trained.train()

@@ -1,0 +1,109 @@
+"""What holds for every network, whatever its weights."""
+import pytest
+import torch
+
+from models.build import FLOW_NETWORKS, SEGMENTERS, build_flow, build_gsvnet, build_segmenter
+from models.gsvnet import GSVNet, State, grid_view
+from models.resize import grid_size, scaled_size
+
+SIZES = [(64, 128), (72, 104), (90, 122), (45, 61)]
+
+
+def no_gradient(module: torch.nn.Module) -> set[str]:
+    return {name for name, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_segmenter_takes_any_size_and_class_count(name, size):
+    segmenter = build_segmenter(name=name, classes=5).eval()
+    image = torch.randn(1, 3, *size)
+    before = image.clone()
+    logits = segmenter(image)
+    assert logits.shape[:2] == (1, 5)
+    assert logits.shape[2:] == tuple(-(-side // segmenter.stride) for side in size)
+    assert logits.isfinite().all()
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_every_parameter_of_a_segmenter_learns(name):
+    segmenter = build_segmenter(name=name, classes=4)
+    outputs = segmenter.training_logits(torch.randn(2, 3, 64, 96))
+    sum(x.square().sum() for x in outputs).backward()
+    assert no_gradient(segmenter) == set()
+
+
+def test_bisenet_inference_leaves_the_auxiliary_heads_alone():
+    segmenter = build_segmenter(name="bisenet", classes=4).eval()
+    for head in segmenter.heads[:2]:
+        head.register_forward_hook(lambda *_: pytest.fail("an auxiliary head ran"))
+    segmenter(torch.randn(1, 3, 64, 64))
+
+
+def test_bisenet_trains_on_full_size_auxiliary_logits():
+    shapes = [tuple(x.shape) for x in build_segmenter(name="bisenet", classes=4).training_logits(torch.randn(2, 3, 64, 96))]
+    assert shapes == [(2, 4, 8, 12), (2, 4, 64, 96), (2, 4, 64, 96)]
+
+
+@pytest.mark.parametrize("size", [(32, 64), (11, 15), (5, 7), (1, 1)])
+@pytest.mark.parametrize("name", FLOW_NETWORKS)
+def test_flow_takes_any_size(name, size):
+    flow = build_flow(name=name).eval()
+    out = flow(torch.randn(1, 3, *size), torch.randn(1, 3, *size))
+    assert out.shape[:2] == (1, 2) and out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FLOW_NETWORKS)
+def test_every_parameter_of_a_flow_network_learns(name):
+    flow = build_flow(name=name)
+    flow(torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)).square().sum().backward()
+    assert no_gradient(flow) == set()
+
+
+@pytest.mark.parametrize("size", SIZES + [(8, 8)])
+def test_clip_of_any_size(size):
+    net = build_gsvnet(segmenter="swiftnet", flow="light", classes=3).eval()
+    frames = torch.randn(3, 1, 3, *size)
+    with torch.no_grad():
+        state = net.keyframe(frames[0], 0.75)
+        for frame in frames[1:]:
+            state = net.propagate(state, grid_view(frame))
+    assert state.logits.shape == (1, 3, *grid_size(*size))
+    assert state.logits.isfinite().all()
+
+
+def test_propagation_leaves_its_input_state_alone():
+    net = build_gsvnet(segmenter="swiftnet", flow="light", classes=3).eval()
+    state = State(torch.randn(1, 3, 8, 16), torch.randn(1, 3, 8, 16))
+    logits, view = state.logits.clone(), state.view.clone()
+    with torch.no_grad():
+        net.propagate(state, torch.randn(1, 3, 8, 16))
+    assert torch.equal(state.logits, logits) and torch.equal(state.view, view)
+
+
+def test_parts_are_injected():
+    seen = []
+
+    def flow(current, previous):
+        seen.append((current, previous))
+        return torch.zeros(1, 2, 1, 2)
+
+    class Part(torch.nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, *inputs):
+            return self.function(*inputs)
+
+    net = GSVNet(Part(lambda x: x[:, :2]), Part(flow), Part(lambda warped, frame: warped + 1))
+    state = net.keyframe(torch.ones(1, 3, 16, 32))
+    after = net.propagate(state, torch.full((1, 3, 2, 4), 2.0))
+    assert torch.allclose(after.logits, torch.full((1, 2, 2, 4), 2.0))
+    assert seen[0][0].mean() == 2 and seen[0][1].mean() == 1
+
+
+@pytest.mark.parametrize("size, scale, expected", [((1024, 2048), 0.75, (768, 1536)), ((1023, 2049), 0.75, (765, 1536)), ((360, 480), 0.5, (180, 240)), ((3, 3), 0.75, (1, 1))])
+def test_keyframe_size(size, scale, expected):
+    assert scaled_size(*size, scale) == expected

@@ -1,0 +1,199 @@
+"""The program as its users call it: trains, resumes, evaluates, and answers mistakes."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from config.cityscapes import CITYSCAPES
+from dataloaders.images import id_table
+from dataloaders.transforms import normalise
+from main import main
+from models.gsvnet import grid_view
+from models.released import GSVNET_FILES, read_gsvnet
+from tests.released import filled_gsvnet, released_tensors
+from trainer.evaluate import label_map
+from trainer.runs import LATEST
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ["--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--epoch", "1"]
+
+
+@pytest.fixture
+def call(streets, weights, tmp_path):
+    """Run the program in this process on the tiny streets; returns the exit status."""
+
+    def run(*words: str) -> int:
+        common = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights),
+                  "--log-folder", str(tmp_path / "logs"), "--num-worker", "0", "--device", "cpu"]
+        return main(common + list(words))
+
+    return run
+
+
+def experiment(tmp_path: Path, name: str, number: int = 0) -> Path:
+    return tmp_path / "logs" / "run" / "synthetic" / name / f"experiment_{number}"
+
+
+def tensors(path: Path) -> dict:
+    content = read_gsvnet(path)
+    return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
+
+
+@pytest.mark.parametrize("segmenter, flow", [("swiftnet", "light"), ("bisenet", "flownet")])
+def test_released_files_evaluate_to_the_right_label_maps(call, streets, tmp_path, segmenter, flow):
+    predictions, metrics = tmp_path / "predictions", tmp_path / "metrics.json"
+    words = ["--load-flow", "0"] if flow == "flownet" else []
+    assert call("--evaluate", "1", "--batch-size", "1", "--resume", "1", "--segnet", segmenter, "--optical-flow-network",
+                flow, "--save-predictions", str(predictions), "--metrics-file", str(metrics), *words) == 0
+    net, table = filled_gsvnet(segmenter, flow), id_table(CITYSCAPES)
+    folder = streets / "leftImg8bit_sequence" / "val" / "streets"
+    checked = 0
+    for position in (0, 1, 4):
+        for path in sorted((predictions / f"position_{position}").iterdir()):
+            prefix, last = path.name.removesuffix("_pred_labelIds.png").rsplit("_", 1)
+            names = [f"{prefix}_{t:06d}_leftImg8bit.png" for t in range(int(last) - position, int(last) + 1)]
+            frames = np.stack([cv2.imread(str(folder / name))[..., ::-1] for name in names])
+            clip = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2), net.segmenter.pixel_mean, net.segmenter.pixel_std)
+            with torch.no_grad():
+                state = net.keyframe(clip[:1], 0.75)
+                for frame in clip[1:]:
+                    state = net.propagate(state, grid_view(frame[None]))
+            expected = table[label_map(state.logits, frames.shape[1:3]).numpy()]
+            assert (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == expected).mean() >= 0.999
+            checked += 1
+    assert checked == 12 + 10 + 4
+    content = json.loads(metrics.read_text())
+    assert content["classes"] == list(CITYSCAPES.classes)
+    assert [row["frames"] for row in content["positions"]] == [12, 10, 8, 6, 4]
+    row = content["positions"][1]
+    assert np.array(row["confusion"]).sum() <= 10 * 64 * 128
+    assert set(row) == {"position", "frames", "miou", "pixel_accuracy", "mean_class_accuracy", "frequency_weighted_iou",
+                        "class_iou", "confusion"}
+    assert content["avg_miou"] == pytest.approx(np.mean([r["miou"] for r in content["positions"]]))
+    assert content["min_miou"] == min(r["miou"] for r in content["positions"])
+
+
+def test_propagation_training_leaves_what_the_contract_names(call, tmp_path):
+    assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "2", "--eval-multi-step", "1") == 0
+    folder = experiment(tmp_path, "swiftnet_test")
+    for name in (LATEST, "model_best.pth.tar", "parameters.json", "log.csv", "metrics.json"):
+        assert (folder / name).is_file(), name
+    assert list(folder.glob("events.*"))
+    content = read_gsvnet(folder / LATEST)
+    assert {name: list(x.shape) for name, x in content["state_dict"].items()} == released_tensors()["gsv"]
+    assert {"epoch", "state_dict", "state_dict_of", "optimizer", "best_pred"} <= set(content)
+    assert content["epoch"] == 1
+    assert call("--evaluate", "1", "--resume", str(folder / LATEST), "--eval-multi-step", "1") == 0
+
+
+@pytest.mark.parametrize("segmenter", ["swiftnet", "bisenet"])
+def test_segmenter_stage_makes_a_file_that_segnet_weights_takes(call, tmp_path, segmenter):
+    assert call("--stage", "segnet", "--segnet", segmenter, "--pretrained-backbone", "0", *TRAIN, "--early-stop", "1") == 0
+    best = experiment(tmp_path, f"segnet_{segmenter}_test") / "model_best.pth.tar"
+    assert call("--evaluate", "1", "--segnet", segmenter, "--segnet-weights", str(best), "--method", "copy",
+                "--eval-multi-step", "1") == 0
+
+
+def test_flow_stage_makes_a_file_that_flow_weights_takes(call, tmp_path):
+    assert call("--stage", "flow", *TRAIN, "--early-stop", "1") == 0
+    folder = experiment(tmp_path, "flow_light_test")
+    assert json.loads((folder / "metrics.json").read_text())["end_point_error"] > 0
+    assert call("--evaluate", "1", "--method", "warp", "--flow-weights", str(folder / "model_best.pth.tar"),
+                "--eval-multi-step", "1") == 0
+
+
+def test_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(call, tmp_path):
+    words = [*TRAIN, "--multi-step", "1", "2", "--eval-interval", "9", "--resume", "auto"]
+    assert call(*words, "--checkname", "whole", "--epoch", "2") == 0
+    assert call(*words, "--checkname", "parts", "--epoch", "1") == 0
+    assert call(*words, "--checkname", "parts", "--epoch", "2") == 0
+    whole, parts = (tensors(experiment(tmp_path, f"swiftnet_{name}") / LATEST) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert not experiment(tmp_path, "swiftnet_parts", 1).exists()
+
+
+def test_interrupt_saves_and_resume_goes_on_to_the_same_weights(streets, weights, tmp_path):
+    common = [sys.executable, str(ROOT / "main.py"), "--dataset", "synthetic", "--data-path", str(streets),
+              "--weights-dir", str(weights), "--log-folder", str(tmp_path / "logs"), "--device", "cpu", *TRAIN,
+              "--multi-step", "1", "2", "--eval-interval", "9", "--epoch", "2", "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([*common, "--checkname", "cut"], env=environment)
+    log = experiment(tmp_path, "swiftnet_cut") / "log.csv"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.is_file() and len(log.read_text().splitlines()) > 20):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert (log.parent / LATEST).is_file()
+    assert subprocess.run([*common, "--checkname", "cut"], env=environment).returncode == 0
+    assert subprocess.run([*common, "--checkname", "whole"], env=environment).returncode == 0
+    cut, whole = (tensors(experiment(tmp_path, f"swiftnet_{name}") / LATEST) for name in ("cut", "whole"))
+    assert all(torch.equal(cut[k], whole[k]) for k in whole)
+
+
+def test_resuming_a_file_restores_the_optimizer_when_asked(call, tmp_path):
+    assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9") == 0
+    first = experiment(tmp_path, "swiftnet_test") / LATEST
+    assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--resume", str(first),
+                "--reset-optimizer", "0", "--reset-best-pred", "0", "--epoch", "2") == 0
+    content = read_gsvnet(experiment(tmp_path, "swiftnet_test", 1) / LATEST)
+    assert content["epoch"] == 2
+    assert content["progress"]["iteration"] == 2 * read_gsvnet(first)["progress"]["iteration"]
+
+
+def test_training_from_the_released_file_starts_at_its_weights(call, weights, tmp_path):
+    assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--resume", "1", "--lr", "1e-30",
+                "--guide-lr", "1e-30", "--optical-flow-lr", "1e-30") == 0
+    after = tensors(experiment(tmp_path, "swiftnet_test") / LATEST)
+    before = tensors(weights / GSVNET_FILES["swiftnet"])
+    for name in before:
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.equal(before[name], after[name]), name
+
+
+def test_frozen_filter_bank_and_flow_stay_as_they_are(call, weights, tmp_path):
+    assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--resume", "1",
+                "--train-optical-flow", "0") == 0
+    after, before = tensors(experiment(tmp_path, "swiftnet_test") / LATEST), tensors(weights / GSVNET_FILES["swiftnet"])
+    unchanged = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("flow.")} <= unchanged
+    assert "grm.ideal_dk.filter_copy_s" in unchanged
+    assert "grm.guide.guide_conv.0.weight" not in unchanged
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--segnt", "swiftnet"], r"unknown option --segnt \(did you mean --segnet\?\)"),
+        (["--evaluate", "1"], "--evaluate 1 wants a trained propagation"),
+        (["--evaluate", "1", "--resume", "nowhere.tar"], "nowhere.tar: not found"),
+        (["--data-path", "/nowhere", "--dataset", "cityscapes_2k"], "/nowhere: no such folder; --data-path"),
+        (["--multi-step", "9", "--epoch", "1"], "no labelled train frame has 9 frames before it"),
+        (["--stage", "flow", "--dataset", "camvid"], "no CamVid here"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(call, capsys, words, message):
+    assert call(*words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert re.search(message, lines[0]), lines[0]
+
+
+def test_two_processes_train_and_count_every_frame_once(streets, weights, tmp_path):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "main.py"),
+             "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu",
+             "--log-folder", str(tmp_path / "logs"), *TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-multi-step", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((experiment(tmp_path, "swiftnet_test") / "metrics.json").read_text())
+    assert [row["frames"] for row in metrics["positions"]] == [10, 8]  # a dry run: 10 frames, two of them the first of their sequence
