@@ -65,6 +65,7 @@ class Options:
     batch_size: int = _option(8, "batch over all ranks", kind=int, low=1)
     epoch: int = _option(100, "epochs", kind=int, low=1)
     multi_step: tuple[int, ...] = _option((1, 2, 3, 4), "clip intervals trained, one after the other, in an epoch", kind=int, low=1, count="+")
+    save_every: int = _option(0, "optimizer steps between checkpoints within an epoch (0: only after each epoch)", kind=int, low=0)
     early_stop: bool = _switch(False, "dry run: 5 training and 10 evaluation iterations")
     seed: int = _option(1, "seed of everything random", kind=int, low=0)
     # evaluation

@@ -15,6 +15,8 @@ SEGMENTER_FILES = {"swiftnet": "cityscapes-swnet-R18.pt", "bisenet": "cityscapes
 GSVNET_FILES = {"swiftnet": "gsvnet_swnet_r18.tar", "bisenet": "gsvnet_bisenet_r18.tar"}
 FLOWNET_FILE = "flownet.pth.tar"
 
+CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value a class
+
 TENSOR_NAMES = (  # released prefix, ours
     ("grm.ideal_dk.filter_copy_s", "filter_bank"),
     ("grm.intra_net.intra_net.", "intra."),

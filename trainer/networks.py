@@ -7,14 +7,14 @@ from torch import nn
 
 from config.datasets import DATASETS
 from config.errors import UserError
-from config.options import Options
+from config.options import Options, flag
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.gsvnet import GSVNet
 from models.released import (
-    FLOWNET_FILE, GSVNET_FILES, SEGMENTER_FILES, load_flow, load_gsvnet, load_segmenter, read_flow, read_gsvnet,
-    read_segmenter,
+    CLASS_COUNT_TENSOR, FLOWNET_FILE, GSVNET_FILES, SEGMENTER_FILES, load_flow, load_gsvnet, load_segmenter, read_flow,
+    read_gsvnet, read_segmenter,
 )
-from trainer.runs import LATEST, latest_experiment
+from trainer.runs import LATEST, PREVIOUS, latest_experiment
 from utils.logging import logger
 
 
@@ -49,15 +49,45 @@ def resume_path(options: Options) -> Optional[Path]:
 
 
 def read_resumed(options: Options) -> Optional[Resumed]:
-    """Read the file that `--resume` means, if any."""
+    """Read the file that `--resume` means, if any. With auto, a damaged latest file gives way to the one before it."""
     path = resume_path(options)
     if path is None:
         return None
+    try:
+        return _read(options, path)
+    except UserError as error:
+        before = path.with_name(PREVIOUS)
+        if options.resume != "auto" or not before.is_file():
+            raise
+        logger.info("%s; taking %s instead", error, before.name)
+        return _read(options, before)
+
+
+def _read(options: Options, path: Path) -> Resumed:
     if options.stage == "gsv":
-        return Resumed(path, read_gsvnet(path))
-    if options.stage == "segnet":
-        return Resumed(path, read_segmenter(path, options.segnet))
-    return Resumed(path, read_flow(path, options.optical_flow_network))
+        content = read_gsvnet(path)
+    elif options.stage == "segnet":
+        content = read_segmenter(path, options.segnet)
+    else:
+        content = read_flow(path, options.optical_flow_network)
+    _refuse_other_networks(options, path, content)
+    return Resumed(path, content)
+
+
+def _refuse_other_networks(options: Options, path: Path, content: Mapping) -> None:
+    """Compare what the checkpoint says of its networks, or shows by its shapes, with this run's."""
+    trained = content.get("args")
+    trained = trained if isinstance(trained, Mapping) else {}
+    wanted = {"gsv": ["segnet"], "segnet": ["segnet"], "flow": ["optical_flow_network"]}[options.stage]
+    if options.stage == "gsv" and options.load_flow:
+        wanted.append("optical_flow_network")
+    for name in wanted:
+        if trained.get(name, getattr(options, name)) != getattr(options, name):
+            raise UserError(f"{path}: was trained with {flag(name)} {trained[name]}, this run has {getattr(options, name)}")
+    bias = content["state_dict"].get(CLASS_COUNT_TENSOR) if options.stage == "gsv" else None
+    classes = DATASETS[options.dataset].num_classes
+    if bias is not None and bias.ndim == 1 and len(bias) != classes:
+        raise UserError(f"{path}: was trained for {len(bias)} classes, --dataset {options.dataset} has {classes}")
 
 
 def segmenter_path(options: Options) -> Path:

@@ -7,7 +7,7 @@ from config.errors import UserError
 from config.options import Options
 from utils.logging import write_json
 
-LATEST, BEST = "checkpoint.pth.tar", "model_best.pth.tar"
+LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint_previous.pth.tar", "model_best.pth.tar"
 _PREFIX = "experiment_"
 
 

@@ -23,7 +23,7 @@ from models.build import SEGMENTERS
 from models.gsvnet import GSVNet
 from models.losses import FlowLoss, PropagationLoss, SegmenterLoss
 from models.released import released_state
-from models.resize import GRID_STRIDE
+from models.resize import GRID_STRIDE, grid_size
 from trainer import optim
 from trainer.evaluate import DRY_RUN_FRAMES, Evaluation
 from trainer.networks import Resumed, networks_for_training, starting_flow, starting_segmenter
@@ -128,10 +128,14 @@ class PropagationStage(Stage):
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         clip, label = batch["clip"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
         augmentation = self._augmentation(np.random.default_rng(list(seed)), clip.shape[-2:])
-        segmenter = self.net.segmenter
-        clip = normalise(augmentation.images(clip), segmenter.pixel_mean, segmenter.pixel_std)  # (N,T,3,H,W)
-        key_logits, teacher = frozen_pass(segmenter, clip[:, 0], clip[:, -1], distil=self.options.distil)
-        logits = self.trained(key_logits, views_of(clip))  # (N,C,h,w)
+        mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
+        # Only the segmenter's frames are needed in full; of all others the network sees 1/8.
+        ends = normalise(augmentation.images(clip[:, [0, -1]]), mean, std)  # (N,2,3,H,W)
+        middle = augmentation.views(clip[:, 1:-1], grid_size(*ends.shape[-2:]))  # (N,T-2,3,h,w)
+        first, last = views_of(ends)  # (N,3,h,w) each
+        between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
+        key_logits, teacher = frozen_pass(self.net.segmenter, ends[:, 0], ends[:, 1], distil=self.options.distil)
+        logits = self.trained(key_logits, [first, *between, last])  # (N,C,h,w)
         return self.criterion(logits, augmentation.label(label).long(), teacher)
 
     def evaluate(self) -> Optional[dict]:

@@ -14,10 +14,10 @@ from config.options import Options
 from dataloaders.build import training_loader
 from trainer.evaluate import table_lines
 from trainer.networks import Resumed, read_resumed
-from trainer.runs import BEST, LATEST, new_experiment
+from trainer.runs import BEST, LATEST, PREVIOUS, new_experiment
 from trainer.stages import STAGES, score_of
-from utils.checkpoint import save_checkpoint
-from utils.distributed import Ranks, any_rank, wait_for_all
+from utils.checkpoint import random_state, restore_random_state, save_checkpoint
+from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
 from utils.logging import RunLog, logger, progress_bar, write_json
 
 DRY_RUN_STEPS = 5
@@ -57,13 +57,16 @@ class Trainer:
         self.folder: Optional[Path] = None
         if resumed is not None:
             self._resume(resumed)
-        self.signal = 0
+        self.signal = 0  # number of the signal that asked to end
+        self.all_saved = False  # whether ending right now would lose nothing
+        self.random_states = [random_state()]
 
     def run(self) -> Path:
         options, progress = self.options, self.progress
         if self.ranks.first:
             self.folder = self.folder or new_experiment(options)
             logger.info("run folder: %s", self.folder)
+        self.folder = from_all_ranks(self.folder)[0]
         log = RunLog(self.folder) if self.ranks.first else None
         previous = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -82,10 +85,10 @@ class Trainer:
         while progress.pass_index < len(passes):
             self._pass(passes[progress.pass_index], log)
             progress.pass_index, progress.step = progress.pass_index + 1, 0
-        progress.epoch, progress.pass_index = progress.epoch + 1, 0
         metrics = None
-        if progress.epoch % self.options.eval_interval == 0 or progress.epoch == self.options.epoch:
-            metrics = self.stage.evaluate()
+        if (progress.epoch + 1) % self.options.eval_interval == 0 or progress.epoch + 1 == self.options.epoch:
+            metrics = self._evaluate()
+        progress.epoch, progress.pass_index = progress.epoch + 1, 0
         score = score_of(metrics) if metrics is not None else None
         # Without evaluation the newest weights count as the best known.
         improved = score is None and progress.best == -math.inf or score is not None and score > progress.best
@@ -94,6 +97,16 @@ class Trainer:
         self._save(score, improved)
         if metrics is not None and self.ranks.first:
             self._report(metrics, improved, log)
+
+    def _evaluate(self) -> Optional[dict]:
+        """Evaluate, which can be long: what was trained is saved first, and a signal need not wait."""
+        self._save(None, improved=False)
+        self._stop_if_asked()
+        self.all_saved = True
+        try:
+            return self.stage.evaluate()
+        finally:
+            self.all_saved = False
 
     def _pass(self, interval: int, log: Optional[RunLog]) -> None:
         """The rest, from `progress.step` on, of one pass over the clips of one interval."""
@@ -117,6 +130,8 @@ class Trainer:
                     log.scalars(progress.iteration, {f"train/{k}": v for k, v in losses.items()} | rates)
                 bar.set_postfix_str(f"loss {losses['total']:.4f}", refresh=False)
                 bar.update()
+                if options.save_every and progress.iteration % options.save_every == 0:
+                    self._save(None, improved=False)
                 self._stop_if_asked()
                 if progress.step >= total:
                     break
@@ -125,13 +140,26 @@ class Trainer:
         options, progress, stage = self.options, self.progress, self.stage
         seed = (options.seed, progress.epoch, progress.pass_index, progress.step)
         losses = stage.loss(batch, seed)
+        values = dict(zip(losses, torch.stack([x.detach() for x in losses.values()]).tolist()))
+        if any_rank(not math.isfinite(values["total"]), self.device):
+            self._refuse_loss(values, batch)
         stage.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         stage.optimizer.step()
         stage.scheduler.step()
         progress.step += 1
         progress.iteration += 1
-        return {name: value.item() for name, value in losses.items()}
+        return values
+
+    def _refuse_loss(self, values: dict[str, float], batch: Mapping) -> None:
+        """Stop before the optimizer spreads a loss that is no number; keep what is needed to look into it."""
+        names = ", ".join(batch["name"])
+        path = self.folder / f"non_finite_rank_{self.ranks.rank}.pth.tar"
+        save_checkpoint(path, {"losses": values, "batch": dict(batch), **self._content(None)})
+        raise UserError(
+            f"the loss became {values['total']} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on the "
+            f"frames {names}; weights and batch are in {path}; a lower learning rate is the usual remedy"
+        )
 
     def _report(self, metrics: dict, improved: bool, log: RunLog) -> None:
         progress = self.progress
@@ -153,11 +181,22 @@ class Trainer:
             log.image(progress.iteration, "val/overlay", picture)
 
     def _save(self, score: Optional[float], improved: bool) -> None:
+        self.random_states = from_all_ranks(random_state())
         if not self.ranks.first:
             return
+        content = self._content(score)
+        save_checkpoint(self.folder / LATEST, content, previous=self.folder / PREVIOUS)
+        if improved:
+            save_checkpoint(self.folder / BEST, content)
+
+    def _content(self, score: Optional[float]) -> dict:
+        """Everything that a later run needs to go on as if this one had not stopped.
+
+        Sampling and augmentation are drawn from the seed and the place in training alone, so the place is their state.
+        """
         progress, stage = self.progress, self.stage
         best = progress.best if math.isfinite(progress.best) else 0.0
-        content = {
+        return {
             "epoch": progress.epoch,
             **stage.state(),
             "optimizer": stage.optimizer.state_dict(),
@@ -168,10 +207,8 @@ class Trainer:
             "args": dataclasses.asdict(self.options),
             "scheduler": stage.scheduler.state_dict(),
             "progress": dataclasses.asdict(progress),
+            "random_state": self.random_states,
         }
-        save_checkpoint(self.folder / LATEST, content)
-        if improved:
-            save_checkpoint(self.folder / BEST, content)
 
     def _resume(self, resumed: Resumed) -> None:
         """Take up optimizer, schedule and place from the checkpoint, as far as the options ask for it."""
@@ -196,6 +233,9 @@ class Trainer:
             self.stage.scheduler.load_state_dict(content["scheduler"])
         if "progress" in content:
             self.progress = Progress(**content["progress"])
+            states = content.get("random_state", [])
+            if len(states) == self.ranks.count:
+                restore_random_state(states[self.ranks.rank])
         else:
             self.progress.epoch = int(content.get("epoch", 0))
 
@@ -203,6 +243,8 @@ class Trainer:
         if self.signal:  # asked twice: end at once
             raise KeyboardInterrupt
         self.signal = number
+        if self.all_saved:
+            raise Stopped(128 + number)
 
     def _stop_if_asked(self) -> None:
         if any_rank(bool(self.signal), self.device):

@@ -3,9 +3,10 @@ import argparse
 import hashlib
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Optional
 
 import numpy as np
 import torch
@@ -89,18 +90,51 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, exp
     module.load_state_dict({name: tensors[name] for name in own})
 
 
-def save_checkpoint(path: Path, content: dict) -> None:
-    """Write `content` beside `path` first, flush, then rename: a reader sees the old file or the new one, whole."""
+def save_checkpoint(path: Path, content: dict, *, previous: Optional[Path] = None) -> None:
+    """Write `content` beside `path` first, flush, then rename: a reader sees the old file or the new one, whole.
+
+    The file that stood at `path` is kept as `previous`, where given. Raises UserError when the disk refuses.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep_as(path, previous)
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); any earlier file there is untouched") from error
+    except (OSError, RuntimeError) as error:  # torch's own zip writer turns a full disk into a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be written ({reason}); free some space or choose another --log-folder; "
+            + ("the file of before is whole" if path.exists() else "nothing was left half-written")
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep_as(path: Path, previous: Path) -> None:
+    """Let `previous` be what `path` is now, without a moment in which either is missing."""
+    link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, link)
+    os.replace(link, previous)
+
+
+def random_state() -> dict:
+    """State of torch's generators in this process, as tensors."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: Mapping) -> None:
+    """Bring back what `random_state` returned, as far as this machine has the devices."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

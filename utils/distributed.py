@@ -67,6 +67,15 @@ def any_rank(value: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
+def from_all_ranks(value: object) -> list:
+    """Every rank's `value`, in rank order; any object that pickles."""
+    if not dist.is_initialized():
+        return [value]
+    values: list = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def wait_for_all() -> None:
     if dist.is_initialized():
         dist.barrier()
