@@ -35,7 +35,7 @@ def split_of(name: str) -> Optional[str]:
     if sequence == "0001TP":
         return "train" if number <= 8520 else "test"
     if sequence == "0016E5":
-        return "val" if number % 2 == 1 else "train"
+        return "val" if 7959 <= number <= 8159 and number % 2 == 1 else "train"
     return {"0006R0": "train", "Seq05VD": "test"}.get(sequence)
 
 

@@ -1,0 +1,85 @@
+"""Clips, flow pairs and the loaders over them."""
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from config.errors import UserError
+from config.synthetic import SYNTHETIC
+from dataloaders.build import EpochSampler, evaluation_loader, labelled_frames, training_loader
+from dataloaders.clips import ClipDataset, LabelledFrame, PastDataset, read_clip
+from dataloaders.flows import FlowDataset
+from dataloaders.synthetic import write_flow
+
+
+@pytest.fixture(scope="module")
+def frames(streets):
+    return labelled_frames(dataset="synthetic", root=streets, split="train", past=4)
+
+
+def test_clip_ends_at_the_labelled_frame_and_stays_bytes(frames):
+    dataset = ClipDataset(frames, 2, SYNTHETIC)
+    item = dataset[0]
+    assert item["clip"].shape == (3, 3, 64, 128) and item["clip"].dtype == torch.uint8
+    assert item["label"].shape == (64, 128) and item["label"].dtype == torch.uint8
+    assert set(item["label"].unique().tolist()) <= set(range(19)) | {250}
+    assert torch.equal(item["clip"][-1], read_clip(dataset.frames[0].frames[-1:])[0])
+    assert len(dataset) == 3 * 4  # three sequences of six frames, the first two of each without enough past
+
+
+def test_past_dataset_takes_what_there_is(frames):
+    lengths = [len(PastDataset(frames, 4, SYNTHETIC)[i]["clip"]) for i in range(6)]
+    assert lengths == [1, 2, 3, 4, 5, 5]
+
+
+def test_frames_of_different_size_are_named(tmp_path):
+    for name, size in (("a.png", (8, 8, 3)), ("b.png", (8, 10, 3))):
+        cv2.imwrite(str(tmp_path / name), np.zeros(size, np.uint8))
+    with pytest.raises(UserError, match=r"b.png: 10 x 8 pixels, but .*a.png of the same clip has 8 x 8"):
+        read_clip([tmp_path / "a.png", tmp_path / "b.png"])
+
+
+def test_flow_is_in_grid_pixels_averaged_over_what_is_valid(tmp_path):
+    flow, valid = np.zeros((32, 64, 2), np.float32), np.ones((32, 64), bool)
+    flow[..., 0], flow[..., 1] = 16.0, -4.0
+    flow[:8, :4] = 500.0
+    valid[:8, :4] = False
+    write_flow(tmp_path / "f.png", flow, valid)
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((32, 64, 3), np.uint8))
+    frame = LabelledFrame("x", (tmp_path / "a.png", tmp_path / "b.png"), tmp_path / "l.png", "p.png", tmp_path / "f.png")
+    item = FlowDataset([frame], 8)[0]
+    assert item["flow"].shape == (2, 4, 8) and item["valid"].shape == (1, 4, 8)
+    assert torch.allclose(item["flow"][0], torch.tensor(2.0), atol=0.01)
+    assert torch.allclose(item["flow"][1], torch.tensor(-0.5), atol=0.01)
+    assert item["valid"][0, 0, 0] == 0.5 and item["valid"][0, 1, 1] == 1
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_batches_of_one_process(ranks):
+    whole = EpochSampler(22, batch=4, words=(1, 2), rank=0, ranks=1, skip=0).indices
+    parts = [EpochSampler(22, batch=4, words=(1, 2), rank=r, ranks=ranks, skip=0).indices for r in range(ranks)]
+    share = 4 // ranks
+    for batch in range(5):
+        joined = [i for part in parts for i in part[batch * share : (batch + 1) * share]]
+        assert joined == whole[batch * 4 : batch * 4 + 4]
+
+
+def test_sampler_depends_on_its_words_alone_and_skips_what_is_done():
+    def sampler(words, skip=0):
+        return EpochSampler(20, batch=4, words=words, rank=0, ranks=1, skip=skip).indices
+
+    assert sampler((1, 0)) == sampler((1, 0)) != sampler((1, 1))
+    assert sampler((1, 0), skip=2) == sampler((1, 0))[8:]
+    assert len(EpochSampler(3, batch=8, words=(0,), rank=0, ranks=1, skip=0)) == 3
+
+
+def test_evaluation_covers_every_sample_once_over_the_ranks(frames):
+    dataset = PastDataset(frames, 1, SYNTHETIC)
+    names = [x["name"][0] for rank in range(4) for x in evaluation_loader(dataset, workers=0, rank=rank, ranks=4)]
+    assert sorted(names) == sorted(frame.name for frame in frames)
+
+
+def test_training_batches_stack(frames):
+    (batch, *_) = training_loader(ClipDataset(frames, 1, SYNTHETIC), batch=3, seed=(0,), workers=0)
+    assert batch["clip"].shape == (3, 2, 3, 64, 128) and len(batch["name"]) == 3

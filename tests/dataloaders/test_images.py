@@ -1,0 +1,59 @@
+"""Pictures and label maps from files of all kinds."""
+import cv2
+import numpy as np
+import pytest
+
+from config.camvid import CAMVID
+from config.cityscapes import CITYSCAPES
+from config.errors import UserError
+from dataloaders.images import id_table, label_table, read_ids, read_image, read_label
+
+
+def write(path, array):
+    assert cv2.imwrite(str(path), array)
+    return path
+
+
+def test_colour_is_rgb(tmp_path):
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[..., 2] = 200  # OpenCV writes BGR
+    assert (read_image(write(tmp_path / "a.png", picture))[0, 0] == (200, 0, 0)).all()
+
+
+@pytest.mark.parametrize("shape, kind", [((4, 6), np.uint8), ((4, 6, 4), np.uint8), ((4, 6, 3), np.uint16)])
+def test_grey_alpha_and_16_bit_become_rgb_bytes(tmp_path, shape, kind):
+    picture = np.full(shape, 40 * (257 if kind is np.uint16 else 1), kind)
+    image = read_image(write(tmp_path / "a.png", picture))
+    assert image.shape == (4, 6, 3) and image.dtype == np.uint8 and (image == 40).all()
+
+
+@pytest.mark.parametrize("config", [CITYSCAPES, CAMVID])
+def test_every_id_that_is_no_class_is_ignored_and_classes_go_back_to_their_ids(config, tmp_path):
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    label = read_label(write(tmp_path / "l.png", ids), label_table(config))
+    known = np.isin(ids, config.label_ids)
+    assert (label[~known] == 250).all()
+    assert (id_table(config)[label[known]] == ids[known]).all()
+    assert sorted(label[known]) == list(range(config.num_classes))
+
+
+@pytest.mark.parametrize("content, message", [(None, "cannot be opened"), (b"", "not a readable picture .0 bytes"), (b"no picture", "not a readable")])
+def test_unreadable_file_is_named(tmp_path, content, message):
+    path = tmp_path / "broken.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"broken.png: {message}"):
+        read_image(path)
+
+
+def test_truncated_file_is_refused_or_read_but_never_crashes(tmp_path):
+    path = write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="a.png"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16)])
+def test_label_file_has_one_8_bit_channel(tmp_path, array):
+    with pytest.raises(UserError, match="one 8-bit channel"):
+        read_ids(write(tmp_path / "l.png", array))

@@ -1,0 +1,97 @@
+"""Files of tensors: safe to read, whole when written."""
+import argparse
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from config.errors import UserError
+from utils.checkpoint import load_state, read_checkpoint, save_checkpoint, sha256, tensors_of
+
+
+class Attack:
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_round_trip_and_previous_file(tmp_path):
+    path, previous = tmp_path / "deep" / "a.tar", tmp_path / "deep" / "b.tar"
+    for number in range(3):
+        save_checkpoint(path, {"n": number, "x": torch.ones(2)}, previous=previous)
+    assert read_checkpoint(path, "it")["n"] == 2 and read_checkpoint(previous, "it")["n"] == 1
+    assert sorted(x.name for x in path.parent.iterdir()) == ["a.tar", "b.tar"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_released_extras_are_harmless(tmp_path, zipped):
+    content = {"args": argparse.Namespace(a=1, b=[1, 2]), "best_pred": np.float64(0.5), "array": np.float32(1)}
+    torch.save(content, tmp_path / "a.tar", _use_new_zipfile_serialization=zipped)
+    loaded = read_checkpoint(tmp_path / "a.tar", "it")
+    assert loaded["args"].b == [1, 2] and float(loaded["best_pred"]) == 0.5
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_runs_code_does_not(tmp_path, zipped):
+    torch.save({"x": Attack(tmp_path / "ran")}, tmp_path / "a.tar", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="a.tar: cannot be read as it"):
+        read_checkpoint(tmp_path / "a.tar", "it")
+    (tmp_path / "b.tar").write_bytes(pickle.dumps(Attack(tmp_path / "ran")))
+    with pytest.raises(UserError, match="b.tar: cannot be read"):
+        read_checkpoint(tmp_path / "b.tar", "it")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04garbage", b"\x80\x02garbage", os.urandom(500)])
+def test_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"a.tar: cannot be read as weights .{len(content)} bytes.*; put it back"):
+        read_checkpoint(path, "weights", "put it back")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_truncated_file_is_refused(tmp_path, zipped, part):
+    path = tmp_path / "a.tar"
+    torch.save({"x": torch.randn(1000)}, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_checkpoint(path, "weights")
+
+
+def test_missing_file_and_other_content(tmp_path):
+    with pytest.raises(UserError, match="nothing.tar: not found .expected weights.; put it there"):
+        read_checkpoint(tmp_path / "nothing.tar", "weights", "put it there")
+    torch.save([1], tmp_path / "list.tar")
+    with pytest.raises(UserError, match="holds a list, expected weights"):
+        read_checkpoint(tmp_path / "list.tar", "weights")
+    with pytest.raises(UserError, match="holds no plain state dict"):
+        tensors_of({"epoch": 3}, tmp_path / "a.tar", "weights")
+
+
+def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.tar"
+    save_checkpoint(path, {"n": 1})
+    before = sha256(path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="a.tar: cannot be written .No space left on device.*the file of before is whole"):
+        save_checkpoint(path, {"n": 2})
+    assert sha256(path) == before and os.listdir(tmp_path) == ["a.tar"]
+
+
+def test_wrong_tensors_are_named(tmp_path):
+    module = torch.nn.Linear(2, 3)
+    good = {f"module.{name}": x for name, x in module.state_dict().items()}
+    load_state(module, tensors_of(good, tmp_path, "it"), tmp_path, "it")
+    with pytest.raises(UserError, match=r"1 tensors missing .bias.; 1 tensors not part of it .extra.; 1 tensors of another shape .weight is \(1, 1\), not \(3, 2\)"):
+        load_state(module, {"weight": torch.zeros(1, 1), "extra": torch.zeros(1)}, tmp_path, "it")
+    load_state(module, {**module.state_dict(), "extra": torch.zeros(1)}, tmp_path, "it", strict=False)

@@ -1,0 +1,49 @@
+"""Pictures and videos that open again."""
+import cv2
+import numpy as np
+import pytest
+
+from config.cityscapes import CITYSCAPES
+from config.errors import UserError
+from utils.visualize import VideoFile, colourise, grid, overlay, with_caption, write_picture
+
+
+def test_colours_and_black_where_there_is_no_class():
+    picture = colourise(np.array([[0, 10, 250]], np.uint8), CITYSCAPES.colours)
+    assert picture.tolist() == [[[128, 64, 128], [70, 130, 180], [0, 0, 0]]]
+
+
+def test_overlay_leaves_unlabelled_pixels_alone():
+    image = np.full((1, 2, 3), 100, np.uint8)
+    mixed = overlay(image, np.array([[0, 250]], np.uint8), CITYSCAPES.colours, strength=0.5)
+    assert mixed.tolist() == [[[114, 82, 114], [100, 100, 100]]]
+
+
+def test_picture_round_trip_and_unknown_ending(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    write_picture(tmp_path / "new" / "a.png", image)
+    assert (cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1] == image).all()
+    with pytest.raises((UserError, cv2.error)):
+        write_picture(tmp_path / "a.nothing", image)
+
+
+def test_grid_and_caption():
+    tile = with_caption(np.zeros((10, 20, 3), np.uint8), "text")
+    assert tile.shape == (34, 20, 3) and tile.any()
+    assert grid([[tile, tile], [tile, tile]]).shape == (68, 40, 3)
+
+
+def test_video_keeps_count_and_size(tmp_path):
+    with VideoFile(tmp_path / "a.mp4", fps=8) as video:
+        for _ in range(5):
+            video.write(np.zeros((32, 64, 3), np.uint8))
+    reader = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert reader.get(cv2.CAP_PROP_FPS) == 8
+    frames = 0
+    while True:
+        good, frame = reader.read()
+        if not good:
+            break
+        assert frame.shape == (32, 64, 3)
+        frames += 1
+    assert frames == 5
