@@ -90,6 +90,10 @@ class Options:
     log_folder: str = _option("./logs", "where run folders go")
     # machine
     device: str = _option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    amp: str = _option("off", "mixed precision in training", choices=("off", "bf16", "fp16"))
+    compile: bool = _switch(False, "compile the networks with torch.compile before training")
+    sync_bn: bool = _switch(False, "take BatchNorm statistics over all processes")
+    apex: bool = _switch(False, "use what an installed NVIDIA apex offers instead of torch's own")
     local_rank: int = _option(0, "rank on this machine (set by the launcher)", kind=int, low=0)
     debug: bool = _switch(False, "show the traceback of an error")
 

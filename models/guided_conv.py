@@ -24,7 +24,7 @@ def edge_map(logits: Tensor) -> Tensor:
 
     The border of the image counts as an edge of every class but 0, since the Laplacian pads with zeros.
     """
-    ids = logits.max(dim=1, keepdim=True).indices.to(logits.dtype)  # (N,1,h,w); on CPU much faster than argmax
+    ids = logits.max(dim=1, keepdim=True).indices.float()  # (N,1,h,w); on CPU much faster than argmax
     # The sum of the 3 x 3 window less nine times its centre is the Laplacian; sums of class ids are exact in floats.
     window = F.avg_pool2d(ids, 3, stride=1, padding=1, divisor_override=1)  # (N,1,h,w)
     return (window != 9 * ids).to(logits.dtype)
@@ -59,7 +59,7 @@ class GuideNet(nn.Module):
         quarter = self.down2(half)  # (N,128,h/4,w/4)
         x = self.up1(align(quarter, half.shape[-2:]))  # (N,64,h/2,w/2)
         x = self.up2(align(x, encoded.shape[-2:]))  # (N,32,h,w)
-        kernels = self.decoder(encoded + x)  # (N,11,h,w)
+        kernels = self.decoder(encoded + x).float()  # (N,11,h,w); the epsilon below vanishes in half precision
         return kernels / (kernels.sum(dim=1, keepdim=True) + EPSILON)
 
 

@@ -1,11 +1,19 @@
 """Losses of the training stages."""
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.resize import align
+
+# A batch split over processes: gradients are averaged over them, so a mean over pixels divides by the processes' mean
+# count, not by its own. `average` is that mean; with one process, nothing.
+Average = Callable[[Tensor], Tensor]
+
+
+def alone(value: Tensor) -> Tensor:
+    return value
 
 
 class PropagationLoss(nn.Module):
@@ -14,8 +22,11 @@ class PropagationLoss(nn.Module):
     total = param_ce * (CE + param_distil * mean over all elements of KL(softmax(teacher) || softmax(prediction))).
     """
 
-    def __init__(self, class_weights: Sequence[float], *, param_ce: float, param_distil: float, ignore: int):
+    def __init__(
+        self, class_weights: Sequence[float], *, param_ce: float, param_distil: float, ignore: int, average: Average = alone
+    ):
         super().__init__()
+        self.average = average
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
         self.param_ce, self.param_distil, self.ignore = param_ce, param_distil, ignore
 
@@ -25,7 +36,7 @@ class PropagationLoss(nn.Module):
         Returns the scalars `total`, `ce` and `distillation` (zero where teacher is None).
         """
         logits = align(logits, label.shape[-2:])  # (N,C,H,W)
-        ce = cross_entropy(logits, label, self.class_weights, self.ignore)
+        ce = cross_entropy(logits, label, self.class_weights, self.ignore, self.average)
         distillation = ce.new_zeros(())
         if teacher is not None:
             teacher = align(teacher, label.shape[-2:])  # (N,C,H,W)
@@ -42,8 +53,11 @@ class SegmenterLoss(nn.Module):
     of probability 0.7 count, and at least 1/16 of the batch's pixels, the hardest ones.
     """
 
-    def __init__(self, *, ignore: int, ohem: bool, threshold: float = 0.7, kept: float = 1 / 16):
+    def __init__(
+        self, *, ignore: int, ohem: bool, threshold: float = 0.7, kept: float = 1 / 16, average: Average = alone
+    ):
         super().__init__()
+        self.average = average
         self.ignore, self.ohem, self.kept = ignore, ohem, kept
         self.hard_loss = -torch.log(torch.tensor(threshold)).item()
 
@@ -53,7 +67,7 @@ class SegmenterLoss(nn.Module):
 
     def _one(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem:
-            return cross_entropy(logits, label, None, self.ignore)
+            return cross_entropy(logits, label, None, self.ignore, self.average)
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").flatten()  # (N*H*W,)
         floor = min(int(label.numel() * self.kept), int((label != self.ignore).sum()))
         hard = losses > self.hard_loss
@@ -64,17 +78,26 @@ class SegmenterLoss(nn.Module):
         return chosen.sum() / max(1, chosen.numel())
 
 
-def cross_entropy(logits: Tensor, label: Tensor, weights: Optional[Tensor], ignore: int) -> Tensor:
+def cross_entropy(
+    logits: Tensor, label: Tensor, weights: Optional[Tensor], ignore: int, average: Average = alone
+) -> Tensor:
     """Mean cross-entropy over labelled pixels, weighted by class; zero, not NaN, where no pixel is labelled."""
-    if bool((label == ignore).all()):
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits, label, weight=weights, ignore_index=ignore)
+    if weights is None:
+        weights = logits.new_ones(logits.shape[1])
+    total = F.cross_entropy(logits, label, weight=weights, ignore_index=ignore, reduction="sum")
+    labelled = label[label != ignore]
+    weight = torch.bincount(labelled, minlength=len(weights)).to(weights.dtype) @ weights
+    return total / average(weight).clamp(min=1e-6)
 
 
 class FlowLoss(nn.Module):
     """Mean end-point error over the pixels where the true flow is known and visible in both frames."""
 
+    def __init__(self, *, average: Average = alone):
+        super().__init__()
+        self.average = average
+
     def forward(self, flow: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
         """flow, truth: (N,2,h,w) in pixels of the h x w grid, valid: (N,1,h,w) weights 0..1. Returns scalar `total`."""
         error = torch.linalg.vector_norm(flow - truth, dim=1, keepdim=True)  # (N,1,h,w)
-        return {"total": (error * valid).sum() / valid.sum().clamp(min=1.0)}
+        return {"total": (error * valid).sum() / self.average(valid.sum()).clamp(min=1.0)}

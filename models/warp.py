@@ -16,16 +16,18 @@ def grid_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
 def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Sample x (N,C,h,w) at p + flow(p); zeros outside (paper section 3.2).
 
-    flow: (N,2,h,w), or (1,2,h,w) for all of x; pixels of the h x w grid, x first. Returns (N,C,h,w). Corners are aligned: a displacement of
+    flow: (N,2,h,w), or (1,2,h,w) for all of x; pixels of the h x w grid, x first. Returns (N,C,h,w)
+    float32. Corners are aligned: a displacement of
     one pixel is exactly one pixel. `mode` is "bilinear" or "nearest".
     """
     height, width = x.shape[-2:]
-    rows = torch.arange(height, device=x.device, dtype=flow.dtype).view(1, height, 1)
-    columns = torch.arange(width, device=x.device, dtype=flow.dtype).view(1, 1, width)
+    flow = flow.float()  # half precision could not tell neighbouring pixels of a wide grid apart
+    rows = torch.arange(height, device=x.device, dtype=torch.float32).view(1, height, 1)
+    columns = torch.arange(width, device=x.device, dtype=torch.float32).view(1, 1, width)
     # -1 and 1 are the centres of the first and last pixel; a single row or column sits at 0.
     gx = (columns + flow[:, 0]) * (2.0 / max(width - 1, 1)) - (1.0 if width > 1 else 0.0)  # (N,h,w)
     gy = (rows + flow[:, 1]) * (2.0 / max(height - 1, 1)) - (1.0 if height > 1 else 0.0)  # (N,h,w)
     grid = torch.stack([gx, gy], dim=-1)  # (N,h,w,2)
     maps = x.reshape(len(flow), -1, height, width)  # one flow for all of x: (1,N*C,h,w)
-    sampled = F.grid_sample(maps, grid.to(x.dtype), mode=mode, padding_mode="zeros", align_corners=True)
-    return sampled.view(x.shape)  # (N,C,h,w)
+    sampled = F.grid_sample(maps.float(), grid, mode=mode, padding_mode="zeros", align_corners=True)
+    return sampled.view(x.shape)  # (N,C,h,w) float32

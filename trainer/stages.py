@@ -4,6 +4,7 @@ A stage offers the trainer: `passes` (data sets by clip interval, gone through i
 `scheduler`, `loss(batch, augmentation seed)`, `train_mode()`, `evaluate()` and `state()`.
 """
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
@@ -20,6 +21,7 @@ from dataloaders.clips import ClipDataset, LabelledFrame
 from dataloaders.flows import FlowDataset
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, draw_augmentation, normalise
 from models.build import SEGMENTERS
+from models.fold import folded
 from models.gsvnet import GSVNet
 from models.losses import FlowLoss, PropagationLoss, SegmenterLoss
 from models.released import released_state
@@ -30,7 +32,7 @@ from trainer.networks import Resumed, networks_for_training, starting_flow, star
 from trainer.train import (
     ClipPropagation, FlowOutput, SegmenterOutputs, freeze_batch_norm, frozen_pass, views_of,
 )
-from utils.distributed import Ranks, add_over_ranks, data_parallel
+from utils.distributed import Ranks, add_over_ranks, data_parallel, mean_over_ranks, synchronise_batch_norm
 from utils.logging import logger
 
 
@@ -51,6 +53,20 @@ class Stage:
         self.trained.train()
         if self.options.freeze_bn:
             freeze_batch_norm(self.trained)
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision that `--amp` asks for, around a forward pass."""
+        kind = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.amp]
+        return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
+
+    def _wrap(self, trained: nn.Module, *compiled: nn.Module) -> nn.Module:
+        """Make `trained` ready for several processes; with `--compile 1` the parts `compiled` of it are compiled."""
+        if self.options.sync_bn:
+            synchronise_batch_norm(trained, self.ranks, self.device)
+        if self.options.compile:
+            for part in compiled:
+                part.compile()
+        return data_parallel(trained, self.ranks, self.device)
 
     def iterations(self) -> int:
         """Optimizer steps of the whole training."""
@@ -101,10 +117,12 @@ class PropagationStage(Stage):
         self.net = networks_for_training(options, resumed).to(device)
         self.net.segmenter.to(memory_format=torch.channels_last)
         self._choose_parameters()
-        self.trained = data_parallel(ClipPropagation(self.net, finetune_all=options.finetune_all), ranks, device)
+        # What the frozen segmenter computes never changes, so it may run in the quickest form.
+        self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
+        self.trained = self._wrap(ClipPropagation(self.net, finetune_all=options.finetune_all), self.net.flow, self.net.guided)
         self.criterion = PropagationLoss(
             self.dataset.class_weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
-            ignore=self.dataset.ignore,
+            ignore=self.dataset.ignore, average=mean_over_ranks,
         ).to(device)
         groups = optim.propagation_groups(
             self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
@@ -134,9 +152,10 @@ class PropagationStage(Stage):
         middle = augmentation.views(clip[:, 1:-1], grid_size(*ends.shape[-2:]))  # (N,T-2,3,h,w)
         first, last = views_of(ends)  # (N,3,h,w) each
         between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
-        key_logits, teacher = frozen_pass(self.net.segmenter, ends[:, 0], ends[:, 1], distil=self.options.distil)
-        logits = self.trained(key_logits, [first, *between, last])  # (N,C,h,w)
-        return self.criterion(logits, augmentation.label(label).long(), teacher)
+        with self.autocast():
+            key_logits, teacher = frozen_pass(self.frozen, ends[:, 0], ends[:, 1], distil=self.options.distil)
+            logits = self.trained(key_logits, [first, *between, last])  # (N,C,h,w)
+        return self.criterion(logits.float(), augmentation.label(label).long(), teacher)
 
     def evaluate(self) -> Optional[dict]:
         if self.evaluation is None:
@@ -155,11 +174,12 @@ class SegmenterStage(Stage):
         super().__init__(options, device, ranks)
         self.passes = {0: ClipDataset(self.training_frames(0), 0, self.dataset)}
         self.segmenter = starting_segmenter(options, resumed).to(device, memory_format=torch.channels_last)
-        self.trained = data_parallel(SegmenterOutputs(self.segmenter), ranks, device)
+        outputs = SegmenterOutputs(self.segmenter)
+        self.trained = self._wrap(outputs, outputs)
         swiftnet = options.segnet == "swiftnet"
         # The recipe spares a trunk that ImageNet weights have taught already; a random one learns like the rest.
         trunk_factor = 0.25 if swiftnet and options.pretrained_backbone else 1.0
-        self.criterion = SegmenterLoss(ignore=self.dataset.ignore, ohem=not swiftnet)
+        self.criterion = SegmenterLoss(ignore=self.dataset.ignore, ohem=not swiftnet, average=mean_over_ranks)
         groups = optim.segmenter_groups(
             self.segmenter, lr=options.lr, weight_decay=options.weight_decay, trunk_factor=trunk_factor
         )
@@ -175,14 +195,16 @@ class SegmenterStage(Stage):
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         image = batch["clip"][:, 0].to(self.device, non_blocking=True)
         label = batch["label"].to(self.device, non_blocking=True)
-        rng = np.random.default_rng([*seed, self.ranks.rank])
         images, labels = [], []
-        for one, its_label in zip(image, label):  # each image its own draw, as segmenters are trained
-            draw = self._augmentation(rng, one.shape[-2:])
+        first = self.ranks.rank * len(image)
+        for number, (one, its_label) in enumerate(zip(image, label)):  # each image its own draw, as segmenters are trained
+            draw = self._augmentation(np.random.default_rng([*seed, first + number]), one.shape[-2:])
             images.append(draw.images(one))
             labels.append(draw.label(its_label))
         image = normalise(torch.stack(images), self.segmenter.pixel_mean, self.segmenter.pixel_std)  # (N,3,H,W)
-        return self.criterion(self.trained(image), torch.stack(labels).long())
+        with self.autocast():
+            outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
+        return self.criterion([x.float() for x in outputs], torch.stack(labels).long())
 
     def evaluate(self) -> Optional[dict]:
         if self.evaluation is None:
@@ -204,8 +226,8 @@ class FlowStage(Stage):
         if not len(self.passes[1]):
             raise UserError(f"{options.data_path}: no true flow here (flow/SPLIT/CITY/*_flow.png); --dataset synthetic has it")
         self.flow = starting_flow(options, resumed).to(device)
-        self.trained = data_parallel(FlowOutput(self.flow), ranks, device)
-        self.criterion = FlowLoss()
+        self.trained = self._wrap(FlowOutput(self.flow), self.flow)
+        self.criterion = FlowLoss(average=mean_over_ranks)
         # The flow network sees frames normalised for the segmenter that it will serve.
         self.mean, self.std = SEGMENTERS[options.segnet].pixel_mean, SEGMENTERS[options.segnet].pixel_std
         groups = [{"params": list(self.flow.parameters()), "lr": options.lr}]
@@ -223,7 +245,9 @@ class FlowStage(Stage):
         if np.random.default_rng(list(seed)).random() < self.options.flip:
             views, truth, valid = [x.flip(-1) for x in views], truth.flip(-1), valid.flip(-1)
             truth = truth * truth.new_tensor([-1.0, 1.0]).view(1, 2, 1, 1)
-        return self.criterion(self.trained(views[1], views[0]), truth, valid)
+        with self.autocast():
+            flow = self.trained(views[1], views[0])  # (N,2,h,w)
+        return self.criterion(flow.float(), truth, valid)
 
     def _inputs(self, batch: Mapping) -> tuple[list[Tensor], Tensor, Tensor]:
         clip = normalise(batch["clip"].to(self.device, non_blocking=True), self.mean, self.std)  # (N,2,3,H,W)
@@ -236,9 +260,9 @@ class FlowStage(Stage):
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in self.validation_loader:
             views, truth, valid = self._inputs(batch)
-            flow = FlowOutput(self.flow)(views[1], views[0])
+            flow, criterion = FlowOutput(self.flow)(views[1], views[0]), FlowLoss()
             weight = valid.sum().double().cpu()
-            error, still = (self.criterion(x, truth, valid)["total"].double().cpu() for x in (flow, flow * 0))
+            error, still = (criterion(x, truth, valid)["total"].double().cpu() for x in (flow, flow * 0))
             sums += torch.stack([error * weight, still * weight, weight])
         (sums,) = add_over_ranks([sums], self.device)
         error, still = (sums[:2] / sums[2].clamp(min=1)).tolist()

@@ -37,15 +37,18 @@ class ClipPropagation(nn.Module):
         return state.logits
 
 
-@torch.no_grad()
 def frozen_pass(segmenter: nn.Module, first: Tensor, last: Tensor, *, distil: bool) -> tuple[Tensor, Tensor | None]:
     """Keyframe logits (N,C,h,w) and teacher logits (at the segmenter's own stride, or None without distillation).
 
     first, last: (N,3,H,W) normalised RGB. Both frames go through the frozen segmenter in one batch.
     """
     count = len(first)
-    logits = segmenter(torch.cat([first, last]) if distil else first)  # (2N,C,H/4,W/4)
-    return align(logits[:count], grid_size(*first.shape[-2:])), logits[count:] if distil else None
+    with torch.inference_mode():
+        frames = torch.cat([first, last]) if distil else first  # (2N,3,H,W)
+        logits = segmenter(frames.contiguous(memory_format=torch.channels_last)).float()  # (2N,C,H/4,W/4)
+        key_logits = align(logits[:count], grid_size(*first.shape[-2:]))  # (N,C,h,w)
+    # Clones, since what inference mode made cannot be kept for a backward pass.
+    return key_logits.clone(), logits[count:].clone() if distil else None
 
 
 def views_of(clip: Tensor) -> list[Tensor]:

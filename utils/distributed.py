@@ -7,6 +7,7 @@ from typing import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,48 @@ def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.M
         return module
     devices = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=devices)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Mean of a tensor without gradient over the ranks; itself with one process."""
+    if not dist.is_initialized():
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()
+
+
+class _CpuSyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all ranks where torch's own SyncBatchNorm, which wants GPUs, cannot run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes, pixels = (0, 2, 3), x.numel() / x.shape[1]
+        total = all_reduce(torch.cat([x.sum(axes), x.new_tensor([pixels])]))  # (C+1,), with gradient
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        centred = x - mean.view(1, -1, 1, 1)
+        variance = all_reduce(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = (self.weight * torch.rsqrt(variance + self.eps)).view(1, -1, 1, 1)
+        return centred * scale + self.bias.view(1, -1, 1, 1)
+
+
+def synchronise_batch_norm(module: nn.Module, ranks: Ranks, device: torch.device) -> None:
+    """Let every BatchNorm inside `module` take its statistics over all ranks (`--sync-bn 1`)."""
+    if ranks.count == 1:
+        return
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm2d):
+            synchronise_batch_norm(child, ranks, device)
+        elif device.type == "cuda":
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            child.__class__ = _CpuSyncBatchNorm  # same parameters and buffers, another forward
 
 
 def add_over_ranks(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:

@@ -1,0 +1,37 @@
+"""BatchNorm folded into the convolutions before it, for networks that are not trained any more."""
+import copy
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import BasicBlock
+
+from models.bisenet import ConvBn
+from models.resnet import ResNet18
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """A copy of `network` in evaluation mode whose BatchNorms, where they follow a convolution, are part of it.
+
+    Equal up to rounding. (In SwiftNet's decoder BatchNorm comes before ReLU and convolution; those stay.)
+    """
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        for conv, norm in _pairs(module):
+            if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                setattr(module, norm, nn.Identity())
+    return network
+
+
+def _pairs(module: nn.Module) -> list[tuple[str, str]]:
+    """Names of convolution and BatchNorm that follow each other inside `module`."""
+    if isinstance(module, ResNet18):
+        return [("conv1", "bn1")]
+    if isinstance(module, BasicBlock):
+        return [("conv1", "bn1"), ("conv2", "bn2")]
+    if isinstance(module, ConvBn):
+        return [("conv", "bn")]
+    if isinstance(module, nn.Sequential):
+        names = list(module._modules)
+        return [(a, b) for a, b in zip(names, names[1:]) if isinstance(module._modules[a], nn.Conv2d)]
+    return []
