@@ -43,6 +43,7 @@ class Options:
     dataset: str = _option("cityscapes_2k", "data set", choices=tuple(DATASETS))
     data_path: str = _option("", "folder of the data set (default: data/NAME)")
     num_worker: int = _option(4, "loader processes per rank", kind=int, low=0)
+    cache_dir: str = _option("", "folder for decoded frames, memory-mapped (default: none; its size is announced first)")
     use_crop: bool = _switch(True, "random scale and crop in training")
     crop_height: int = _option(768, "height of the training crop, pixels", kind=int, low=32)
     crop_width: int = _option(1536, "width of the training crop, pixels", kind=int, low=32)

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from config.dataset import DatasetConfig
 from config.errors import UserError
-from dataloaders.images import label_table, read_image, read_label
+from dataloaders.cache import PictureCache
+from dataloaders.images import label_table, read_ids, read_image
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,18 @@ def with_past(frames: Sequence[LabelledFrame], interval: int) -> list[LabelledFr
 class ClipDataset(Dataset):
     """Clips of `interval` + 1 frames that end at a labelled frame, as bytes.
 
-    Items: `clip` (T,3,H,W) uint8 RGB, `label` (H,W) uint8 class indices (`ignore` where unlabelled), `name`.
+    Items: `clip` (T,H,W,3) uint8 RGB, as decoders give it (`transforms.channels_first` is the networks' view of it), `label` (H,W)
+    uint8 class indices (`ignore` where unlabelled), `name`.
     Pixels stay uint8 here; normalising and resizing happen on the device.
     """
 
-    def __init__(self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig):
+    def __init__(
+        self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: Optional[PictureCache] = None
+    ):
         self.frames = with_past(frames, interval)
         self.interval = interval
         self.table = label_table(dataset)
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -51,29 +56,36 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
         return {
-            "clip": read_clip(frame.frames[-1 - self.interval :]),
-            "label": torch.from_numpy(read_label(frame.label, self.table)),
+            "clip": read_clip(frame.frames[-1 - self.interval :], self.cache),
+            "label": torch.from_numpy(self.table[self._ids(frame.label)]),
             "name": frame.name,
         }
+
+    def _ids(self, path: Path) -> np.ndarray:
+        return read_ids(path) if self.cache is None else self.cache.read(path, read_ids)
 
 
 class PastDataset(ClipDataset):
     """As ClipDataset, but an item's clip is as long as the frame's past allows, up to `interval` + 1 frames."""
 
-    def __init__(self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig):
-        super().__init__(frames, 0, dataset)
+    def __init__(
+        self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: Optional[PictureCache] = None
+    ):
+        super().__init__(frames, 0, dataset, cache)
         self.interval = interval
 
 
-def read_clip(paths: Sequence[Path]) -> Tensor:
-    """Frames of one clip -> (T,3,H,W) uint8 RGB. Raises UserError where their sizes differ."""
-    pictures = []
-    for path in paths:
-        picture = read_image(path)
-        if pictures and picture.shape != pictures[0].shape:
+def read_clip(paths: Sequence[Path], cache: Optional[PictureCache] = None) -> Tensor:
+    """Frames of one clip -> (T,H,W,3) uint8 RGB. Raises UserError where their sizes differ."""
+    clip: Optional[np.ndarray] = None
+    for index, path in enumerate(paths):
+        picture = read_image(path) if cache is None else cache.read(path, read_image)  # (H,W,3)
+        if clip is None:
+            clip = np.empty((len(paths), *picture.shape), np.uint8)
+        elif picture.shape != clip.shape[1:]:
             raise UserError(
                 f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels, but {paths[0]} of the same clip has "
-                f"{pictures[0].shape[1]} x {pictures[0].shape[0]}"
+                f"{clip.shape[2]} x {clip.shape[1]}"
             )
-        pictures.append(picture)
-    return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())  # (T,3,H,W)
+        clip[index] = picture
+    return torch.from_numpy(clip)  # (T,H,W,3)

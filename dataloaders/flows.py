@@ -13,7 +13,7 @@ from dataloaders.synthetic import read_flow
 class FlowDataset(Dataset):
     """Two consecutive frames and the true flow between them.
 
-    Items: `clip` (2,3,H,W) uint8 RGB (previous, current); `flow` (2,h,w) float32, from the current frame to the
+    Items: `clip` (2,H,W,3) uint8 RGB (previous, current); `flow` (2,h,w) float32, from the current frame to the
     previous one, in pixels of the h x w = H//8 x W//8 grid, x first; `valid` (1,h,w) float32, the share 0..1 of a grid
     cell's pixels that both frames show; `name`.
     """

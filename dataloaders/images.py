@@ -12,8 +12,7 @@ cv2.setNumThreads(0)  # loader processes are the parallelism; OpenCV's own threa
 
 def read_image(path: Path) -> np.ndarray:
     """Read a picture as RGB (H,W,3) uint8. Grey, palette, RGBA and 16-bit files are converted. Raises UserError."""
-    picture = _decode(path, cv2.IMREAD_COLOR)
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -36,11 +35,6 @@ def id_table(dataset: DatasetConfig) -> np.ndarray:
     table = np.zeros(256, np.uint8)
     table[: dataset.num_classes] = dataset.label_ids
     return table
-
-
-def read_label(path: Path, table: np.ndarray) -> np.ndarray:
-    """Read a label file as class indices, (H,W) uint8."""
-    return table[read_ids(path)]
 
 
 def _decode(path: Path, mode: int) -> np.ndarray:

@@ -119,6 +119,11 @@ def nearest_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, s
     return x
 
 
+def channels_first(clip: Tensor) -> Tensor:
+    """A batch's frames (...,H,W,3) seen as (...,3,H,W), without copying."""
+    return clip.movedim(-1, -3)
+
+
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """RGB images (...,3,H,W) on the 0..255 scale, any type -> float32, (x - mean) / std per channel."""
     shape = (3, 1, 1)

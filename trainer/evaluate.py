@@ -12,9 +12,10 @@ from config.datasets import DATASETS
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import evaluation_loader, labelled_frames
+from dataloaders.cache import PictureCache
 from dataloaders.clips import PastDataset, with_past
 from dataloaders.images import id_table
-from dataloaders.transforms import normalise
+from dataloaders.transforms import channels_first, normalise
 from models.gsvnet import GSVNet, State, grid_view
 from models.resize import align
 from utils.distributed import Ranks, add_over_ranks
@@ -95,7 +96,8 @@ def evaluate(
     bar = progress_bar(total=len(loader), description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first)
     for sample in loader:
         bar.update()
-        clip, label = sample["clip"][0].to(device, non_blocking=True), sample["label"][0].to(device)
+        clip = channels_first(sample["clip"][0].to(device, non_blocking=True))  # (T,3,H,W)
+        label = sample["label"][0].to(device)
         possible = [position for position in positions if position < len(clip)]
         if not possible:
             continue
@@ -114,6 +116,11 @@ def evaluate(
         matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], device)
         matrix.frames = int(frames)
     return matrices
+
+
+def picture_cache(options: Options) -> Optional[PictureCache]:
+    """The cache of decoded frames that `--cache-dir` asks for, if it does."""
+    return PictureCache(Path(options.cache_dir)) if options.cache_dir else None
 
 
 class Evaluation:
@@ -137,7 +144,7 @@ class Evaluation:
         self.frames = {frame.name: frame for frame in frames}
         limit = DRY_RUN_FRAMES if options.early_stop else None
         self.loader = evaluation_loader(
-            PastDataset(frames, past, self.dataset), workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
+            PastDataset(frames, past, self.dataset, picture_cache(options)), workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
             limit=limit,
         )
 

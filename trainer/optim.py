@@ -1,11 +1,15 @@
 """Optimizers and learning-rate schedules of the recipes."""
+import importlib
 import math
+from types import ModuleType
 from typing import Callable, Iterable
 
 import torch
 from torch import nn
 
+from config.errors import UserError
 from models.gsvnet import GSVNet
+from utils.logging import logger
 
 SGD_MOMENTUM = 0.9
 DECAY_EVERY = 100  # iterations between two steps of the propagation's learning rates
@@ -32,12 +36,38 @@ def segmenter_groups(segmenter: nn.Module, *, lr: float, weight_decay: float, tr
     ]
 
 
-def build_optimizer(groups: Iterable[dict], *, name: str, weight_decay: float, betas=(0.9, 0.999)) -> torch.optim.Optimizer:
-    """`sgd`: momentum 0.9 with Nesterov; `adam`: with `betas`."""
+def build_optimizer(
+    groups: Iterable[dict], *, name: str, weight_decay: float, betas=(0.9, 0.999), apex: bool = False
+) -> torch.optim.Optimizer:
+    """`sgd`: momentum 0.9 with Nesterov; `adam`: with `betas`. On a GPU torch's fused kernels take the steps.
+
+    apex: NVIDIA apex's fused optimizers instead. Raises UserError where apex is not there.
+    """
     groups = list(groups)
+    common = dict(lr=groups[0]["lr"], weight_decay=weight_decay)
+    sgd = dict(momentum=SGD_MOMENTUM, nesterov=True)
+    if apex:
+        fused = apex_optimizers()
+        logger.info("--apex 1: optimizer apex.optimizers.%s", "FusedSGD" if name == "sgd" else "FusedAdam")
+        return fused.FusedSGD(groups, **common, **sgd) if name == "sgd" else fused.FusedAdam(groups, **common, betas=betas)
+    on_gpu = all(p.is_cuda for group in groups for p in group["params"])
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=SGD_MOMENTUM, nesterov=True, weight_decay=weight_decay)
-    return torch.optim.Adam(groups, lr=groups[0]["lr"], betas=betas, weight_decay=weight_decay)
+        return torch.optim.SGD(groups, **common, **sgd, fused=on_gpu or None)
+    return torch.optim.Adam(groups, **common, betas=betas, fused=on_gpu or None)
+
+
+def apex_optimizers() -> ModuleType:
+    """The module `apex.optimizers` of NVIDIA apex. Raises UserError where there is none."""
+    try:
+        module = importlib.import_module("apex.optimizers")
+    except ImportError as error:
+        raise UserError(
+            "--apex 1: NVIDIA apex is not installed here (it is built from its source repository; the PyPI package of that "
+            "name is an unrelated one); --apex 0 uses torch's own fused optimizers"
+        ) from error
+    if not hasattr(module, "FusedSGD"):
+        raise UserError("--apex 1: this apex offers no apex.optimizers.FusedSGD; use --apex 0")
+    return module
 
 
 def step_decay(optimizer: torch.optim.Optimizer, gamma: float) -> torch.optim.lr_scheduler.LRScheduler:

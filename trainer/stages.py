@@ -17,9 +17,11 @@ from config.datasets import DATASETS
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import evaluation_loader, labelled_frames
+from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame
 from dataloaders.flows import FlowDataset
-from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, draw_augmentation, normalise
+from dataloaders.images import read_image
+from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation, normalise
 from models.build import SEGMENTERS
 from models.fold import folded
 from models.gsvnet import GSVNet
@@ -27,7 +29,7 @@ from models.losses import FlowLoss, PropagationLoss, SegmenterLoss
 from models.released import released_state
 from models.resize import GRID_STRIDE, grid_size
 from trainer import optim
-from trainer.evaluate import DRY_RUN_FRAMES, Evaluation
+from trainer.evaluate import DRY_RUN_FRAMES, Evaluation, picture_cache
 from trainer.networks import Resumed, networks_for_training, starting_flow, starting_segmenter
 from trainer.train import (
     ClipPropagation, FlowOutput, SegmenterOutputs, freeze_batch_norm, frozen_pass, views_of,
@@ -66,7 +68,18 @@ class Stage:
         if self.options.compile:
             for part in compiled:
                 part.compile()
-        return data_parallel(trained, self.ranks, self.device)
+        return data_parallel(trained, self.ranks, self.device, apex=self.options.apex)
+
+    def _to_device(self, batch: Mapping) -> tuple[Tensor, Tensor]:
+        """clip (N,T,3,H,W) and label (N,H,W) of a batch, uint8, on the device."""
+        clip, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
+        return channels_first(clip), label
+
+    def _optimizer(self, groups: list[dict], **choices) -> torch.optim.Optimizer:
+        options = self.options
+        return optim.build_optimizer(
+            groups, name=options.optim, weight_decay=options.weight_decay, apex=options.apex, **choices
+        )
 
     def iterations(self) -> int:
         """Optimizer steps of the whole training."""
@@ -76,6 +89,13 @@ class Stage:
     def training_frames(self, past: int) -> list[LabelledFrame]:
         options = self.options
         return labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
+
+    def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> Optional[PictureCache]:
+        """The cache of decoded frames, if there is to be one, after saying how much it will take."""
+        cache = picture_cache(self.options)
+        if cache is not None and self.ranks.first:
+            cache.announce((path for frame in frames for path in frame.frames), read_image)
+        return cache
 
     def validation(self, options: Options) -> Optional[Evaluation]:
         """Evaluation on the val split, or None, with a word, where there is no such split."""
@@ -103,9 +123,10 @@ class PropagationStage(Stage):
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
         super().__init__(options, device, ranks)
         frames = self.training_frames(max(options.multi_step))
+        cache = self._prepare_cache(frames)
         self.passes = {}
         for interval in options.multi_step:
-            self.passes[interval] = ClipDataset(frames, interval, self.dataset)
+            self.passes[interval] = ClipDataset(frames, interval, self.dataset, cache)
             missing = len(frames) - len(self.passes[interval])
             if missing:
                 logger.info("train: %d of %d labelled frames lack %d frames before them", missing, len(frames), interval)
@@ -127,7 +148,7 @@ class PropagationStage(Stage):
         groups = optim.propagation_groups(
             self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
         )
-        self.optimizer = optim.build_optimizer(groups, name=options.optim, weight_decay=options.weight_decay)
+        self.optimizer = self._optimizer(groups)
         self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
         self.evaluation = self.validation(options)
 
@@ -144,7 +165,7 @@ class PropagationStage(Stage):
             self.net.flow.eval()
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        clip, label = batch["clip"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
+        clip, label = self._to_device(batch)
         augmentation = self._augmentation(np.random.default_rng(list(seed)), clip.shape[-2:])
         mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
         # Only the segmenter's frames are needed in full; of all others the network sees 1/8.
@@ -172,7 +193,8 @@ class SegmenterStage(Stage):
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
         super().__init__(options, device, ranks)
-        self.passes = {0: ClipDataset(self.training_frames(0), 0, self.dataset)}
+        frames = self.training_frames(0)
+        self.passes = {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames))}
         self.segmenter = starting_segmenter(options, resumed).to(device, memory_format=torch.channels_last)
         outputs = SegmenterOutputs(self.segmenter)
         self.trained = self._wrap(outputs, outputs)
@@ -183,9 +205,7 @@ class SegmenterStage(Stage):
         groups = optim.segmenter_groups(
             self.segmenter, lr=options.lr, weight_decay=options.weight_decay, trunk_factor=trunk_factor
         )
-        self.optimizer = optim.build_optimizer(
-            groups, name=options.optim, weight_decay=options.weight_decay, betas=(0.9, 0.99)
-        )
+        self.optimizer = self._optimizer(groups, betas=(0.9, 0.99))
         total = self.iterations()
         warm_up = min(1000, max(1, total // 20))
         schedule = optim.cosine(total, lr=options.lr, floor=1e-6) if swiftnet else optim.poly(total, warm_up=warm_up)
@@ -193,8 +213,8 @@ class SegmenterStage(Stage):
         self.evaluation = self.validation(dataclasses.replace(options, eval_single=True, eval_multi_step=()))
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        image = batch["clip"][:, 0].to(self.device, non_blocking=True)
-        label = batch["label"].to(self.device, non_blocking=True)
+        clip, label = self._to_device(batch)
+        image = clip[:, 0]  # (N,3,H,W)
         images, labels = [], []
         first = self.ranks.rank * len(image)
         for number, (one, its_label) in enumerate(zip(image, label)):  # each image its own draw, as segmenters are trained
@@ -231,7 +251,7 @@ class FlowStage(Stage):
         # The flow network sees frames normalised for the segmenter that it will serve.
         self.mean, self.std = SEGMENTERS[options.segnet].pixel_mean, SEGMENTERS[options.segnet].pixel_std
         groups = [{"params": list(self.flow.parameters()), "lr": options.lr}]
-        self.optimizer = optim.build_optimizer(groups, name=options.optim, weight_decay=options.weight_decay)
+        self.optimizer = self._optimizer(groups)
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
         self.scheduler = optim.per_iteration(self.optimizer, schedule)
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=1)
@@ -250,7 +270,7 @@ class FlowStage(Stage):
         return self.criterion(flow.float(), truth, valid)
 
     def _inputs(self, batch: Mapping) -> tuple[list[Tensor], Tensor, Tensor]:
-        clip = normalise(batch["clip"].to(self.device, non_blocking=True), self.mean, self.std)  # (N,2,3,H,W)
+        clip = normalise(channels_first(batch["clip"].to(self.device, non_blocking=True)), self.mean, self.std)  # (N,2,3,H,W)
         return views_of(clip), batch["flow"].to(self.device), batch["valid"].to(self.device)
 
     @torch.no_grad()

@@ -53,6 +53,8 @@ class Trainer:
         self.options, self.device, self.ranks = options, device, ranks
         resumed = read_resumed(options)
         self.stage = STAGES[options.stage](options, device, ranks, resumed)
+        # Half precision loses small gradients unless the loss is scaled up; the scaler finds by how much.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         self.progress = Progress()
         self.folder: Optional[Path] = None
         if resumed is not None:
@@ -144,8 +146,9 @@ class Trainer:
         if any_rank(not math.isfinite(values["total"]), self.device):
             self._refuse_loss(values, batch)
         stage.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        stage.optimizer.step()
+        self.scaler.scale(losses["total"]).backward()
+        self.scaler.step(stage.optimizer)
+        self.scaler.update()
         stage.scheduler.step()
         progress.step += 1
         progress.iteration += 1
@@ -206,6 +209,7 @@ class Trainer:
             "current_test_pred": score if score is not None else 0.0,
             "args": dataclasses.asdict(self.options),
             "scheduler": stage.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "progress": dataclasses.asdict(progress),
             "random_state": self.random_states,
         }
@@ -231,6 +235,8 @@ class Trainer:
             raise UserError(f"{resumed.path}: its optimizer state does not fit ({error}); use --reset-optimizer 1") from error
         if "scheduler" in content:
             self.stage.scheduler.load_state_dict(content["scheduler"])
+        if content.get("scaler"):
+            self.scaler.load_state_dict(content["scaler"])
         if "progress" in content:
             self.progress = Progress(**content["progress"])
             states = content.get("random_state", [])

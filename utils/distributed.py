@@ -1,4 +1,5 @@
 """Everything about being one of several processes. With one process, all of it does nothing."""
+import importlib.util
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+
+from utils.logging import logger
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,19 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Wrap a trained module so that its gradients are averaged over the ranks; itself with one process."""
+def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device, apex: bool = False) -> nn.Module:
+    """Wrap a trained module so that its gradients are averaged over the ranks; itself with one process.
+
+    apex: by NVIDIA apex's wrapper, where the installed apex still has it and there are GPUs; else by torch's.
+    """
     if ranks.count == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
+    if apex and device.type == "cuda":
+        parallel = importlib.util.find_spec("apex.parallel") and importlib.import_module("apex.parallel")
+        if hasattr(parallel, "DistributedDataParallel"):
+            logger.info("--apex 1: gradients averaged by apex.parallel.DistributedDataParallel")
+            return parallel.DistributedDataParallel(module)
+        logger.info("--apex 1: this apex has no apex.parallel; gradients averaged by torch's DistributedDataParallel")
     devices = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 

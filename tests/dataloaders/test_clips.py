@@ -1,4 +1,6 @@
 """Clips, flow pairs and the loaders over them."""
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ import torch
 from config.errors import UserError
 from config.synthetic import SYNTHETIC
 from dataloaders.build import EpochSampler, evaluation_loader, labelled_frames, training_loader
+from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, PastDataset, read_clip
 from dataloaders.flows import FlowDataset
+from dataloaders.images import read_image
 from dataloaders.synthetic import write_flow
 
 
@@ -20,7 +24,7 @@ def frames(streets):
 def test_clip_ends_at_the_labelled_frame_and_stays_bytes(frames):
     dataset = ClipDataset(frames, 2, SYNTHETIC)
     item = dataset[0]
-    assert item["clip"].shape == (3, 3, 64, 128) and item["clip"].dtype == torch.uint8
+    assert item["clip"].shape == (3, 64, 128, 3) and item["clip"].dtype == torch.uint8
     assert item["label"].shape == (64, 128) and item["label"].dtype == torch.uint8
     assert set(item["label"].unique().tolist()) <= set(range(19)) | {250}
     assert torch.equal(item["clip"][-1], read_clip(dataset.frames[0].frames[-1:])[0])
@@ -80,6 +84,39 @@ def test_evaluation_covers_every_sample_once_over_the_ranks(frames):
     assert sorted(names) == sorted(frame.name for frame in frames)
 
 
+def test_cache_gives_the_same_bytes_and_decodes_once(frames, tmp_path, monkeypatch):
+    cache = PictureCache(tmp_path / "cache")
+    plain, cached = ClipDataset(frames, 1, SYNTHETIC), ClipDataset(frames, 1, SYNTHETIC, cache)
+    for _ in range(2):
+        assert torch.equal(plain[0]["clip"], cached[0]["clip"]) and torch.equal(plain[0]["label"], cached[0]["label"])
+        monkeypatch.setattr("dataloaders.clips.read_image", lambda path: pytest.fail(f"{path} was decoded again"))
+        monkeypatch.setattr(plain, "cache", cache)
+
+
+def test_cache_notices_a_changed_source_and_drops_the_old_entry(tmp_path):
+    cache, path = PictureCache(tmp_path / "cache"), tmp_path / "a.png"
+    for value in (1, 2):
+        cv2.imwrite(str(path), np.full((4, 4 + value, 3), value, np.uint8))
+        assert (cache.read(path, read_image) == value).all() and (cache.read(path, read_image) == value).all()
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+
+
+def test_cache_replaces_a_damaged_entry(tmp_path):
+    cache, path = PictureCache(tmp_path / "cache"), tmp_path / "a.png"
+    cv2.imwrite(str(path), np.full((4, 4, 3), 7, np.uint8))
+    cache.read(path, read_image)
+    (entry,) = (tmp_path / "cache").rglob("*.npy")
+    entry.write_bytes(b"half")
+    assert (cache.read(path, read_image) == 7).all() and (cache.read(path, read_image) == 7).all()
+
+
+def test_cache_says_its_size_and_refuses_a_full_disk(frames, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="too little space.*--cache-dir"):
+        PictureCache(tmp_path / "cache").announce([frames[0].frames[-1]], read_image)
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
 def test_training_batches_stack(frames):
     (batch, *_) = training_loader(ClipDataset(frames, 1, SYNTHETIC), batch=3, seed=(0,), workers=0)
-    assert batch["clip"].shape == (3, 2, 3, 64, 128) and len(batch["name"]) == 3
+    assert batch["clip"].shape == (3, 2, 64, 128, 3) and len(batch["name"]) == 3
