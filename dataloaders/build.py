@@ -1,6 +1,6 @@
 """The way into the data: labelled frames of a data set by name, and loaders over them."""
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -52,15 +52,38 @@ class EpochSampler(Sampler[int]):
         return len(self.indices)
 
 
-def training_loader(
-    dataset: Dataset, *, batch: int, seed: Sequence[int], workers: int, rank: int = 0, ranks: int = 1, skip: int = 0
-) -> DataLoader:
+class _Passes(Dataset):
+    """The data sets of all passes as one, indexed by (pass, sample), so that one set of workers serves them all."""
+
+    def __init__(self, datasets: Mapping[int, Dataset]):
+        self.datasets = datasets
+
+    def __getitem__(self, index: tuple[int, int]) -> dict:
+        which, sample = index
+        return self.datasets[which][sample]
+
+
+class TrainingLoader:
     """Shuffled batches of `batch` over all ranks (this rank's share of them); the incomplete last one is left out.
 
-    `skip` leaves out the first batches: those that an interrupted run has done.
+    Its worker processes stay from pass to pass and epoch to epoch.
     """
-    sampler = EpochSampler(len(dataset), batch=batch, words=seed, rank=rank, ranks=ranks, skip=skip)
-    return _loader(dataset, sampler=sampler, batch=max(1, batch // ranks), workers=workers)
+
+    def __init__(self, datasets: Mapping[int, Dataset], *, batch: int, workers: int, rank: int = 0, ranks: int = 1):
+        self.datasets, self.batch, self.rank, self.ranks = datasets, batch, rank, ranks
+        self._order: list[tuple[int, int]] = []  # filled anew, in place, for every pass
+        self._loader = _loader(_Passes(datasets), sampler=self._order, batch=max(1, batch // ranks), workers=workers)
+
+    def start(self, which: int, *, seed: Sequence[int], skip: int = 0) -> tuple[int, Iterator[dict]]:
+        """Batches of one pass over data set `which`, in an order that depends on `seed` alone: their number, and they.
+
+        `skip` leaves out the first batches: those that an interrupted run has done.
+        """
+        sampler = EpochSampler(
+            len(self.datasets[which]), batch=self.batch, words=seed, rank=self.rank, ranks=self.ranks, skip=skip
+        )
+        self._order[:] = [(which, sample) for sample in sampler]
+        return (len(self._loader), iter(self._loader)) if self._order else (0, iter(()))
 
 
 def evaluation_loader(dataset: Dataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: Optional[int] = None) -> DataLoader:
@@ -74,6 +97,8 @@ def _loader(dataset: Dataset, *, sampler, batch: int, workers: int) -> DataLoade
         dataset,
         batch_size=batch,
         sampler=sampler,
-        num_workers=min(workers, max(1, len(sampler))) if workers else 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
     )

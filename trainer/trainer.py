@@ -11,7 +11,7 @@ import torch
 
 from config.errors import UserError
 from config.options import Options
-from dataloaders.build import training_loader
+from dataloaders.build import TrainingLoader
 from trainer.evaluate import table_lines
 from trainer.networks import Resumed, read_resumed
 from trainer.runs import BEST, LATEST, PREVIOUS, new_experiment
@@ -56,6 +56,9 @@ class Trainer:
         # Half precision loses small gradients unless the loss is scaled up; the scaler finds by how much.
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         self.progress = Progress()
+        self.loader = TrainingLoader(
+            self.stage.passes, batch=options.batch_size, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count
+        )
         self.folder: Optional[Path] = None
         if resumed is not None:
             self._resume(resumed)
@@ -113,11 +116,9 @@ class Trainer:
     def _pass(self, interval: int, log: Optional[RunLog]) -> None:
         """The rest, from `progress.step` on, of one pass over the clips of one interval."""
         options, progress, stage = self.options, self.progress, self.stage
-        loader = training_loader(
-            stage.passes[interval], batch=options.batch_size, seed=(options.seed, progress.epoch, progress.pass_index),
-            workers=options.num_worker, rank=self.ranks.rank, ranks=self.ranks.count, skip=progress.step,
-        )
-        total = progress.step + len(loader)
+        seed = (options.seed, progress.epoch, progress.pass_index)
+        left, batches = self.loader.start(interval, seed=seed, skip=progress.step)
+        total = progress.step + left
         if options.early_stop:
             total = min(total, DRY_RUN_STEPS)
         if total <= progress.step:
@@ -125,7 +126,7 @@ class Trainer:
         stage.train_mode()
         name = f"epoch {progress.epoch + 1}/{options.epoch}" + (f" interval {interval}" if interval else "")
         with progress_bar(total=total, done=progress.step, description=name, unit="step", show=self.ranks.first) as bar:
-            for batch in loader:
+            for batch in batches:
                 losses = self._step(batch)
                 if log is not None:
                     rates = {f"learning_rate/{i}": g["lr"] for i, g in enumerate(stage.optimizer.param_groups)}

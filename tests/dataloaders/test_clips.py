@@ -8,7 +8,7 @@ import torch
 
 from config.errors import UserError
 from config.synthetic import SYNTHETIC
-from dataloaders.build import EpochSampler, evaluation_loader, labelled_frames, training_loader
+from dataloaders.build import EpochSampler, TrainingLoader, evaluation_loader, labelled_frames
 from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, PastDataset, read_clip
 from dataloaders.flows import FlowDataset
@@ -118,5 +118,17 @@ def test_cache_says_its_size_and_refuses_a_full_disk(frames, tmp_path, monkeypat
 
 
 def test_training_batches_stack(frames):
-    (batch, *_) = training_loader(ClipDataset(frames, 1, SYNTHETIC), batch=3, seed=(0,), workers=0)
-    assert batch["clip"].shape == (3, 2, 64, 128, 3) and len(batch["name"]) == 3
+    loader = TrainingLoader({1: ClipDataset(frames, 1, SYNTHETIC)}, batch=3, workers=0)
+    count, batches = loader.start(1, seed=(0,))
+    batches = list(batches)
+    assert count == len(batches) == 5
+    assert batches[0]["clip"].shape == (3, 2, 64, 128, 3) and len(batches[0]["name"]) == 3
+
+
+def test_workers_stay_and_each_pass_has_its_own_order(frames):
+    passes = {1: ClipDataset(frames, 1, SYNTHETIC), 2: ClipDataset(frames, 2, SYNTHETIC)}
+    alone, shared = TrainingLoader(passes, batch=2, workers=0), TrainingLoader(passes, batch=2, workers=1)
+    for which, seed, skip in ((1, (0,), 0), (2, (1,), 3), (1, (2,), 0)):
+        expected = [batch["name"] for batch in alone.start(which, seed=seed, skip=skip)[1]]
+        assert [batch["name"] for batch in shared.start(which, seed=seed, skip=skip)[1]] == expected
+    assert list(alone.start(2, seed=(1,), skip=6)[1]) == []

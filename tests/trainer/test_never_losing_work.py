@@ -1,0 +1,132 @@
+"""Killed, starved or fed nonsense, a run keeps what it had and goes on where it was."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from config.errors import UserError
+from config.options import parse
+from main import main
+from models.released import read_gsvnet
+from trainer.runs import LATEST, PREVIOUS
+from trainer.trainer import Trainer
+from utils.checkpoint import save_checkpoint
+from utils.distributed import Ranks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def words(streets, weights, tmp_path):
+    return ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu",
+            "--log-folder", str(tmp_path / "logs"), "--crop-height", "64", "--crop-width", "96", "--batch-size", "2",
+            "--num-worker", "0", "--eval-multi-step", "1", "--multi-step", "1", "2", "--epoch", "1", "--eval-interval", "9",
+            "--early-stop", "0"]
+
+
+def folder(tmp_path, name="test"):
+    return tmp_path / "logs" / "run" / "synthetic" / f"swiftnet_{name}" / "experiment_0"
+
+
+def weights_of(path):
+    content = read_gsvnet(path)
+    return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
+
+
+def test_killed_at_several_steps_a_run_ends_bit_equal(words, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "main.py"), *words, "--epoch", "2", "--resume", "auto", "--save-every", "2"]
+    log = folder(tmp_path, "killed") / "log.csv"
+    kills = 0
+    for seen in (30, 110):  # lines of the log, seven a step: in the first epoch and in the second
+        process = subprocess.Popen([*command, "--checkname", "killed"], env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.is_file() and len(log.read_text().splitlines()) > seen:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2
+    for name in ("killed", "whole"):
+        assert subprocess.run([*command, "--checkname", name], env=environment, stdout=subprocess.DEVNULL).returncode == 0
+    killed, whole = (weights_of(folder(tmp_path, name) / LATEST) for name in ("killed", "whole"))
+    assert all(torch.equal(killed[key], whole[key]) for key in whole)
+
+
+def test_damaged_latest_checkpoint_gives_way_to_the_one_before(words, tmp_path, capsys):
+    assert main([*words, "--resume", "auto", "--save-every", "5"]) == 0
+    (folder(tmp_path) / LATEST).write_bytes(b"half a file")
+    assert (folder(tmp_path) / PREVIOUS).is_file()
+    assert main([*words, "--resume", "auto"]) == 0
+    assert read_gsvnet(folder(tmp_path) / LATEST)["epoch"] == 1
+    assert "taking checkpoint_previous.pth.tar instead" in capsys.readouterr().out
+
+
+def test_loss_that_is_no_number_stops_before_the_optimizer(words, tmp_path):
+    trainer = Trainer(parse(words), torch.device("cpu"), Ranks())
+    before = {name: x.clone() for name, x in trainer.stage.net.guided.named_parameters()}
+    real = trainer.stage.loss
+
+    def broken(batch, seed):
+        losses = real(batch, seed)
+        return {**losses, "total": losses["total"] * float("nan")} if trainer.progress.step == 0 else losses
+
+    trainer.stage.loss = broken
+    with pytest.raises(UserError, match=r"the loss became nan in epoch 1, step 1, on the frames streets_\d+_\d+, streets_.*lower learning rate"):
+        trainer.run()
+    assert all(torch.equal(x, before[name]) for name, x in trainer.stage.net.guided.named_parameters())
+    kept = torch.load(folder(tmp_path) / "non_finite_rank_0.pth.tar", weights_only=True)
+    assert kept["batch"]["clip"].shape[0] == 2 and "state_dict" in kept
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--segnet", "bisenet"], "was trained with --segnet swiftnet, this run has bisenet"),
+        (["--optical-flow-network", "flownet"], "was trained with --optical-flow-network light, this run has flownet"),
+    ],
+)
+def test_checkpoint_of_other_networks_is_refused_by_name(words, tmp_path, capsys, change, message):
+    assert main([*words, "--early-stop", "1"]) == 0
+    path = str(folder(tmp_path) / LATEST)
+    assert main([*words, *change, "--resume", path]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_checkpoint_of_other_classes_is_refused_by_number(words, tmp_path, capsys, weights):
+    content = dict(read_gsvnet(weights / "gsvnet_swnet_r18.tar"))
+    content["state_dict"] = dict(content["state_dict"])
+    content["state_dict"]["grm.intra_net.intra_net.6.bias"] = torch.zeros(11)
+    save_checkpoint(tmp_path / "other.tar", {key: content[key] for key in ("state_dict", "state_dict_of")})
+    assert main([*words, "--resume", str(tmp_path / "other.tar")]) == 2
+    assert "was trained for 11 classes, --dataset synthetic has 19" in capsys.readouterr().err
+
+
+def test_half_precision_trains(words, tmp_path):
+    assert main([*words, "--early-stop", "1", "--amp", "bf16"]) == 0
+    assert all(x.isfinite().all() for x in weights_of(folder(tmp_path) / LATEST).values())
+
+
+@pytest.mark.parametrize("flow", ["light", "flownet"])
+def test_two_processes_take_the_steps_of_one(words, tmp_path, flow):
+    common = [*words, "--batch-size", "4", "--sync-bn", "1", "--multi-step", "1", "--early-stop", "1",
+              "--optical-flow-network", flow]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, str(ROOT / "main.py"), *common, "--checkname", "two"], env=environment,
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert subprocess.run([sys.executable, str(ROOT / "main.py"), *common, "--checkname", "one"], env=environment).returncode == 0
+    two, one = (read_gsvnet(folder(tmp_path, name) / LATEST) for name in ("two", "one"))
+    assert json.dumps(two["progress"]) == json.dumps({**one["progress"], "best": two["progress"]["best"]})
+    for part in ("state_dict", "state_dict_of"):
+        for name, value in one[part].items():
+            value, other = value.double(), two[part][name].double()
+            assert (value - other).norm() <= 1e-5 * max(value.norm(), 1.0), name
