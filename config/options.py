@@ -35,6 +35,7 @@ class Options:
     stage: str = _option("gsv", "what to train or evaluate: propagation, keyframe segmenter, or the flow network alone", choices=STAGES)
     evaluate: bool = _switch(False, "evaluate instead of training")
     demo: bool = _switch(False, "train and evaluate everything on synthetic streets, quickly")
+    benchmark: str = _option("", "measure instead of training: steps of the propagation's training, or the loader", choices=("train", "loader"))
     # networks
     segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
     optical_flow_network: str = _option("light", "flow network", choices=FLOW_NETWORKS)

@@ -124,10 +124,7 @@ def starting_flow(options: Options, resumed: Optional[Resumed] = None) -> nn.Mod
 
 def build_networks(options: Options, resumed: Optional[Resumed]) -> GSVNet:
     """GSVNet with the segmenter's weights, and the resumed checkpoint's where there is one."""
-    classes = DATASETS[options.dataset].num_classes
-    net = build_gsvnet(
-        segmenter=options.segnet, flow=options.optical_flow_network, classes=classes, intra=options.intra
-    )
+    net = untrained_networks(options)
     path = segmenter_path(options)
     load_segmenter(net.segmenter, read_segmenter(path, options.segnet), path, options.segnet)
     if resumed is not None:
@@ -136,6 +133,14 @@ def build_networks(options: Options, resumed: Optional[Resumed]) -> GSVNet:
             load_flow=options.load_flow,
         )
     return net
+
+
+def untrained_networks(options: Options) -> GSVNet:
+    """Networks as they are built, without any file: what a benchmark needs."""
+    classes = DATASETS[options.dataset].num_classes
+    return build_gsvnet(
+        segmenter=options.segnet, flow=options.optical_flow_network, classes=classes, intra=options.intra
+    )
 
 
 def networks_for_training(options: Options, resumed: Optional[Resumed]) -> GSVNet:

@@ -7,6 +7,7 @@ from torch import Tensor
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import prepare_data
+from trainer.benchmark import run_benchmark
 from trainer.demo import run_demo
 from trainer.evaluate import Evaluation, Predictions, table_lines
 from trainer.networks import networks_for_evaluation
@@ -29,7 +30,9 @@ def run(options: Options) -> int:
         if ranks.first:  # before the others look for it: it may have to be made
             prepare_data(dataset=options.dataset, root=Path(options.data_path))
         wait_for_all()
-        if options.evaluate:
+        if options.benchmark:
+            run_benchmark(options, device)
+        elif options.evaluate:
             run_evaluation(options, device, ranks)
         else:
             Trainer(options, device, ranks).run()

@@ -109,7 +109,8 @@ class Stage:
         """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
         return self.evaluation.picture if self.evaluation is not None else None
 
-    def _augmentation(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
+    def draw(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
+        """One draw of the options' augmentation for frames of size (H,W)."""
         options = self.options
         return draw_augmentation(
             rng, (int(frame[0]), int(frame[1])), crop=(options.crop_height, options.crop_width) if options.use_crop else None,
@@ -118,9 +119,14 @@ class Stage:
 
 
 class PropagationStage(Stage):
-    """Stage gsv: the paper's training of flow network and guided convolution under a frozen segmenter."""
+    """Stage gsv: the paper's training of flow network and guided convolution under a frozen segmenter.
 
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
+    net: networks to train instead of those that the options' files hold.
+    """
+
+    def __init__(
+        self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed], net: Optional[GSVNet] = None
+    ):
         super().__init__(options, device, ranks)
         frames = self.training_frames(max(options.multi_step))
         cache = self._prepare_cache(frames)
@@ -135,11 +141,13 @@ class PropagationStage(Stage):
                     f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
                     f"--multi-step {interval} wants; the propagation is trained on video"
                 )
-        self.net = networks_for_training(options, resumed).to(device)
+        self.net = (net or networks_for_training(options, resumed)).to(device)
         self.net.segmenter.to(memory_format=torch.channels_last)
         self._choose_parameters()
         # What the frozen segmenter computes never changes, so it may run in the quickest form.
         self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
+        if options.compile:
+            self.frozen.compile()
         self.trained = self._wrap(ClipPropagation(self.net, finetune_all=options.finetune_all), self.net.flow, self.net.guided)
         self.criterion = PropagationLoss(
             self.dataset.class_weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
@@ -165,18 +173,29 @@ class PropagationStage(Stage):
             self.net.flow.eval()
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        ends, views, label = self.inputs(batch, seed)
+        with self.autocast():
+            key_logits, teacher = self.frozen_logits(ends)
+            logits = self.trained(key_logits, views)  # (N,C,h,w)
+        return self.criterion(logits.float(), label, teacher)
+
+    def inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Augmented first and last frame (N,2,3,H,W), grid views of all frames, label (N,H,W) int64.
+
+        Only the segmenter's frames are computed in full; of all others the networks see 1/8.
+        """
         clip, label = self._to_device(batch)
-        augmentation = self._augmentation(np.random.default_rng(list(seed)), clip.shape[-2:])
+        augmentation = self.draw(np.random.default_rng(list(seed)), clip.shape[-2:])
         mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
-        # Only the segmenter's frames are needed in full; of all others the network sees 1/8.
         ends = normalise(augmentation.images(clip[:, [0, -1]]), mean, std)  # (N,2,3,H,W)
         middle = augmentation.views(clip[:, 1:-1], grid_size(*ends.shape[-2:]))  # (N,T-2,3,h,w)
         first, last = views_of(ends)  # (N,3,h,w) each
         between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
-        with self.autocast():
-            key_logits, teacher = frozen_pass(self.frozen, ends[:, 0], ends[:, 1], distil=self.options.distil)
-            logits = self.trained(key_logits, [first, *between, last])  # (N,C,h,w)
-        return self.criterion(logits.float(), augmentation.label(label).long(), teacher)
+        return ends, [first, *between, last], augmentation.label(label).long()
+
+    def frozen_logits(self, ends: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+        """Keyframe logits (N,C,h,w) and teacher logits of the augmented first and last frame."""
+        return frozen_pass(self.frozen, ends[:, 0], ends[:, 1], distil=self.options.distil)
 
     def evaluate(self) -> Optional[dict]:
         if self.evaluation is None:
@@ -218,7 +237,7 @@ class SegmenterStage(Stage):
         images, labels = [], []
         first = self.ranks.rank * len(image)
         for number, (one, its_label) in enumerate(zip(image, label)):  # each image its own draw, as segmenters are trained
-            draw = self._augmentation(np.random.default_rng([*seed, first + number]), one.shape[-2:])
+            draw = self.draw(np.random.default_rng([*seed, first + number]), one.shape[-2:])
             images.append(draw.images(one))
             labels.append(draw.label(its_label))
         image = normalise(torch.stack(images), self.segmenter.pixel_mean, self.segmenter.pixel_std)  # (N,3,H,W)
