@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class ClipDataset(Dataset):
         frame = self.frames[index]
         return {
             "clip": read_clip(frame.frames[-1 - self.interval :], self.cache),
-            "label": torch.from_numpy(self.table[self._ids(frame.label)]),
+            "label": torch.from_numpy(cv2.LUT(self._ids(frame.label), self.table)),
             "name": frame.name,
         }
 
