@@ -128,10 +128,13 @@ def parse(arguments: Sequence[str]) -> Options:
         known = [flag(name) for name in FIELDS]
         raise UserError(f"unknown option {word}{_nearest(word.split('=')[0], known)}; --help lists all")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+    if "LOCAL_RANK" in os.environ and "local_rank" not in given:
+        try:
+            given["local_rank"] = int(os.environ["LOCAL_RANK"])
+        except ValueError as error:
+            raise UserError(f"LOCAL_RANK in the environment wants a whole number, not {os.environ['LOCAL_RANK']!r}") from error
     for name, value in given.items():
         _check(name, value)
-    if "LOCAL_RANK" in os.environ and "local_rank" not in given:
-        given["local_rank"] = _integer(os.environ["LOCAL_RANK"])
     return resolve(given)
 
 

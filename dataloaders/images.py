@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from config.dataset import DatasetConfig
@@ -13,6 +14,7 @@ cv2.setNumThreads(0)  # loader processes are the parallelism; OpenCV's own threa
 
 
 TORCHVISION_READS = {".png", ".jpg", ".jpeg"}
+PNG_PALETTE = 3  # colour type
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -24,8 +26,18 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """Read a label file's ids as they stand, (H,W) uint8. Raises UserError for anything but one 8-bit channel."""
-    ids = _decode(Path(path), ImageReadMode.UNCHANGED)
+    """Read a label file's ids as they stand, (H,W) uint8: one 8-bit channel, or palette indices. Raises UserError."""
+    path = Path(path)
+    depth, kind = _png_header(path)
+    if kind == PNG_PALETTE and depth < 8:  # packed indices, which only Pillow unpacks
+        try:
+            with Image.open(path) as picture:
+                return np.array(picture)
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, _size(path)) from error
+    if depth != 8:
+        raise UserError(f"{path}: a label file has 8 bits a pixel, this PNG has {depth}; save it as an 8-bit one")
+    ids = _decode(path, ImageReadMode.UNCHANGED)
     if ids.shape[2] != 1 or ids.dtype != np.uint8:
         raise UserError(
             f"{path}: a label file has one 8-bit channel of class ids, this one has {ids.shape[2]} of {ids.dtype}"
@@ -62,6 +74,14 @@ def _decode(path: Path, mode: ImageReadMode) -> np.ndarray:
     if picture is None:
         raise _unreadable(path, size)
     return picture[..., ::-1].copy() if picture.ndim == 3 else picture[:, :, None]
+
+
+def _png_header(path: Path) -> tuple[int, int]:
+    """Bits a channel and colour type of a PNG; (8, 0) for what is no PNG, whose decoder judges for itself."""
+    _size(path)
+    with open(path, "rb") as file:
+        header = file.read(26)
+    return (header[24], header[25]) if len(header) == 26 and header.startswith(b"\x89PNG") else (8, 0)
 
 
 def _size(path: Path) -> int:

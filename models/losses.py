@@ -39,9 +39,8 @@ class PropagationLoss(nn.Module):
         ce = cross_entropy(logits, label, self.class_weights, self.ignore, self.average)
         distillation = ce.new_zeros(())
         if teacher is not None:
-            teacher = align(teacher, label.shape[-2:])  # (N,C,H,W)
-            divergence = F.kl_div(F.log_softmax(logits, dim=1), F.softmax(teacher, dim=1), reduction="sum")
-            distillation = divergence / logits.numel()
+            taught = F.softmax(align(teacher, label.shape[-2:]), dim=1)  # (N,C,H,W)
+            distillation = F.kl_div(F.log_softmax(logits, dim=1), taught, reduction="sum") / logits.numel()
         total = self.param_ce * (ce + self.param_distil * distillation)
         return {"total": total, "ce": ce, "distillation": distillation}
 
@@ -67,7 +66,8 @@ class SegmenterLoss(nn.Module):
 
     def _one(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem:
-            return cross_entropy(logits, label, None, self.ignore, self.average)
+            weights = logits.new_ones(logits.shape[1])
+            return cross_entropy(logits, label, weights, self.ignore, self.average)
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").flatten()  # (N*H*W,)
         floor = min(int(label.numel() * self.kept), int((label != self.ignore).sum()))
         hard = losses > self.hard_loss
@@ -78,15 +78,10 @@ class SegmenterLoss(nn.Module):
         return chosen.sum() / max(1, chosen.numel())
 
 
-def cross_entropy(
-    logits: Tensor, label: Tensor, weights: Optional[Tensor], ignore: int, average: Average = alone
-) -> Tensor:
-    """Mean cross-entropy over labelled pixels, weighted by class; zero, not NaN, where no pixel is labelled."""
-    if weights is None:
-        weights = logits.new_ones(logits.shape[1])
+def cross_entropy(logits: Tensor, label: Tensor, weights: Tensor, ignore: int, average: Average) -> Tensor:
+    """Cross-entropy of logits (N,C,H,W): mean over labelled pixels, weighted by class; zero, not NaN, where there are none."""
     total = F.cross_entropy(logits, label, weight=weights, ignore_index=ignore, reduction="sum")
-    labelled = label[label != ignore]
-    weight = torch.bincount(labelled, minlength=len(weights)).to(weights.dtype) @ weights
+    weight = (weights[label.clamp(max=len(weights) - 1)] * (label != ignore)).sum()
     return total / average(weight).clamp(min=1e-6)
 
 

@@ -146,13 +146,14 @@ class PropagationStage(Stage):
         self._choose_parameters()
         # What the frozen segmenter computes never changes, so it may run in the quickest form.
         self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
-        if options.compile:
-            self.frozen.compile()
         self.trained = self._wrap(ClipPropagation(self.net, finetune_all=options.finetune_all), self.net.flow, self.net.guided)
         self.criterion = PropagationLoss(
             self.dataset.class_weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
             ignore=self.dataset.ignore, average=mean_over_ranks,
         ).to(device)
+        if options.compile:
+            self.frozen.compile()
+            self.criterion.compile()
         groups = optim.propagation_groups(
             self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
         )

@@ -1,9 +1,11 @@
 """Reading and writing files of tensors: safely, whole, and with one clear line when something is wrong."""
 import argparse
+import contextlib
 import hashlib
 import os
 import pickle
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 from typing import Mapping, Optional
@@ -48,8 +50,8 @@ def read_checkpoint(path: Path, expected: str, remedy: str = "") -> Mapping:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError,
-            AttributeError, IndexError, AssertionError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, TypeError,
+            AttributeError, LookupError, AssertionError, OverflowError, MemoryError, struct.error) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path}: cannot be read as {expected} ({os.path.getsize(path)} bytes; truncated, damaged, or not such a "
@@ -113,7 +115,8 @@ def save_checkpoint(path: Path, content: dict, *, previous: Optional[Path] = Non
             + ("the file of before is whole" if path.exists() else "nothing was left half-written")
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _keep_as(path: Path, previous: Path) -> None:

@@ -36,12 +36,14 @@ def grid(panels: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 def write_picture(path: Path, image: np.ndarray) -> None:
     """Write RGB (H,W,3) or one-channel (H,W) uint8 as the file type of `path`. Raises UserError if it cannot."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(path.suffix, data)
-    if not done:
-        raise UserError(f"{path}: pictures cannot be written as {path.suffix or 'a file without ending'}; use .png")
     try:
+        _, encoded = cv2.imencode(path.suffix, data)
+    except cv2.error as error:
+        kind = path.suffix or "a file without ending"
+        raise UserError(f"{path}: pictures cannot be written as {kind}; use .png") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         encoded.tofile(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -12,7 +12,7 @@ RELEASED = dict(
     batch_size=8, seed=1, epoch=100, crop_height=768, crop_width=1536, use_crop=True, early_stop=False,
     dataset="cityscapes_2k", multi_step=(1, 2, 3, 4), eval_multi_step=(1, 2, 3, 4), eval_single=True, segnet="swiftnet",
     optical_flow_network="light", optical_flow_lr=1e-4, train_optical_flow=True, evaluate=False, eval_interval=1,
-    checkname="test", log_folder="./logs", reset_optimizer=True, reset_best_pred=True, resume="0", visualization=False,
+    checkname="test", log_folder="./logs", reset_optimizer=True, reset_best_pred=True, resume="0", visualization=False, scale=0.75,
 )
 
 
@@ -30,6 +30,10 @@ def test_launchers_local_rank_in_either_spelling_or_the_environment(monkeypatch)
     assert parse(["--local-rank=2"]).local_rank == 2
     monkeypatch.setenv("LOCAL_RANK", "5")
     assert parse([]).local_rank == 5
+    for wrong in ("x", "-3"):
+        monkeypatch.setenv("LOCAL_RANK", wrong)
+        with pytest.raises(UserError, match="LOCAL_RANK in the environment|--local-rank wants at least 0"):
+            parse([])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
@@ -53,7 +54,24 @@ def test_truncated_file_is_refused_or_read_but_never_crashes(tmp_path):
         read_image(path)
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16)])
-def test_label_file_has_one_8_bit_channel(tmp_path, array):
-    with pytest.raises(UserError, match="one 8-bit channel"):
+@pytest.mark.parametrize(
+    "array, message", [(np.zeros((4, 4, 3), np.uint8), "one 8-bit channel"), (np.zeros((4, 4), np.uint16), "this PNG has 16")]
+)
+def test_label_file_has_one_8_bit_channel(tmp_path, array, message):
+    with pytest.raises(UserError, match=message):
         read_ids(write(tmp_path / "l.png", array))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palette_label_gives_its_indices(tmp_path, bits):
+    ids = np.random.default_rng(0).integers(0, 2**bits, (13, 17), dtype=np.uint8)
+    picture = Image.fromarray(ids, mode="P")
+    picture.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+    picture.save(tmp_path / "l.png", bits=bits)
+    assert (read_ids(tmp_path / "l.png") == ids).all()
+
+
+def test_label_of_few_grey_levels_is_refused_not_scaled(tmp_path):
+    Image.fromarray(np.zeros((8, 8), bool)).save(tmp_path / "l.png")
+    with pytest.raises(UserError, match="this PNG has 1; save it as an 8-bit one"):
+        read_ids(tmp_path / "l.png")

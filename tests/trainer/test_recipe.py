@@ -12,9 +12,9 @@ from tests.released import FIXTURES, arrays, filled_gsvnet
 from trainer.optim import build_optimizer, propagation_groups, step_decay
 from trainer.train import ClipPropagation, frozen_pass, views_of
 
-# FlowNet2-S in its third step: one edge pixel of the class map hangs on the last bit of a float, and moves the
-# gradients of the first guiding layers by up to two thousandths with the number of threads.
-LOOSER = {("flownet", 2): 3e-3}
+# By the third step a pixel of the class map can hang on the last bit of a float. Whether it is an edge, which differs
+# between processors and thread counts, moves some gradients of the guiding network by up to two thousandths.
+GRADIENT_TOLERANCE = (1e-3, 1e-3, 3e-3)
 
 
 def relative(ours: float, theirs: float) -> float:
@@ -51,7 +51,7 @@ def test_three_steps(flow):
         assert (prediction - data[f"{flow}_pred{number}"]).abs().max() < 1e-4 * prediction.abs().max()
         assert {n for n, p in parameters.items() if p.grad is not None} == set(step["grad_norms"])
         for name, norm in step["grad_norms"].items():
-            assert relative(parameters[name].grad.norm().item(), norm) < LOOSER.get((flow, number), 1e-3), name
+            assert relative(parameters[name].grad.norm().item(), norm) < GRADIENT_TOLERANCE[number], name
         optimizer.step()
         schedule.step()
     for state, norms in (

@@ -88,6 +88,27 @@ def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert sha256(path) == before and os.listdir(tmp_path) == ["a.tar"]
 
 
+def test_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a.tar: cannot be written"):
+        save_checkpoint(tmp_path / "file" / "a.tar", {"n": 1})
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_three_hundred_damaged_copies_are_read_or_refused(tmp_path, zipped):
+    path, rng = tmp_path / "a.tar", np.random.default_rng(0)
+    torch.save({"x": torch.randn(30), "args": argparse.Namespace(a="word"), "n": 3.5}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(len(whole)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(bytes(damaged[: int(rng.integers(len(whole)))] if rng.random() < 0.3 else damaged))
+        try:
+            read_checkpoint(path, "weights")
+        except UserError as error:
+            assert "a.tar: " in str(error) and "\n" not in str(error)
+
+
 def test_wrong_tensors_are_named(tmp_path):
     module = torch.nn.Linear(2, 3)
     good = {f"module.{name}": x for name, x in module.state_dict().items()}

@@ -23,8 +23,11 @@ def test_picture_round_trip_and_unknown_ending(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8)
     write_picture(tmp_path / "new" / "a.png", image)
     assert (cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1] == image).all()
-    with pytest.raises((UserError, cv2.error)):
+    with pytest.raises(UserError, match="a.nothing: pictures cannot be written as .nothing; use .png"):
         write_picture(tmp_path / "a.nothing", image)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a.png: cannot be written"):
+        write_picture(tmp_path / "file" / "a.png", image)
 
 
 def test_grid_and_caption():

@@ -1,0 +1,61 @@
+"""Labelled frames in the Cityscapes folders: what belongs to which sequence, and what is left out."""
+from pathlib import Path
+
+import pytest
+
+from config.errors import UserError
+from dataloaders.cityscapes import find_cityscapes
+
+
+def touch(root: Path, city: str, sequence: int, frames, labelled=()) -> Path:
+    for kind, numbers, ending in (
+        ("leftImg8bit_sequence", frames, "leftImg8bit"), ("gtFine", labelled, "gtFine_labelIds"), ("flow", labelled, "flow")
+    ):
+        folder = root / kind / "val" / city
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            (folder / f"{city}_{sequence:06d}_{number:06d}_{ending}.png").touch()
+    return root
+
+
+def test_past_never_crosses_into_another_sequence_or_city(tmp_path):
+    touch(tmp_path, "ulm", 4, [17, 18])
+    touch(tmp_path, "ulm", 5, [19], [19])
+    touch(tmp_path, "bonn", 5, [18])
+    (frame,) = find_cityscapes(tmp_path, "val", 4)
+    assert [path.name for path in frame.frames] == ["ulm_000005_000019_leftImg8bit.png"]
+
+
+def test_frames_come_in_order_of_city_sequence_and_number(tmp_path):
+    for city, sequence, number in (("ulm", 1, 3), ("bonn", 2, 1), ("bonn", 1, 9), ("bonn", 1, 2)):
+        touch(tmp_path, city, sequence, [number], [number])
+    names = [frame.name for frame in find_cityscapes(tmp_path, "val", 0)]
+    assert names == ["bonn_000001_000002", "bonn_000001_000009", "bonn_000002_000001", "ulm_000001_000003"]
+
+
+def test_past_stops_at_frame_zero(tmp_path):
+    (frame,) = find_cityscapes(touch(tmp_path, "ulm", 0, range(3), [2]), "val", 9)
+    assert len(frame.frames) == 3
+
+
+def test_true_flow_is_taken_where_it_exists(tmp_path):
+    touch(tmp_path, "ulm", 0, [0, 1], [0, 1])
+    (tmp_path / "flow/val/ulm/ulm_000000_000000_flow.png").unlink()
+    first, second = find_cityscapes(tmp_path, "val", 1)
+    assert first.flow is None and second.flow.name == "ulm_000000_000001_flow.png"
+
+
+def test_city_names_may_hold_underscores(tmp_path):
+    (frame,) = find_cityscapes(touch(tmp_path, "bad_honnef", 0, [0, 1], [1]), "val", 1)
+    assert frame.name == "bad_honnef_000000_000001" and len(frame.frames) == 2
+
+
+def test_split_without_labels_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"gtFine/val: holds no CITY/\*_gtFine_labelIds.png"):
+        find_cityscapes(touch(tmp_path, "ulm", 0, range(3)), "val", 0)
+
+
+def test_other_split_is_not_mixed_in(tmp_path):
+    touch(tmp_path, "ulm", 0, [0], [0])
+    with pytest.raises(UserError, match="gtFine/train: no such folder"):
+        find_cityscapes(tmp_path, "train", 0)

@@ -1,0 +1,65 @@
+"""Several processes: every launcher, and a rank that dies."""
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from models.released import read_gsvnet
+from trainer.runs import LATEST
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def words(streets, weights, tmp_path):
+    return ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu",
+            "--log-folder", str(tmp_path / "logs"), "--crop-height", "64", "--crop-width", "96", "--batch-size", "2",
+            "--num-worker", "0", "--multi-step", "1", "--eval-multi-step", "1", "--epoch", "1", "--early-stop", "1"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(module, script, words):
+    command = [sys.executable, "-m", module, "--nproc_per_node", "2", "--master_port", str(free_port()), str(script), *words]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("module", ["torch.distributed.run", "torch.distributed.launch"])
+def test_launcher(module, words, tmp_path):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"this torch has no {module} any more")
+    done = launch(module, ROOT / "main.py", words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = list((tmp_path / "logs" / "run" / "synthetic" / "swiftnet_test").iterdir())
+    assert [run.name for run in runs] == ["experiment_0"]
+    assert read_gsvnet(runs[0] / LATEST)["epoch"] == 1
+
+
+def test_a_rank_that_dies_takes_the_job_down_with_its_reason(words, tmp_path):
+    script = tmp_path / "dying.py"
+    script.write_text(
+        "import os, sys\n"
+        "from main import main\n"
+        "from trainer import trainer\n"
+        "step = trainer.Trainer._step\n"
+        "def dying(self, batch):\n"
+        "    if self.ranks.rank == 1 and self.progress.step == 1:\n"
+        "        raise RuntimeError('rank 1 fell over')\n"
+        "    return step(self, batch)\n"
+        "trainer.Trainer._step = dying\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    start = time.monotonic()
+    done = launch("torch.distributed.run", script, words)
+    assert done.returncode != 0 and "rank 1 fell over" in done.stderr
+    assert time.monotonic() - start < 90  # the minute that is promised, and the start of two processes
