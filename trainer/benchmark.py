@@ -32,7 +32,7 @@ from models.gsvnet import GSVNet
 from models.losses import PropagationLoss
 from trainer.networks import untrained_networks
 from trainer.reference import PlainClips, plain_frozen, plain_propagation
-from trainer.stages import PropagationStage
+from trainer.stage_gsv import PropagationStage
 from utils.distributed import Ranks
 from utils.logging import logger, write_json
 

@@ -1,0 +1,107 @@
+"""What the three training stages share.
+
+A stage offers the trainer: `passes` (data sets by clip interval, gone through in order in each epoch), `optimizer`,
+`scheduler`, `loss(batch, augmentation seed)`, `train_mode()`, `evaluate()` and `state()`.
+"""
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Mapping, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from config.datasets import DATASETS
+from config.errors import UserError
+from config.options import Options
+from dataloaders.build import labelled_frames
+from dataloaders.cache import PictureCache
+from dataloaders.clips import LabelledFrame
+from dataloaders.images import read_image
+from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
+from trainer import optim
+from trainer.evaluate import Evaluation, picture_cache
+from trainer.train import freeze_batch_norm
+from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
+from utils.logging import logger
+
+
+class Stage:
+    """One stage of training; the stages proper fill in what it names."""
+
+    trained: nn.Module  # called by loss(), wrapped for several GPUs where there are any
+    passes: dict[int, Dataset]
+    evaluation: Optional[Evaluation] = None
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks):
+        self.options, self.device, self.ranks = options, device, ranks
+        self.dataset = DATASETS[options.dataset]
+
+    def train_mode(self) -> None:
+        self.trained.train()
+        if self.options.freeze_bn:
+            freeze_batch_norm(self.trained)
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision that `--amp` asks for, around a forward pass."""
+        kind = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.amp]
+        return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
+
+    def _wrap(self, trained: nn.Module, *compiled: nn.Module) -> nn.Module:
+        """Make `trained` ready for several processes; with `--compile 1` the parts `compiled` of it are compiled."""
+        if self.options.sync_bn:
+            synchronise_batch_norm(trained, self.ranks, self.device)
+        if self.options.compile:
+            for part in compiled:
+                part.compile()
+        return data_parallel(trained, self.ranks, self.device, apex=self.options.apex)
+
+    def _to_device(self, batch: Mapping) -> tuple[Tensor, Tensor]:
+        """clip (N,T,3,H,W) and label (N,H,W) of a batch, uint8, on the device."""
+        clip, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
+        return channels_first(clip), label
+
+    def _optimizer(self, groups: list[dict], **choices) -> torch.optim.Optimizer:
+        options = self.options
+        return optim.build_optimizer(
+            groups, name=options.optim, weight_decay=options.weight_decay, apex=options.apex, **choices
+        )
+
+    def iterations(self) -> int:
+        """Optimizer steps of the whole training."""
+        batches = sum(max(1, len(dataset) // self.options.batch_size) for dataset in self.passes.values())
+        return batches * self.options.epoch
+
+    def training_frames(self, past: int) -> list[LabelledFrame]:
+        options = self.options
+        return labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
+
+    def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> Optional[PictureCache]:
+        """The cache of decoded frames, if there is to be one, after saying how much it will take."""
+        cache = picture_cache(self.options)
+        if cache is not None and self.ranks.first:
+            cache.announce((path for frame in frames for path in frame.frames), read_image)
+        return cache
+
+    def validation(self, options: Options) -> Optional[Evaluation]:
+        """Evaluation on the val split, or None, with a word, where there is no such split."""
+        try:
+            return Evaluation(options, self.device, self.ranks)
+        except UserError as error:
+            logger.info("no evaluation while training: %s", error)
+            return None
+
+    def picture(self) -> Optional[np.ndarray]:
+        """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
+        return self.evaluation.picture if self.evaluation is not None else None
+
+    def draw(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
+        """One draw of the options' augmentation for frames of size (H,W)."""
+        options = self.options
+        return draw_augmentation(
+            rng, (int(frame[0]), int(frame[1])), crop=(options.crop_height, options.crop_width) if options.use_crop else None,
+            scales=options.random_scale or PROPAGATION_SCALES, continuous=bool(options.random_scale), flip=options.flip,
+        )

@@ -1,0 +1,111 @@
+"""Stage gsv: the propagation."""
+from typing import Mapping, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.errors import UserError
+from config.options import Options
+from dataloaders.clips import ClipDataset
+from dataloaders.transforms import normalise
+from models.fold import folded
+from models.gsvnet import GSVNet
+from models.losses import PropagationLoss
+from models.released import released_state
+from models.resize import grid_size
+from trainer import optim
+from trainer.networks import Resumed, networks_for_training
+from trainer.stage import Stage
+from trainer.train import ClipPropagation, frozen_pass, views_of
+from utils.distributed import Ranks, mean_over_ranks
+from utils.logging import logger
+
+
+class PropagationStage(Stage):
+    """Stage gsv: the paper's training of flow network and guided convolution under a frozen segmenter.
+
+    net: networks to train instead of those that the options' files hold.
+    """
+
+    def __init__(
+        self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed], net: Optional[GSVNet] = None
+    ):
+        super().__init__(options, device, ranks)
+        frames = self.training_frames(max(options.multi_step))
+        cache = self._prepare_cache(frames)
+        self.passes = {}
+        for interval in options.multi_step:
+            self.passes[interval] = ClipDataset(frames, interval, self.dataset, cache)
+            missing = len(frames) - len(self.passes[interval])
+            if missing:
+                logger.info("train: %d of %d labelled frames lack %d frames before them", missing, len(frames), interval)
+            if not len(self.passes[interval]):
+                raise UserError(
+                    f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
+                    f"--multi-step {interval} wants; the propagation is trained on video"
+                )
+        self.net = (net or networks_for_training(options, resumed)).to(device)
+        self.net.segmenter.to(memory_format=torch.channels_last)
+        self._choose_parameters()
+        # What the frozen segmenter computes never changes, so it may run in the quickest form.
+        self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
+        self.trained = self._wrap(ClipPropagation(self.net, finetune_all=options.finetune_all), self.net.flow, self.net.guided)
+        self.criterion = PropagationLoss(
+            self.dataset.class_weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
+            ignore=self.dataset.ignore, average=mean_over_ranks,
+        ).to(device)
+        if options.compile:
+            self.frozen.compile()
+            self.criterion.compile()
+        groups = optim.propagation_groups(
+            self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
+        )
+        self.optimizer = self._optimizer(groups)
+        self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
+        self.evaluation = self.validation(options)
+
+    def _choose_parameters(self) -> None:
+        options, net = self.options, self.net
+        net.segmenter.requires_grad_(False)
+        net.guided.filter_bank.requires_grad_(options.train_filter)
+        net.flow.requires_grad_(options.train_optical_flow)
+
+    def train_mode(self) -> None:
+        super().train_mode()
+        self.net.segmenter.eval()
+        if not self.options.train_optical_flow:
+            self.net.flow.eval()
+
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        ends, views, label = self.inputs(batch, seed)
+        with self.autocast():
+            key_logits, teacher = self.frozen_logits(ends)
+            logits = self.trained(key_logits, views)  # (N,C,h,w)
+        return self.criterion(logits.float(), label, teacher)
+
+    def inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Augmented first and last frame (N,2,3,H,W), grid views of all frames, label (N,H,W) int64.
+
+        Only the segmenter's frames are computed in full; of all others the networks see 1/8.
+        """
+        clip, label = self._to_device(batch)
+        augmentation = self.draw(np.random.default_rng(list(seed)), clip.shape[-2:])
+        mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
+        ends = normalise(augmentation.images(clip[:, [0, -1]]), mean, std)  # (N,2,3,H,W)
+        middle = augmentation.views(clip[:, 1:-1], grid_size(*ends.shape[-2:]))  # (N,T-2,3,h,w)
+        first, last = views_of(ends)  # (N,3,h,w) each
+        between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
+        return ends, [first, *between, last], augmentation.label(label).long()
+
+    def frozen_logits(self, ends: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+        """Keyframe logits (N,C,h,w) and teacher logits of the augmented first and last frame."""
+        return frozen_pass(self.frozen, ends[:, 0], ends[:, 1], distil=self.options.distil)
+
+    def evaluate(self) -> Optional[dict]:
+        if self.evaluation is None:
+            return None
+        return self.evaluation.run(self.net, methods=("gsv",))["gsv"]
+
+    def state(self) -> dict:
+        return {"state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict()}
