@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         if "--debug=1" in " ".join(arguments).replace("--debug 1", "--debug=1"):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

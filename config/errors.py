@@ -3,3 +3,9 @@
 
 class UserError(Exception):
     """Something the user can mend: the message names the file or flag, what is wrong with it and the remedy."""
+
+    @property
+    def line(self) -> str:
+        """The message as one line, also of an error that a loader's process raised and torch wrapped in a traceback."""
+        lines = str(self).strip().splitlines() or ["unknown"]
+        return lines[-1].removeprefix(f"{__name__}.{type(self).__name__}: ")

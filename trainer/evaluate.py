@@ -19,7 +19,7 @@ from dataloaders.transforms import channels_first, normalise
 from models.gsvnet import GSVNet, State, grid_view
 from models.resize import align
 from utils.distributed import Ranks, add_over_ranks
-from utils.logging import logger, progress_bar
+from utils.logging import logger, watched
 from utils.metrics import ConfusionMatrix, summary
 from utils.visualize import grid, overlay, with_caption, write_picture
 
@@ -93,9 +93,7 @@ def evaluate(
     """
     net.eval()
     matrices = {method: {position: ConfusionMatrix(classes) for position in positions} for method in methods}
-    bar = progress_bar(total=len(loader), description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first)
-    for sample in loader:
-        bar.update()
+    for sample in watched(loader, description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first):
         clip = channels_first(sample["clip"][0].to(device, non_blocking=True))  # (T,3,H,W)
         label = sample["label"][0].to(device)
         possible = [position for position in positions if position < len(clip)]
@@ -111,7 +109,6 @@ def evaluate(
                 matrices[method][position].add(label, prediction)
         if on_frame is not None:
             on_frame(sample["name"][0], clip, label, predictions)
-    bar.close()
     for matrix in (matrix for by_position in matrices.values() for matrix in by_position.values()):
         matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], device)
         matrix.frames = int(frames)

@@ -99,9 +99,14 @@ def segmenter_path(options: Options) -> Path:
 def starting_segmenter(options: Options, resumed: Optional[Resumed]) -> nn.Module:
     """The keyframe segmenter as its training starts: resumed, or fresh (with ImageNet weights if asked for)."""
     pretrained = options.pretrained_backbone and resumed is None
-    segmenter = build_segmenter(
-        name=options.segnet, classes=DATASETS[options.dataset].num_classes, pretrained=pretrained
-    )
+    classes = DATASETS[options.dataset].num_classes
+    try:
+        segmenter = build_segmenter(name=options.segnet, classes=classes, pretrained=pretrained)
+    except OSError as error:  # urllib's errors are OSErrors
+        raise UserError(
+            f"the ImageNet weights of the trunk could not be downloaded ({error}); --pretrained-backbone 0 starts without "
+            "them, --resume PATH from a file"
+        ) from error
     if resumed is not None:
         load_segmenter(segmenter, resumed.content, resumed.path, options.segnet)
     return segmenter

@@ -61,11 +61,11 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
         raise UserError("--stage segnet --evaluate 1 wants --method per-frame or copy; gsv belongs to --stage gsv")
     evaluation = Evaluation(options, device, ranks)
     net = networks_for_evaluation(options).to(device)
-    folder = new_experiment(options) if ranks.first else None
+    folder = new_experiment(options) if ranks.first and options.visualization else None
     writers = []
     if options.save_predictions:
         writers.append(evaluation.writer_of_predictions(Path(options.save_predictions)))
-    if options.visualization and ranks.first:
+    if folder is not None:
         def write_panel(name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
             picture = evaluation.panel(clip, label, predictions[options.method])
             write_picture(folder / "visualization" / f"{name}.png", picture)
@@ -79,8 +79,8 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
     if ranks.first:
         for line in table_lines(metrics):
             logger.info("%s", line)
-        write_json(folder / "metrics.json", metrics)
-        if options.metrics_file:
-            write_json(Path(options.metrics_file), metrics)
-        logger.info("metrics: %s", options.metrics_file or folder / "metrics.json")
+        folder = folder or new_experiment(options)
+        for path in {folder / "metrics.json", Path(options.metrics_file or folder / "metrics.json")}:
+            write_json(path, metrics)
+            logger.info("metrics: %s", path)
     return metrics

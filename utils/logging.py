@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional, Sized
 
 import numpy as np
 from tqdm import tqdm
@@ -25,11 +25,19 @@ def start_console(quiet: bool = False) -> None:
 
 def progress_bar(*, total: Optional[int], description: str, unit: str, show: bool = True, done: int = 0) -> tqdm:
     """A progress bar that vanishes when done; where nobody watches a terminal, it speaks only now and then."""
-    watched = sys.stderr.isatty()
-    return tqdm(
-        total=total, initial=done, desc=description, unit=unit, disable=not show, leave=False,
+    watched = sys.stdout.isatty()
+    return tqdm(  # standard error is for errors alone
+        file=sys.stdout, total=total, initial=done, desc=description, unit=unit, disable=not show, leave=False,
         mininterval=0.2 if watched else 30, maxinterval=10 if watched else 60, dynamic_ncols=watched,
     )
+
+
+def watched(items: Sized, *, description: str, unit: str, show: bool = True) -> Iterator:
+    """The items of a collection, with a progress bar that is gone when they end, or when an error ends them."""
+    with progress_bar(total=len(items), description=description, unit=unit, show=show) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 def write_json(path: Path, content: object) -> None:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from config.errors import UserError
 from dataloaders.synthetic.render import Buffers, draw, expose, flow_back
 from dataloaders.synthetic.scene import sample_world
+from utils.logging import progress_bar
 
 VERSION = 1  # raise it with every change that alters the pixels
 CITY = "streets"
@@ -162,7 +162,7 @@ def ensure_streets(root: Path, settings: StreetSettings, workers: int | None = N
 def _build(root: Path, settings: StreetSettings, workers: int | None) -> None:
     jobs = [("train", index) for index in range(settings.train)] + [("val", index) for index in range(settings.val)]
     workers = workers or len(os.sched_getaffinity(0))
-    with tqdm(total=len(jobs), desc="synthetic streets", unit="sequence") as bar:
+    with progress_bar(total=len(jobs), description="synthetic streets", unit="sequence") as bar:
         if workers == 1:
             for split, index in jobs:
                 _write_sequence(root, settings, split, index)

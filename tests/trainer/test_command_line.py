@@ -2,11 +2,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -186,6 +188,27 @@ def test_mistakes_get_one_line_and_status_2(call, capsys, words, message):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ")
     assert re.search(message, lines[0]), lines[0]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_broken_picture_is_named_in_one_line_whichever_process_reads_it(call, streets, tmp_path, capsys, workers):
+    copy = tmp_path / "copy"
+    shutil.copytree(streets, copy)
+    broken = sorted((copy / "leftImg8bit_sequence" / "val").rglob("*.png"))[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    capsys.readouterr()
+    assert call("--evaluate", "1", "--resume", "1", "--data-path", str(copy), "--num-worker", workers) == 2
+    line = capsys.readouterr().err.strip()
+    assert re.fullmatch(rf"error: {re.escape(str(broken))}: not a readable picture .100 bytes.; restore the file .*", line)
+
+
+def test_imagenet_weights_out_of_reach_say_what_to_do(call, capsys, monkeypatch):
+    def unreachable(*_, **__):
+        raise URLError("no route")
+
+    monkeypatch.setattr("models.resnet.resnet18", unreachable)
+    assert call("--stage", "segnet", *TRAIN) == 2
+    assert "could not be downloaded" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_two_processes_train_and_count_every_frame_once(streets, weights, tmp_path):
