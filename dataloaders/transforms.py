@@ -99,16 +99,24 @@ def aligned_step(source: int, target: int) -> float:
 
 
 def sample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """x (..., H, W) at every pair of the fractional `rows` and `columns` (float32, on the CPU; torch's own resize counts in float32 too), bilinear, as float32."""
-    for dim, positions in ((-2, rows), (-1, columns)):
-        source = x.shape[dim]
-        low = positions.floor().long().clamp(0, source - 1)
-        weight = (positions - low).float().to(x.device, non_blocking=True)
-        low = low.to(x.device, non_blocking=True)
-        high = (low + 1).clamp(max=source - 1)
-        weight = weight.unsqueeze(-1) if dim == -2 else weight
+    """x (...,C,H,W) at every pair of the fractional `rows` and `columns` (float32, on the CPU; torch's own resize counts
+    in float32 too), bilinear, as float32.
+
+    Works with channels last, the order that frames have in memory, where a row or a pixel is gathered in one piece.
+    """
+    x = x.movedim(-3, -1)  # (...,H,W,C)
+    taps = []
+    for dim, positions in ((-3, rows), (-2, columns)):
+        low = positions.floor().long().clamp(0, x.shape[dim] - 1)
+        high = (low + 1).clamp(max=x.shape[dim] - 1)
+        first = int(low.min())
+        x = x.narrow(dim, first, int(high.max()) + 1 - first)  # nothing outside is touched below
+        taps.append((dim, low - first, high - first, (positions - low).float()))
+    for dim, low, high, weight in taps:
+        low, high, weight = (each.to(x.device, non_blocking=True) for each in (low, high, weight))
+        weight = weight.view(-1, 1, 1) if dim == -3 else weight.view(-1, 1)
         x = torch.lerp(x.index_select(dim, low).float(), x.index_select(dim, high).float(), weight)
-    return x
+    return x.movedim(-1, -3)  # (...,C,rows,columns)
 
 
 def nearest_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Tensor:

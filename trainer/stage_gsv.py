@@ -92,7 +92,8 @@ class PropagationStage(Stage):
         clip, label = self._to_device(batch)
         augmentation = self.draw(np.random.default_rng(list(seed)), clip.shape[-2:])
         mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
-        ends = normalise(augmentation.images(clip[:, [0, -1]]), mean, std)  # (N,2,3,H,W)
+        ends = clip[:, :: clip.shape[1] - 1]  # first and last frame, without copying
+        ends = normalise(augmentation.images(ends), mean, std)  # (N,2,3,H,W)
         middle = augmentation.views(clip[:, 1:-1], grid_size(*ends.shape[-2:]))  # (N,T-2,3,h,w)
         first, last = views_of(ends)  # (N,3,h,w) each
         between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
