@@ -31,7 +31,7 @@ from models.build import SEGMENTERS
 from models.gsvnet import GSVNet
 from models.losses import PropagationLoss
 from trainer.networks import untrained_networks
-from trainer.reference import PlainClips, plain_frozen, plain_propagation
+from trainer.reference import PlainClips, plain_augment, plain_frozen, plain_propagation
 from trainer.stage_gsv import PropagationStage
 from utils.distributed import Ranks
 from utils.logging import logger, write_json
@@ -194,7 +194,7 @@ def measure_plain(options: Options, device: torch.device, net: GSVNet) -> dict:
         with part("augment"):
             clip, label = batch["clip"].to(device), batch["label"].to(device)
             draw = stage.draw(np.random.default_rng([options.seed, step]), clip.shape[-2:])
-            clip, label = draw.images(clip).contiguous(), draw.label(label)
+            clip, label = plain_augment(clip, label, draw)
         with part("keyframe + teacher"):
             key_logits, teacher = plain_frozen(net, clip)
         with part("propagation forward"):

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from config.dataset import DatasetConfig
 from dataloaders.clips import LabelledFrame, with_past
+from dataloaders.transforms import Augmentation
 from models.gsvnet import GSVNet, grid_view
 from models.guided_conv import GuidedConv, edge_map
 from models.resize import align, grid_size
@@ -44,6 +45,15 @@ class PlainClips(Dataset):
         for number, identifier in enumerate(self.dataset.label_ids):
             label[ids == identifier] = number
         return {"clip": torch.stack(clip), "label": torch.from_numpy(label), "name": frame.name}
+
+
+def plain_augment(clip: Tensor, label: Tensor, draw: Augmentation) -> tuple[Tensor, Tensor]:
+    """Resize every whole frame (N,T,3,H,W), then cut the crop out; the label (N,H,W) likewise, nearest."""
+    frames = align(clip.flatten(0, 1), draw.scaled)  # (N*T,3,*scaled)
+    frames = frames[..., draw.top : draw.top + draw.size[0], draw.left : draw.left + draw.size[1]]
+    frames = align(frames, draw.output)  # (N*T,3,*output)
+    frames = frames.flip(-1) if draw.flip else frames
+    return frames.unflatten(0, clip.shape[:2]), draw.label(label)
 
 
 def stacked_guided(guided: GuidedConv, warped: Tensor, frame: Tensor) -> Tensor:

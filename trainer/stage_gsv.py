@@ -97,7 +97,8 @@ class PropagationStage(Stage):
         middle = augmentation.views(clip[:, 1:-1], grid_size(*ends.shape[-2:]))  # (N,T-2,3,h,w)
         first, last = views_of(ends)  # (N,3,h,w) each
         between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
-        return ends, [first, *between, last], augmentation.label(label).long()
+        views = [view.contiguous() for view in (first, *between, last)]  # channels first, as the logits beside them
+        return ends, views, augmentation.label(label).long()
 
     def frozen_logits(self, ends: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         """Keyframe logits (N,C,h,w) and teacher logits of the augmented first and last frame."""

@@ -47,8 +47,10 @@ def frozen_pass(segmenter: nn.Module, first: Tensor, last: Tensor, *, distil: bo
         frames = torch.cat([first, last]) if distil else first  # (2N,3,H,W)
         logits = segmenter(frames.contiguous(memory_format=torch.channels_last)).float()  # (2N,C,H/4,W/4)
         key_logits = align(logits[:count], grid_size(*first.shape[-2:]))  # (N,C,h,w)
-    # Clones, since what inference mode made cannot be kept for a backward pass.
-    return key_logits.clone(), logits[count:].clone() if distil else None
+    # Clones, since what inference mode made cannot be kept for a backward pass; channels first again, as the logits that
+    # they meet in the guided block and the loss.
+    kept = dict(memory_format=torch.contiguous_format)
+    return key_logits.clone(**kept), logits[count:].clone(**kept) if distil else None
 
 
 def views_of(clip: Tensor) -> list[Tensor]:
