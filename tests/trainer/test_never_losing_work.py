@@ -114,10 +114,11 @@ def test_half_precision_trains(words, tmp_path):
     assert all(x.isfinite().all() for x in weights_of(folder(tmp_path) / LATEST).values())
 
 
-@pytest.mark.parametrize("flow", ["light", "flownet"])
-def test_two_processes_take_the_steps_of_one(words, tmp_path, flow):
-    common = [*words, "--batch-size", "4", "--sync-bn", "1", "--multi-step", "1", "--early-stop", "1",
-              "--optical-flow-network", flow]
+@pytest.mark.parametrize("flow, interval, steps", [("light", "3", 2), ("flownet", "4", 1)])
+def test_two_processes_take_the_steps_of_one(words, tmp_path, flow, interval, steps):
+    # Few steps: once rounding, which a split batch changes, has moved a pixel of the edge map, a threshold, two runs differ
+    # in the third digit. With random weights FlowNet2-S warps much to zero, where classes tie, so there it happens soon.
+    common = [*words, "--batch-size", "4", "--sync-bn", "1", "--multi-step", interval, "--optical-flow-network", flow]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, str(ROOT / "main.py"), *common, "--checkname", "two"], env=environment,
@@ -125,6 +126,7 @@ def test_two_processes_take_the_steps_of_one(words, tmp_path, flow):
     assert done.returncode == 0, done.stderr[-2000:]
     assert subprocess.run([sys.executable, str(ROOT / "main.py"), *common, "--checkname", "one"], env=environment).returncode == 0
     two, one = (read_gsvnet(folder(tmp_path, name) / LATEST) for name in ("two", "one"))
+    assert one["progress"]["iteration"] == steps
     assert json.dumps(two["progress"]) == json.dumps({**one["progress"], "best": two["progress"]["best"]})
     for part in ("state_dict", "state_dict_of"):
         for name, value in one[part].items():
