@@ -35,12 +35,18 @@ class PropagationLoss(nn.Module):
 
         Returns the scalars `total`, `ce` and `distillation` (zero where teacher is None).
         """
-        logits = align(logits, label.shape[-2:])  # (N,C,H,W)
-        ce = cross_entropy(logits, label, self.class_weights, self.ignore, self.average)
+        size = label.shape[-2:]
+        return self.compare(align(logits, size), label, None if teacher is None else align(teacher, size))
+
+    def compare(self, logits: Tensor, label: Tensor, teacher: Optional[Tensor]) -> dict[str, Tensor]:
+        """As `forward`, with logits and teacher (N,C,H,W) at the label's size."""
+        predicted = F.log_softmax(logits, dim=1)  # (N,C,H,W), for both terms
+        ce = cross_entropy(predicted, label, self.class_weights, self.ignore, self.average)
         distillation = ce.new_zeros(())
         if teacher is not None:
-            taught = F.softmax(align(teacher, label.shape[-2:]), dim=1)  # (N,C,H,W)
-            distillation = F.kl_div(F.log_softmax(logits, dim=1), taught, reduction="sum") / logits.numel()
+            with torch.no_grad():
+                taught = F.log_softmax(teacher, dim=1)  # (N,C,H,W)
+            distillation = F.kl_div(predicted, taught, reduction="sum", log_target=True) / logits.numel()
         total = self.param_ce * (ce + self.param_distil * distillation)
         return {"total": total, "ce": ce, "distillation": distillation}
 
@@ -67,7 +73,7 @@ class SegmenterLoss(nn.Module):
     def _one(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem:
             weights = logits.new_ones(logits.shape[1])
-            return cross_entropy(logits, label, weights, self.ignore, self.average)
+            return cross_entropy(F.log_softmax(logits, dim=1), label, weights, self.ignore, self.average)
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").flatten()  # (N*H*W,)
         floor = min(int(label.numel() * self.kept), int((label != self.ignore).sum()))
         hard = losses > self.hard_loss
@@ -78,9 +84,9 @@ class SegmenterLoss(nn.Module):
         return chosen.sum() / max(1, chosen.numel())
 
 
-def cross_entropy(logits: Tensor, label: Tensor, weights: Tensor, ignore: int, average: Average) -> Tensor:
-    """Cross-entropy of logits (N,C,H,W): mean over labelled pixels, weighted by class; zero, not NaN, where there are none."""
-    total = F.cross_entropy(logits, label, weight=weights, ignore_index=ignore, reduction="sum")
+def cross_entropy(predicted: Tensor, label: Tensor, weights: Tensor, ignore: int, average: Average) -> Tensor:
+    """Cross-entropy of log-probabilities (N,C,H,W): mean over labelled pixels, weighted by class; zero where there are none."""
+    total = F.nll_loss(predicted, label, weight=weights, ignore_index=ignore, reduction="sum")
     weight = (weights[label.clamp(max=len(weights) - 1)] * (label != ignore)).sum()
     return total / average(weight).clamp(min=1e-6)
 

@@ -29,9 +29,8 @@ from dataloaders.clips import ClipDataset
 from dataloaders.images import read_image
 from models.build import SEGMENTERS
 from models.gsvnet import GSVNet
-from models.losses import PropagationLoss
 from trainer.networks import untrained_networks
-from trainer.reference import PlainClips, plain_augment, plain_frozen, plain_propagation
+from trainer.reference import PlainClips, plain_augment, plain_frozen, plain_loss, plain_propagation
 from trainer.stage_gsv import PropagationStage
 from utils.distributed import Ranks
 from utils.logging import logger, write_json
@@ -75,7 +74,7 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
         "OpenCV": lambda path: cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
         "torchvision.io (the one used)": read_image,
     }
-    decode = {name: rate(lambda read=read: [read(path) for path in paths], len(paths)) for name, read in decoders.items()}
+    decode = rates({name: lambda read=read: [read(path) for path in paths] for name, read in decoders.items()}, len(paths))
     segmenter = SEGMENTERS[options.segnet]
     with tempfile.TemporaryDirectory(dir=options.cache_dir or None) as folder:
         loaders = {
@@ -83,7 +82,7 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
             "ours": clips,
             "ours, decoded frames cached": ClipDataset(frames, interval, dataset, PictureCache(Path(folder))),
         }
-        whole = {name: rate(lambda data=data: [data[i] for i in range(count)], count * (interval + 1)) for name, data in loaders.items()}
+        whole = rates({name: lambda data=data: [data[i] for i in range(count)] for name, data in loaders.items()}, count * (interval + 1))
     first = next(iter(whole.values()))
     size = read_image(paths[0]).shape
     table = [f"frames of {size[1]} x {size[0]}, one core", f"{'decoder':<46}{'frames/s':>10}"]
@@ -93,35 +92,37 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
     return {"frame": list(size), "decoders": decode, "loaders": whole, "table": table}
 
 
-def rate(work: Callable[[], object], frames: int) -> float:
-    """Frames per second of `work`, the median of a few runs after one that warms up."""
-    work()
-    times = []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return frames / statistics.median(times)
+def rates(works: dict[str, Callable[[], object]], frames: int) -> dict[str, float]:
+    """Frames per second of each work: median of a few rounds, in which all take turns, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(1 + STEPS):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    return {name: frames / statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
 class Parts:
     """Seconds by part of a step, over several steps."""
 
     def __init__(self, device: torch.device):
-        self.device, self.seconds = device, {}
+        self.device, self.seconds, self.peak = device, {}, 0.0
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         self._wait()
+        reset_peak(self.device)
         start = time.perf_counter()
         yield
         self._wait()
         self.seconds.setdefault(part, []).append(time.perf_counter() - start)
+        self.peak = max(self.peak, peak_gib(self.device))
 
-    def medians(self) -> dict[str, float]:
-        """Median milliseconds a step by part, and their sum, without the warm-up steps."""
+    def result(self) -> dict:
+        """Median milliseconds a step by part, and their sum, without the warm-up steps; peak memory in GiB."""
         values = {part: 1e3 * statistics.median(times[WARM_UP:]) for part, times in self.seconds.items()}
-        return values | {"step": sum(values.values())}
+        return {"milliseconds": values | {"step": sum(values.values())}, "peak_gib": self.peak}
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -133,9 +134,12 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     options = replace(options, multi_step=(max(options.multi_step),), eval_multi_step=(), eval_single=True)
     torch.manual_seed(options.seed)
     net = untrained_networks(options)
-    plain = measure_plain(options, device, copy.deepcopy(net))
-    stage = PropagationStage(options, device, Ranks(), None, net=net)
-    ours = measure_stage(options, stage)
+    parts_plain, parts_ours = Parts(device), Parts(device)
+    plain_way = plain_steps(options, device, copy.deepcopy(net), parts_plain)
+    our_way = stage_steps(options, PropagationStage(options, device, Ranks(), None, net=net), parts_ours)
+    for _ in zip(plain_way, our_way):  # turn about, so that what else the machine does meets both alike
+        pass
+    plain, ours = parts_plain.result(), parts_ours.result()
     parts = list(ours["milliseconds"])
     settings = f"{options.segnet}, {options.optical_flow_network} flow, batch {options.batch_size}, crop "
     settings += f"{options.crop_height} x {options.crop_width}, interval {options.multi_step[0]}, --amp {options.amp}, "
@@ -151,19 +155,18 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     return {"settings": settings, "published": plain, "ours": ours, "table": table}
 
 
-def measure_stage(options: Options, stage: PropagationStage) -> dict:
-    """Time the parts of this program's step."""
+def stage_steps(options: Options, stage: PropagationStage, part: Parts) -> Iterator[None]:
+    """This program's training steps, timed by part; one a turn."""
     loader = TrainingLoader(stage.passes, batch=options.batch_size, workers=options.num_worker)
-    part, interval = Parts(stage.device), options.multi_step[0]
+    interval = options.multi_step[0]
     scaler = torch.amp.GradScaler(stage.device.type, enabled=options.amp == "fp16")
     stage.train_mode()
-    reset_peak(stage.device)
     for step, batch in enumerate(timed_batches(lambda n: loader.start(interval, seed=(options.seed, n))[1], part)):
         with part("augment"):
             ends, views, label = stage.inputs(batch, (options.seed, step))
         with part("keyframe + teacher"), stage.autocast():
             key_logits, teacher = stage.frozen_logits(ends)
-        with part("propagation forward"):
+        with part("propagation forward, loss"):
             with stage.autocast():
                 logits = stage.trained(key_logits, views)
             loss = stage.criterion(logits.float(), label, teacher)["total"]
@@ -173,23 +176,19 @@ def measure_stage(options: Options, stage: PropagationStage) -> dict:
         with part("optimizer"):
             scaler.step(stage.optimizer)
             scaler.update()
-    return {"milliseconds": part.medians(), "peak_gib": peak_gib(stage.device)}
+        yield
 
 
-def measure_plain(options: Options, device: torch.device, net: GSVNet) -> dict:
-    """Time the parts of the published program's step, with the same networks, data and crop."""
+def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts) -> Iterator[None]:
+    """The published program's training steps with the same networks, data and crop, timed by part; one a turn."""
+    options = replace(options, compile=False, amp="off")
     stage = PropagationStage(options, device, Ranks(), None, net=net)  # for its data, optimizer and augmentation
     plain = PlainClips(
         stage.passes[options.multi_step[0]].frames, options.multi_step[0], stage.dataset, net.segmenter.pixel_mean, net.segmenter.pixel_std
     )
     net.segmenter.to(memory_format=torch.contiguous_format)
     loader = TrainingLoader({0: plain}, batch=options.batch_size, workers=options.num_worker)
-    criterion = PropagationLoss(
-        stage.dataset.class_weights, param_ce=options.param_ce, param_distil=options.param_ce_distil, ignore=stage.dataset.ignore
-    ).to(device)
-    part = Parts(device)
     stage.train_mode()
-    reset_peak(device)
     for step, batch in enumerate(timed_batches(lambda n: loader.start(0, seed=(options.seed, n))[1], part)):
         with part("augment"):
             clip, label = batch["clip"].to(device), batch["label"].to(device)
@@ -197,15 +196,15 @@ def measure_plain(options: Options, device: torch.device, net: GSVNet) -> dict:
             clip, label = plain_augment(clip, label, draw)
         with part("keyframe + teacher"):
             key_logits, teacher = plain_frozen(net, clip)
-        with part("propagation forward"):
+        with part("propagation forward, loss"):
             logits = plain_propagation(net, clip, key_logits)
-            loss = criterion(logits, label, teacher)["total"]
+            loss = plain_loss(stage.criterion, logits, label, teacher)
         with part("backward"):
             stage.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         with part("optimizer"):
             stage.optimizer.step()
-    return {"milliseconds": part.medians(), "peak_gib": peak_gib(device)}
+        yield
 
 
 def timed_batches(start: Callable[[int], Iterator[dict]], part: Parts) -> Iterator[dict]:

@@ -18,6 +18,7 @@ from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.transforms import Augmentation
 from models.gsvnet import GSVNet, grid_view
 from models.guided_conv import GuidedConv, edge_map
+from models.losses import PropagationLoss
 from models.resize import align, grid_size
 from models.warp import grid_flow, warp
 
@@ -82,3 +83,12 @@ def plain_propagation(net: GSVNet, clip: Tensor, key_logits: Tensor) -> Tensor:
             warped = warp(logits, grid_flow(net.flow(view, previous), tuple(view.shape[-2:])))
             logits, previous = stacked_guided(net.guided, warped, view), view
     return logits
+
+
+def plain_loss(criterion: PropagationLoss, logits: Tensor, label: Tensor, teacher: Tensor) -> Tensor:
+    """The loss's total from torch's two whole losses, each with a softmax of its own."""
+    logits = align(logits, label.shape[-2:])  # (N,C,H,W)
+    ce = F.cross_entropy(logits, label, weight=criterion.class_weights, ignore_index=criterion.ignore)
+    taught = F.softmax(align(teacher, label.shape[-2:]), dim=1)  # (N,C,H,W)
+    distillation = F.kl_div(F.log_softmax(logits, dim=1), taught, reduction="none").mean()
+    return criterion.param_ce * (ce + criterion.param_distil * distillation)

@@ -56,8 +56,10 @@ class PropagationStage(Stage):
             ignore=self.dataset.ignore, average=mean_over_ranks,
         ).to(device)
         if options.compile:
-            self.frozen.compile()
-            self.criterion.compile()
+            # On CPUs, freezing lays the constant weights out once as the convolutions want them.
+            self.frozen.compile(options={"freezing": device.type == "cpu"})
+            # Without the upsampling before it, whose backward pass is slower compiled.
+            self.criterion.compare = torch.compile(self.criterion.compare)
         groups = optim.propagation_groups(
             self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
         )

@@ -72,7 +72,7 @@ class Trainer:
             self.folder = self.folder or new_experiment(options)
             logger.info("run folder: %s", self.folder)
         self.folder = from_all_ranks(self.folder)[0]
-        log = RunLog(self.folder) if self.ranks.first else None
+        log = RunLog(self.folder, after=progress.iteration) if self.ranks.first else None
         previous = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             while progress.epoch < options.epoch:

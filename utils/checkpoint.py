@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import hashlib
+import io
 import os
 import pickle
 import shutil
@@ -99,17 +100,19 @@ def save_checkpoint(path: Path, content: dict, *, previous: Optional[Path] = Non
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    packed = io.BytesIO()
+    torch.save(content, packed)  # in memory first: torch's file writer hides why a disk refused
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            file.write(packed.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
             _keep_as(path, previous)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's own zip writer turns a full disk into a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except OSError as error:
+        reason = error.strerror or error
         raise UserError(
             f"{path}: cannot be written ({reason}); free some space or choose another --log-folder; "
             + ("the file of before is whole" if path.exists() else "nothing was left half-written")

@@ -52,14 +52,19 @@ def write_json(path: Path, content: object) -> None:
 
 
 class RunLog:
-    """A run's `log.csv` (long form: step, tag, value) and TensorBoard events, in `folder`."""
+    """A run's `log.csv` (long form: step, tag, value) and TensorBoard events, in `folder`.
 
-    def __init__(self, folder: Path):
+    after: the step that the run goes on from. What an interrupted run had noted beyond it will be done again, and so it
+    is forgotten.
+    """
+
+    def __init__(self, folder: Path, *, after: int = 0):
         from tensorboardX import SummaryWriter  # slow to import, and evaluation alone does not need it
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=after + 1 if after else None)
         path = folder / "log.csv"
+        _forget_rows(path, after)
         new = not path.exists()
         self._file = open(path, "a", newline="")
         self._rows = csv.writer(self._file)
@@ -79,3 +84,16 @@ class RunLog:
     def close(self) -> None:
         self._file.close()
         self._writer.close()
+
+
+def _forget_rows(path: Path, after: int) -> None:
+    """Leave the head line and the whole rows up to step `after`; a killed run may have torn the last one."""
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = lines[:1] + [
+        line for line in lines[1:] if line.endswith("\n") and line.split(",")[0].isdigit() and int(line.split(",")[0]) <= after
+    ]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)

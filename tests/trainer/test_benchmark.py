@@ -9,8 +9,9 @@ from dataloaders.build import labelled_frames
 from dataloaders.clips import ClipDataset
 from dataloaders.transforms import channels_first, normalise
 from main import main
+from models.losses import PropagationLoss
 from tests.released import filled_gsvnet
-from trainer.reference import PlainClips, plain_frozen, plain_propagation
+from trainer.reference import PlainClips, plain_frozen, plain_loss, plain_propagation
 from trainer.train import ClipPropagation, frozen_pass, views_of
 
 
@@ -29,6 +30,13 @@ def test_published_way_gives_the_same_logits_and_gradients():
         results.append((teacher, logits.detach(), net.guided.intra[0].weight.grad, net.flow.conv1[0].weight.grad))
     for a, b in zip(*results):
         assert (a - b).abs().max() <= 1e-3 * b.abs().max()
+
+
+def test_published_loss_gives_the_same_total():
+    criterion = PropagationLoss(SYNTHETIC.class_weights, param_ce=10, param_distil=10, ignore=SYNTHETIC.ignore)
+    logits, teacher, label = torch.randn(2, 19, 8, 12), torch.randn(2, 19, 16, 24), torch.randint(0, 19, (2, 64, 96))
+    label[:, :8] = SYNTHETIC.ignore
+    assert torch.allclose(plain_loss(criterion, logits, label, teacher), criterion(logits, label, teacher)["total"], rtol=1e-5)
 
 
 def test_published_loader_gives_the_same_clips(streets):

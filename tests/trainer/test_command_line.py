@@ -123,7 +123,8 @@ def test_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(call, t
     assert not experiment(tmp_path, "swiftnet_parts", 1).exists()
 
 
-def test_interrupt_saves_and_resume_goes_on_to_the_same_weights(streets, weights, tmp_path):
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupt_saves_and_resume_goes_on_to_the_same_weights(streets, weights, tmp_path, number, status):
     common = [sys.executable, str(ROOT / "main.py"), "--dataset", "synthetic", "--data-path", str(streets),
               "--weights-dir", str(weights), "--log-folder", str(tmp_path / "logs"), "--device", "cpu", *TRAIN,
               "--multi-step", "1", "2", "--eval-interval", "9", "--epoch", "2", "--resume", "auto"]
@@ -133,8 +134,8 @@ def test_interrupt_saves_and_resume_goes_on_to_the_same_weights(streets, weights
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (log.is_file() and len(log.read_text().splitlines()) > 20):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
     assert (log.parent / LATEST).is_file()
     assert subprocess.run([*common, "--checkname", "cut"], env=environment).returncode == 0
     assert subprocess.run([*common, "--checkname", "whole"], env=environment).returncode == 0

@@ -45,6 +45,20 @@ def test_launcher(module, words, tmp_path):
     assert read_gsvnet(runs[0] / LATEST)["epoch"] == 1
 
 
+def test_two_nodes(words, tmp_path):
+    """Two launchers that meet at a port, as on two machines."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
+               "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    nodes = [subprocess.Popen([*command, "--node_rank", str(rank), str(ROOT / "main.py"), *words], env=ENVIRONMENT,
+                              stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for node in nodes:
+        _, errors = node.communicate(timeout=120)
+        assert node.returncode == 0, errors[-2000:]
+    runs = list((tmp_path / "logs" / "run" / "synthetic" / "swiftnet_test").iterdir())
+    assert [run.name for run in runs] == ["experiment_0"]
+    assert read_gsvnet(runs[0] / LATEST)["progress"]["iteration"] == 5
+
+
 def test_a_rank_that_dies_takes_the_job_down_with_its_reason(words, tmp_path):
     script = tmp_path / "dying.py"
     script.write_text(

@@ -1,6 +1,7 @@
 """Killed, starved or fed nonsense, a run keeps what it had and goes on where it was."""
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -84,6 +85,44 @@ def test_loss_that_is_no_number_stops_before_the_optimizer(words, tmp_path):
     assert all(torch.equal(x, before[name]) for name, x in trainer.stage.net.guided.named_parameters())
     kept = torch.load(folder(tmp_path) / "non_finite_rank_0.pth.tar", weights_only=True)
     assert kept["batch"]["clip"].shape[0] == 2 and "state_dict" in kept
+
+
+def test_full_disk_leaves_the_old_checkpoint_whole_and_says_so(words, tmp_path):
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here (unshare -rm)")
+    command = shlex.join([sys.executable, str(ROOT / "main.py"), *words, "--early-stop", "1", "--resume", "auto"])
+    full = tmp_path / "logs"
+    full.mkdir()
+    script = f"""
+        mount -t tmpfs -o size=30m none {full} || exit 90
+        {command} || exit 91
+        cp -r {full} {tmp_path}/before
+        dd if=/dev/zero of={full}/filler bs=64k 2>/dev/null
+        truncate -s -512k {full}/filler
+        {command} --epoch 2; status=$?
+        cp -r {full}/run {tmp_path}/after
+        exit $status
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr[-2000:]
+    assert "No space left on device" in done.stderr and "the file of before is whole" in done.stderr
+    kept = Path("run/synthetic/swiftnet_test/experiment_0")
+    assert (tmp_path / "after" / kept.relative_to("run") / LATEST).read_bytes() == (tmp_path / "before" / kept / LATEST).read_bytes()
+    left = {path.name for path in (tmp_path / "after" / kept.relative_to("run")).iterdir()}
+    assert not any(name.endswith(".tmp") for name in left)
+
+
+def test_going_on_forgets_what_was_noted_beyond_the_checkpoint(words, tmp_path):
+    assert main([*words, "--early-stop", "1", "--resume", "auto"]) == 0
+    log = folder(tmp_path) / "log.csv"
+    before = log.read_text()
+    log.write_text(before + "999,train/total,1.0\n99")  # done after the checkpoint, and a row torn by a kill
+    assert main([*words, "--early-stop", "1", "--resume", "auto", "--epoch", "2"]) == 0
+    assert log.read_text().startswith(before) and "\n999," not in log.read_text()
+    steps = [int(line.split(",")[0]) for line in log.read_text().splitlines()[1:] if "train/total" in line]
+    assert steps == sorted(set(steps))
 
 
 @pytest.mark.parametrize(
