@@ -8,7 +8,8 @@ class DatasetConfig:
     """Names, ids, colours and recipe of one data set.
 
     label_ids: the id that label files (and written predictions) use for each class, in class order; every other id
-    is ignored. crop: training crop (H, W) of the propagation recipe, None for the command line's own default.
+    is ignored. also: further ids of the label files, as pairs (id, class index). crop: training crop (H, W) of the
+    propagation recipe, None for the command line's own default.
     """
 
     name: str
@@ -19,6 +20,7 @@ class DatasetConfig:
     default_path: str
     crop: Optional[tuple[int, int]] = None
     ignore: int = 250
+    also: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_classes(self) -> int:

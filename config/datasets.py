@@ -1,6 +1,15 @@
 """The data sets by the names of the command line."""
 from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
+from config.custom import read_custom
+from config.dataset import DatasetConfig
 from config.synthetic import SYNTHETIC
 
 DATASETS = {config.name: config for config in (CITYSCAPES, CAMVID, SYNTHETIC)}
+CUSTOM = "custom"  # described by the user's own file
+NAMES = (*DATASETS, CUSTOM)
+
+
+def dataset_config(name: str, path: str) -> DatasetConfig:
+    """What there is to know of data set `name`, whose files (or, for custom, description) are at `path`. Raises UserError."""
+    return read_custom(path).config if name == CUSTOM else DATASETS[name]

@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Sequence
 
-from config.datasets import DATASETS
+from config.datasets import NAMES, dataset_config
 from config.errors import UserError
 
 STAGES = ("gsv", "segnet", "flow")
 SEGMENTERS = ("swiftnet", "bisenet")
-FLOW_NETWORKS = ("light", "flownet")
+FLOW_NETWORKS = ("light", "flownet", "none")
 METHODS = ("gsv", "per-frame", "copy", "warp")
 
 
@@ -38,11 +38,12 @@ class Options:
     benchmark: str = _option("", "measure instead of training: steps of the propagation's training, or the loader", choices=("train", "loader"))
     # networks
     segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
-    optical_flow_network: str = _option("light", "flow network", choices=FLOW_NETWORKS)
+    optical_flow_network: str = _option("light", "flow network; none: nothing is assumed to move", choices=FLOW_NETWORKS)
     intra: bool = _switch(True, "give the guided block the intra features of the current frame")
+    edge: bool = _switch(True, "give the guided block the edge map of the warped labels")
     # data
-    dataset: str = _option("cityscapes_2k", "data set", choices=tuple(DATASETS))
-    data_path: str = _option("", "folder of the data set (default: data/NAME)")
+    dataset: str = _option("cityscapes_2k", "data set; custom: your own, described by the file --data-path", choices=NAMES)
+    data_path: str = _option("", "folder of the data set (default: data/NAME); of custom data the YAML file, see docs/custom_data.md")
     num_worker: int = _option(4, "loader processes per rank", kind=int, low=0)
     cache_dir: str = _option("", "folder for decoded frames, memory-mapped (default: none; its size is announced first)")
     use_crop: bool = _switch(True, "random scale and crop in training")
@@ -76,6 +77,7 @@ class Options:
     eval_interval: int = _option(1, "epochs between evaluations", kind=int, low=1)
     method: str = _option("gsv", "what carries the segmentation between keyframes", choices=METHODS)
     scale: float = _option(0.75, "scale at which the keyframe is segmented in evaluation", kind=float, above=0, high=2)
+    temporal: bool = _switch(True, "measure consistency over time (TC, mVC) in --evaluate 1 too")
     metrics_file: str = _option("", "also write metrics.json to this file")
     save_predictions: str = _option("", "folder for predicted label maps")
     visualization: bool = _switch(False, "write overlay pictures of the evaluated frames into the run folder")
@@ -141,17 +143,21 @@ def parse(arguments: Sequence[str]) -> Options:
 def resolve(given: dict[str, Any]) -> Options:
     """Fill what was not given from the data set, then the stage's recipe, then the flags' defaults."""
     plain = Options(**given)
-    defaults: dict[str, Any] = {"data_path": DATASETS[plain.dataset].default_path}
+    dataset = dataset_config(plain.dataset, plain.data_path)
+    defaults: dict[str, Any] = {"data_path": dataset.default_path}
     network = plain.optical_flow_network if plain.stage == "flow" else plain.segnet
     defaults.update(RECIPES.get((plain.stage, network), {}))
-    crop = DATASETS[plain.dataset].crop
-    if crop is not None:
-        defaults.update(crop_height=crop[0], crop_width=crop[1])
+    if dataset.crop is not None:
+        defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     options = Options(**{**defaults, **given})
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.random_scale and options.random_scale[0] > options.random_scale[1]:
         raise UserError("--random-scale wants LOW HIGH, the lower bound first")
+    if options.optical_flow_network == "none":
+        if options.stage == "flow":
+            raise UserError("--stage flow trains a flow network; --optical-flow-network none is none")
+        options = dataclasses.replace(options, load_flow=False)
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate; its end-point error is printed while it trains")
     return options

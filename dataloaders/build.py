@@ -6,22 +6,25 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from config.datasets import DATASETS
+from config.datasets import CUSTOM, dataset_config
 from config.errors import UserError
 from dataloaders.camvid import find_camvid
 from dataloaders.cityscapes import find_cityscapes
 from dataloaders.clips import LabelledFrame
+from dataloaders.custom import find_custom
 from dataloaders.synthetic import StreetSettings, ensure_streets
 
-FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic": find_cityscapes}
+FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic": find_cityscapes, CUSTOM: find_custom}
 
 
 def prepare_data(*, dataset: str, root: Path) -> None:
     """Check that the data set is there; make it, if it is the synthetic one. Raises UserError."""
     if dataset == "synthetic" and not (root / "synthetic.json").is_file():
         ensure_streets(root, StreetSettings())
-    if not root.is_dir():
-        default = DATASETS[dataset].default_path
+    if dataset == CUSTOM:
+        dataset_config(dataset, str(root))  # root is a file or a folder; reading it tells
+    elif not root.is_dir():
+        default = dataset_config(dataset, str(root)).default_path
         raise UserError(f"{root}: no such folder; --data-path wants the folder of {dataset} (default {default})")
 
 
@@ -92,7 +95,12 @@ def evaluation_loader(dataset: Dataset, *, workers: int, rank: int = 0, ranks: i
     return _loader(dataset, sampler=list(indices[rank::ranks]), batch=1, workers=workers)
 
 
-def _loader(dataset: Dataset, *, sampler, batch: int, workers: int) -> DataLoader:
+def video_loader(frames: Dataset, *, workers: int) -> DataLoader:
+    """The frames of videos one by one, in order; an item is as the data set gives it, without a batch axis."""
+    return _loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
+
+
+def _loader(dataset: Dataset, *, sampler, batch: Optional[int], workers: int) -> DataLoader:
     return DataLoader(
         dataset,
         batch_size=batch,

@@ -6,7 +6,7 @@ from typing import Iterator
 from config.errors import UserError
 from dataloaders.clips import LabelledFrame
 
-FRAMES, LABELS, FLOW = "leftImg8bit_sequence", "gtFine", "flow"
+FRAMES, LABELS, FLOW, AHEAD = "leftImg8bit_sequence", "gtFine", "flow", "flow_ahead"
 LABEL_NAME = re.compile(r"(?P<city>.+)_(?P<seq>\d{6})_(?P<frame>\d{6})_gtFine_labelIds\.png")
 
 
@@ -48,11 +48,12 @@ def _find_city(root: Path, split: str, city: Path, past: int) -> Iterator[Labell
         if not names:
             raise UserError(f"{folder / f'{prefix}_{last:06d}_leftImg8bit.png'}: missing, but {label} labels it")
         frame = f"{prefix}_{last:06d}"
-        flow = root / FLOW / split / city.name / f"{frame}_flow.png"
+        flow, ahead = (root / kind / split / city.name / f"{frame}_flow.png" for kind in (FLOW, AHEAD))
         yield LabelledFrame(
             name=frame,
             frames=tuple(folder / name for name in reversed(names)),
             label=label,
             prediction=f"{frame}_pred_labelIds.png",
             flow=flow if flow.is_file() else None,
+            ahead=ahead if ahead.is_file() else None,
         )

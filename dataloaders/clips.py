@@ -20,7 +20,8 @@ class LabelledFrame:
     """A labelled frame and its past.
 
     frames: the frames up to and including the labelled one, in order, without a gap; as many as exist, up to what was
-    asked for. flow: file of the true flow from the labelled frame to the one before it, where the data set has one.
+    asked for. flow, ahead: files of the true flow from the labelled frame to the one before and to the one after it, where
+    the data set has them.
     """
 
     name: str
@@ -28,6 +29,7 @@ class LabelledFrame:
     label: Path
     prediction: str  # file name of a prediction for it
     flow: Optional[Path] = None
+    ahead: Optional[Path] = None
 
 
 def with_past(frames: Sequence[LabelledFrame], interval: int) -> list[LabelledFrame]:
@@ -64,16 +66,6 @@ class ClipDataset(Dataset):
 
     def _ids(self, path: Path) -> np.ndarray:
         return read_ids(path) if self.cache is None else self.cache.read(path, read_ids)
-
-
-class PastDataset(ClipDataset):
-    """As ClipDataset, but an item's clip is as long as the frame's past allows, up to `interval` + 1 frames."""
-
-    def __init__(
-        self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: Optional[PictureCache] = None
-    ):
-        super().__init__(frames, 0, dataset, cache)
-        self.interval = interval
 
 
 def read_clip(paths: Sequence[Path], cache: Optional[PictureCache] = None) -> Tensor:

@@ -49,6 +49,8 @@ def label_table(dataset: DatasetConfig) -> np.ndarray:
     """Table (256,) uint8 from a label file's id to the class index, `ignore` for every id that is no class."""
     table = np.full(256, dataset.ignore, np.uint8)
     table[list(dataset.label_ids)] = np.arange(dataset.num_classes, dtype=np.uint8)
+    for label_id, index in dataset.also:
+        table[label_id] = index
     return table
 
 

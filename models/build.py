@@ -3,13 +3,14 @@ from torch import nn
 
 from models.bisenet import BiSeNet
 from models.flow_light import LightFlow
+from models.flow_none import NoFlow
 from models.flownet_s import FlowNetS
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
 from models.swiftnet import SwiftNet
 
 SEGMENTERS = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
-FLOW_NETWORKS = {"light": LightFlow, "flownet": FlowNetS}
+FLOW_NETWORKS = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
 
 
 def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> nn.Module:
@@ -21,8 +22,7 @@ def build_flow(*, name: str) -> nn.Module:
     return FLOW_NETWORKS[name]()
 
 
-def build_gsvnet(*, segmenter: str, flow: str, classes: int, intra: bool = True) -> GSVNet:
-    """`intra`: whether the guided block sees intra features (`--intra`)."""
-    return GSVNet(
-        build_segmenter(name=segmenter, classes=classes), build_flow(name=flow), GuidedConv(classes, use_intra=intra)
-    )
+def build_gsvnet(*, segmenter: str, flow: str, classes: int, intra: bool = True, edge: bool = True) -> GSVNet:
+    """`intra`, `edge`: whether the guided block sees intra features and edge map (`--intra`, `--edge`)."""
+    guided = GuidedConv(classes, use_intra=intra, use_edge=edge)
+    return GSVNet(build_segmenter(name=segmenter, classes=classes), build_flow(name=flow), guided)

@@ -42,15 +42,17 @@ class GSVNet(nn.Module):
         logits = self.segmenter(align(frame, scaled_size(height, width, scale)))
         return State(align(logits, grid_size(height, width)), grid_view(frame))
 
-    def propagate(self, state: State, view: Tensor) -> State:
-        """One frame on from `state`; `view` (N,3,h,w) is the current frame's `grid_view`."""
-        return State(self.guided(self.warp(state, view), view), view)
+    def propagate(self, state: State, view: Tensor, flow: Optional[Tensor] = None) -> State:
+        """One frame on from `state`; `view` (N,3,h,w) is the current frame's `grid_view`, `flow` as in `warp`."""
+        return State(self.guided(self.warp(state, view, flow), view), view)
 
     def warp(self, state: State, view: Tensor, flow: Optional[Tensor] = None) -> Tensor:
         """The previous logits moved to where the current frame shows them, (N,C,h,w).
 
-        flow: (N,2,h,w) in grid pixels, computed by the flow network where it is not given.
+        flow: (N,2,h,w) as `motion` returns it, computed where it is not given.
         """
-        if flow is None:
-            flow = grid_flow(self.flow(view, state.view), tuple(view.shape[-2:]))
-        return warp(state.logits, flow)
+        return warp(state.logits, self.motion(state.view, view) if flow is None else flow)
+
+    def motion(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Grid views (N,3,h,w) of two frames -> flow (N,2,h,w) from the current to the previous, in grid pixels."""
+        return grid_flow(self.flow(current, previous), tuple(current.shape[-2:]))

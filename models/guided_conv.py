@@ -68,12 +68,13 @@ class GuidedConv(nn.Module):
 
     forward: warped logits (N,C,h,w), current frame (N,3,h,w) normalised BGR -> logits (N,C,h,w). A frame of batch 1
     serves all warped logits, and its intra features are computed once.
-    With use_intra=False the intra features are zero, as guidance and as candidate (an ablation).
+    Ablations: with use_intra=False the intra features are zero, as guidance and as candidate; with use_edge=False the edge
+    map is zero.
     """
 
-    def __init__(self, classes: int, *, use_intra: bool = True):
+    def __init__(self, classes: int, *, use_intra: bool = True, use_edge: bool = True):
         super().__init__()
-        self.use_intra = use_intra
+        self.use_intra, self.use_edge = use_intra, use_edge
         self.filter_bank = nn.Parameter(shift_bank(), requires_grad=False)  # (9,1,1,3,3)
         self.intra = IntraNet(classes)
         self.guide = GuideNet(classes)
@@ -88,7 +89,8 @@ class GuidedConv(nn.Module):
     def forward(self, warped: Tensor, frame: Tensor) -> Tensor:
         intra = self.intra(frame) if self.use_intra else torch.zeros_like(warped)  # (N,C,h,w)
         intra = intra.expand_as(warped)
-        return self.fuse(warped, intra, self.guide(intra, edge_map(warped)))
+        edge = edge_map(warped) if self.use_edge else torch.zeros_like(warped[:, :1])  # (N,1,h,w)
+        return self.fuse(warped, intra, self.guide(intra, edge))
 
     def fuse(self, warped: Tensor, intra: Tensor, kernels: Tensor) -> Tensor:
         """Sum over k of kernel_k * candidate_k (paper equation 2), (N,C,h,w).

@@ -20,7 +20,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from config.datasets import DATASETS
+from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import TrainingLoader, labelled_frames
@@ -61,7 +61,7 @@ def machine(device: torch.device) -> dict:
 
 def benchmark_loader(options: Options, device: torch.device) -> dict:
     """Frames per second of one core: decoders, then whole loaders (decode, label, stack), reference and ours."""
-    dataset, interval = DATASETS[options.dataset], options.multi_step[0]
+    dataset, interval = dataset_config(options.dataset, options.data_path), options.multi_step[0]
     frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=interval)
     clips = ClipDataset(frames, interval, dataset)
     if not len(clips):

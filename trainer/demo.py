@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
-from torch import Tensor
 
 from config.datasets import DATASETS
 from config.options import Options
 from dataloaders.build import prepare_data
-from trainer.evaluate import Evaluation, Predictions
+from trainer.evaluate import Evaluation, Seen
 from trainer.networks import networks_for_evaluation
 from trainer.runs import BEST, LATEST
 from trainer.trainer import Trainer
@@ -104,21 +102,18 @@ class Scenes:
         self.colours, self.every, self.seen = evaluation.dataset.colours, every, 0
         self.video = VideoFile(FOLDER / "side_by_side.mp4", fps=8)
 
-    def __call__(self, name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
-        position = max(predictions["gsv"])
+    def __call__(self, seen: Seen) -> None:
+        position = max(seen.predictions["gsv"])
         if position < max(POSITIONS):
             return
-        height, width = label.shape
-        image = cv2.resize(clip[-1].permute(1, 2, 0).cpu().numpy(), (width, height))
-        maps = {"label": label, **{TITLES[method]: predictions[method][position] for method in ("copy", "warp", "gsv")}}
-        panels = [
-            with_caption(overlay(image, ids.cpu().numpy().astype(np.uint8), self.colours), f"{title}")
-            for title, ids in maps.items()
-        ]
+        height, width = seen.label.shape
+        image = cv2.resize(seen.image.cpu().numpy(), (width, height))
+        maps = {"label": seen.label, **{TITLES[method]: seen.predictions[method][position] for method in ("copy", "warp", "gsv")}}
+        panels = [with_caption(overlay(image, ids.cpu().numpy(), self.colours), title) for title, ids in maps.items()]
         picture = grid([panels[:2], panels[2:]])
         self.video.write(picture)
         if self.seen % self.every == 0:
-            write_picture(FOLDER / "overlays" / f"{name}_position_{position}.png", picture)
+            write_picture(FOLDER / "overlays" / f"{seen.frame.name}_position_{position}.png", picture)
         self.seen += 1
 
     def close(self) -> None:

@@ -1,118 +1,120 @@
 """Evaluation per frame position (paper section 4): each labelled frame as keyframe, first propagated frame, and so on."""
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from config.datasets import DATASETS
+from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
-from dataloaders.build import evaluation_loader, labelled_frames
+from dataloaders.build import labelled_frames, video_loader
 from dataloaders.cache import PictureCache
-from dataloaders.clips import PastDataset, with_past
+from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.images import id_table
-from dataloaders.transforms import channels_first, normalise
-from models.gsvnet import GSVNet, State, grid_view
-from models.resize import align
+from dataloaders.transforms import channels_first
+from dataloaders.videos import Video, VideoDataset, share, videos_of
+from models.gsvnet import GSVNet
+from models.label_map import label_map
+from trainer.positions import VideoPropagation, evaluation_segmenter, plan_video
+from trainer.temporal import TemporalMeasures, flow_source
 from utils.distributed import Ranks, add_over_ranks
 from utils.logging import logger, watched
-from utils.metrics import ConfusionMatrix, summary
-from utils.visualize import grid, overlay, with_caption, write_picture
+from utils.metrics import ConfusionMatrix, by_interval, summary
+from utils.visualize import write_picture
 
 DRY_RUN_FRAMES = 10
-Predictions = dict[str, dict[int, Tensor]]  # method, position -> (H,W)
-OnFrame = Callable[[str, Tensor, Tensor, Predictions], None]
+Matrices = dict[str, dict[int, ConfusionMatrix]]  # by method and position
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What evaluation saw of one labelled frame.
+
+    image: (H,W,3) uint8 RGB; label: (H',W') uint8 class indices; predictions and counts by method and position: class
+    indices (H',W') uint8, and the frame's own confusion counts (C,C) int64 on the CPU.
+    """
+
+    frame: LabelledFrame
+    image: Tensor
+    label: Tensor
+    predictions: dict[str, dict[int, Tensor]]
+    counts: dict[str, dict[int, Tensor]]
+
+
+OnFrame = Callable[[Seen], None]
+
+
+class Maps:
+    """Label maps of one frame, made when first asked for: (method, keyframe, size) -> (H,W) uint8."""
+
+    def __init__(self, logits: Mapping[str, Mapping[int, Tensor]]):
+        self.logits, self.made = logits, {}
+
+    def __call__(self, method: str, keyframe: int, size: Sequence[int]) -> Tensor:
+        logits = self.logits[method][keyframe]  # (1,C,h,w), which methods and keyframes may share
+        key = (id(logits), tuple(size))
+        if key not in self.made:
+            self.made[key] = label_map(logits, tuple(size))
+        return self.made[key]
 
 
 @torch.inference_mode()
-def position_logits(
-    net: GSVNet, clip: Tensor, positions: Sequence[int], *, methods: Sequence[str], scale: float
-) -> dict[str, dict[int, Tensor]]:
-    """Logits (1,C,h,w) of the clip's last frame, by method and position: the group starts that many frames before it.
-
-    clip: (T,3,H,W) uint8 RGB on the networks' device, T > max(positions). Keyframes are segmented once for all methods.
-    """
-    mean, std = net.segmenter.pixel_mean, net.segmenter.pixel_std
-    frames = clip[len(clip) - 1 - max(positions) :]
-    last = len(frames) - 1
-
-    def keyframe(t: int) -> Tensor:
-        return net.keyframe(normalise(frames[t : t + 1], mean, std), scale).logits
-
-    starts = {} if set(methods) == {"per-frame"} else {last - position: keyframe(last - position) for position in positions}
-    views = [normalise(grid_view(frame[None].float()), mean[::-1], std[::-1]) for frame in frames]  # BGR, (1,3,h,w)
-    found = {}
-    for method in methods:
-        if method == "per-frame":
-            logits = starts[last] if last in starts else keyframe(last)
-            found[method] = {position: logits for position in positions}
-        elif method == "copy":
-            found[method] = {last - start: logits for start, logits in starts.items()}
-        else:
-            found[method] = _carry(net, views, starts, guided=method == "gsv")
-    return found
-
-
-def _carry(net: GSVNet, views: Sequence[Tensor], starts: dict[int, Tensor], *, guided: bool) -> dict[int, Tensor]:
-    """Propagate the groups that start at frames `starts` (with their keyframe logits) to the last frame.
-
-    They go through the clip together, so that flow and intra features are computed once a frame for all of them.
-    Without `guided` the logits are only warped. Returns logits (1,C,h,w) by position.
-    """
-    under_way: list[int] = []  # starts of the groups whose logits are in `state`, in that order
-    state: Optional[State] = None
-    for t, view in enumerate(views):
-        if state is not None:
-            logits = net.warp(state, view)  # (M,C,h,w)
-            state = State(net.guided(logits, view) if guided else logits, view)
-        if t in starts:
-            joined = starts[t] if state is None else torch.cat([state.logits, starts[t]])  # (M+1,C,h,w)
-            state = State(joined, view)
-            under_way.append(t)
-    last = len(views) - 1
-    return {last - start: state.logits[i : i + 1] for i, start in enumerate(under_way)}
-
-
-def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (1,C,h,w) -> class indices (H,W) int64 at `size`: one align-upsampling, then the largest."""
-    return align(logits, tuple(size)).max(dim=1).indices[0]
-
-
 def evaluate(
-    net: GSVNet, loader: DataLoader, positions: Sequence[int], *, classes: int, methods: Sequence[str], scale: float,
-    device: torch.device, ranks: Ranks = Ranks(), on_frame: Optional[OnFrame] = None,
-) -> dict[str, dict[int, ConfusionMatrix]]:
-    """Confusion matrices per method and position over `loader` (batches of one sample of PastDataset), over all ranks.
+    net: GSVNet, videos: Sequence[Video], frames: Sequence[Mapping[str, Tensor]], positions: Sequence[int], *, classes: int,
+    methods: Sequence[str], scale: float, device: torch.device, ranks: Ranks = Ranks(),
+    measures: Optional[TemporalMeasures] = None, on_frame: Optional[OnFrame] = None,
+) -> Matrices:
+    """Go once through `videos`, whose frames (items of VideoDataset, one after the other) are `frames`.
 
-    A frame counts at every position for which it has enough frames before it. on_frame(name, clip, label, predictions)
-    is called for each frame; predictions[method][position] is (H,W) int64.
+    Returns confusion matrices per method and position, over all ranks. A labelled frame counts at every position for which
+    it has enough frames before it. `measures` sees every frame, on_frame every labelled one.
     """
     net.eval()
-    matrices = {method: {position: ConfusionMatrix(classes) for position in positions} for method in methods}
-    for sample in watched(loader, description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first):
-        clip = channels_first(sample["clip"][0].to(device, non_blocking=True))  # (T,3,H,W)
-        label = sample["label"][0].to(device)
-        possible = [position for position in positions if position < len(clip)]
-        if not possible:
-            continue
-        found = position_logits(net, clip, possible, methods=methods, scale=scale)
-        predictions = {
-            method: {position: label_map(logits, label.shape) for position, logits in by_position.items()}
-            for method, by_position in found.items()
-        }
-        for method, by_position in predictions.items():
-            for position, prediction in by_position.items():
-                matrices[method][position].add(label, prediction)
-        if on_frame is not None:
-            on_frame(sample["name"][0], clip, label, predictions)
+    segmenter = evaluation_segmenter(net)
+    matrices: Matrices = {method: {position: ConfusionMatrix(classes) for position in positions} for method in methods}
+    items = iter(watched(frames, description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first))
+    for video in videos:
+        labelled = [frame.labelled is not None for frame in video]
+        plan = plan_video(labelled, positions, measures.intervals if measures is not None else ())
+        propagation, size = VideoPropagation(net, segmenter, plan, methods=methods, scale=scale), None
+        if measures is not None:
+            measures.begin()
+        for t, frame in enumerate(video):
+            item = {name: x.to(device, non_blocking=True) for name, x in next(items).items()}
+            size = size or item["image"].shape
+            _refuse_other_size(item["image"].shape, size, frame.path, video[0].path)
+            maps = Maps(propagation.advance(channels_first(item["image"])))
+            if frame.labelled is not None:
+                seen = score(frame.labelled, item, maps, t, matrices)
+                if on_frame is not None:
+                    on_frame(seen)
+            if measures is not None:
+                measures.add(item, maps)
+    next(items, None)  # ends the progress bar
     for matrix in (matrix for by_position in matrices.values() for matrix in by_position.values()):
-        matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], device)
-        matrix.frames = int(frames)
+        matrix.counts, counted = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], device)
+        matrix.frames = int(counted)
     return matrices
+
+
+def _refuse_other_size(size: Sequence[int], first: Sequence[int], path: Path, first_path: Path) -> None:
+    if size != first:
+        raise UserError(
+            f"{path}: {size[1]} x {size[0]} pixels, but {first_path} of the same video has {first[1]} x {first[0]}"
+        )
+
+
+def score(frame: LabelledFrame, item: Mapping[str, Tensor], maps: Maps, t: int, matrices: Matrices) -> Seen:
+    """Add frame t of a video to the matrices, at every position that the video reaches back to."""
+    predictions: dict[str, dict[int, Tensor]] = {}
+    counts: dict[str, dict[int, Tensor]] = {}
+    for method, by_position in matrices.items():
+        possible = [position for position in by_position if position <= t]
+        predictions[method] = {k: maps(method, t - k, item["label"].shape) for k in possible}
+        counts[method] = {k: by_position[k].add(item["label"], predictions[method][k]) for k in possible}
+    return Seen(frame, item["image"], item["label"], predictions, counts)
 
 
 def picture_cache(options: Options) -> Optional[PictureCache]:
@@ -121,12 +123,15 @@ def picture_cache(options: Options) -> Optional[PictureCache]:
 
 
 class Evaluation:
-    """Evaluation on the validation split, as the options describe it; prepared once, run as often as needed."""
+    """Evaluation on the validation split, as the options describe it; prepared once, run as often as needed.
 
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks):
+    temporal: measure consistency over time too, for every keyframe interval whose positions are all evaluated.
+    """
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, *, temporal: bool = False):
         self.options, self.device, self.ranks = options, device, ranks
-        self.dataset = DATASETS[options.dataset]
-        self.picture: Optional[np.ndarray] = None  # of the last run's first frame
+        self.dataset = dataset_config(options.dataset, options.data_path)
+        self.first: Optional[Seen] = None  # frame of the last run
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
         past = max(self.positions)
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=past)
@@ -138,72 +143,60 @@ class Evaluation:
                 self.positions.remove(position)
         if not self.positions:
             raise UserError(f"{options.data_path}: no labelled val frame has the {past} frames before it that were asked for")
-        self.frames = {frame.name: frame for frame in frames}
-        limit = DRY_RUN_FRAMES if options.early_stop else None
-        self.loader = evaluation_loader(
-            PastDataset(frames, past, self.dataset, picture_cache(options)), workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
-            limit=limit,
+        if options.early_stop:
+            frames = frames[:DRY_RUN_FRAMES]
+        self.videos = share(frames, rank=ranks.rank, ranks=ranks.count, whole_videos=temporal)
+        # Intervals l of which all positions 0..l-1 are evaluated.
+        self.intervals = [l for l in range(1, max(self.positions) + 2) if set(range(l)) <= set(self.positions)] if temporal else []
+        self.flow_name, self.flow = None, None
+        if self.intervals:
+            self.flow_name, self.flow = flow_source(videos_of(frames), [Path(options.weights_dir)], device)
+        self.loader = video_loader(
+            VideoDataset(self.videos, self.dataset, picture_cache(options), with_flow=bool(self.intervals) and self.flow is None),
+            workers=options.num_worker,
         )
 
     def run(self, net: GSVNet, *, methods: Sequence[str], on_frame: Optional[OnFrame] = None) -> dict[str, dict]:
         """Evaluate `net`; returns the content of metrics.json by method."""
-        options = self.options
-        self.picture = None
+        options, classes = self.options, self.dataset.num_classes
+        measures = None
+        if self.intervals:
+            measures = TemporalMeasures(classes, methods=methods, intervals=self.intervals, flow=self.flow)
+        self.first = None
 
-        def see(name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
-            if self.picture is None:
-                self.picture = self.panel(clip, label, predictions[methods[-1]])
+        def see(seen: Seen) -> None:
+            self.first = self.first or seen
             if on_frame is not None:
-                on_frame(name, clip, label, predictions)
+                on_frame(seen)
 
         matrices = evaluate(
-            net, self.loader, self.positions, classes=self.dataset.num_classes, methods=methods, scale=options.scale,
-            device=self.device, ranks=self.ranks, on_frame=see,
+            net, self.videos, self.loader, self.positions, classes=classes, methods=methods, scale=options.scale,
+            device=self.device, ranks=self.ranks, measures=measures, on_frame=see,
         )
-        return {
-            method: {
-                "dataset": options.dataset,
-                "segnet": options.segnet,
-                "flow": options.optical_flow_network,
-                "method": method,
-                "scale": options.scale,
-                "classes": list(self.dataset.classes),
+        over_time = measures.results(self.device) if measures is not None else {}
+        metrics = {}
+        for method, by_position in matrices.items():
+            content = {
+                "dataset": self.dataset.name, "segnet": options.segnet, "flow": options.optical_flow_network,
+                "method": method, "scale": options.scale, "classes": list(self.dataset.classes),
                 **summary(by_position, self.dataset.classes),
             }
-            for method, by_position in matrices.items()
-        }
-
-    def panel(self, clip: Tensor, label: Tensor, predictions: dict[int, Tensor]) -> np.ndarray:
-        """Label and predictions by position, each over its frame, side by side: RGB (H,W,3) uint8."""
-        height, width = label.shape
-        image = cv2.resize(clip[-1].permute(1, 2, 0).cpu().numpy(), (width, height))
-        maps = {"label": label} | {f"position {k}": predictions[k] for k in sorted(predictions)}
-        return grid([[
-            with_caption(overlay(image, each.cpu().numpy().astype(np.uint8), self.dataset.colours), caption)
-            for caption, each in maps.items()
-        ]])
-
-    def writer_of_predictions(self, folder: Path) -> OnFrame:
-        """An `on_frame` that writes FOLDER/position_K/NAME with the data set's label ids, at the label's size."""
-        table = id_table(self.dataset)
-
-        def write(name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
-            (by_position,) = predictions.values()
-            for position, prediction in by_position.items():
-                ids = table[prediction.cpu().numpy().astype(np.uint8)]
-                write_picture(folder / f"position_{position}" / self.frames[name].prediction, ids)
-
-        return write
+            content["intervals"] = by_interval(content["positions"], by_position)
+            for row in content["intervals"]:
+                row.update(over_time.get(method, {}).get(row["interval"], {}))
+            if measures is not None:
+                content["temporal_flow"] = self.flow_name
+            metrics[method] = content
+        return metrics
 
 
-def table_lines(metrics: dict) -> list[str]:
-    """metrics.json's content -> a console table."""
-    lines = [f"{'position':>8} {'frames':>7} {'mIoU':>7} {'pixel acc.':>11} {'class acc.':>11} {'fw IoU':>7}"]
-    for row in metrics["positions"]:
-        values = [row[key] for key in ("miou", "pixel_accuracy", "mean_class_accuracy", "frequency_weighted_iou")]
-        cells = [f"{100 * x:.2f}" if x is not None else "-" for x in values]
-        lines.append(f"{row['position']:>8} {row['frames']:>7} {cells[0]:>7} {cells[1]:>11} {cells[2]:>11} {cells[3]:>7}")
-    for key, text in (("avg_miou", "average over positions"), ("pooled_miou", "pooled over positions"), ("min_miou", "minimum")):
-        value = metrics[key]
-        lines.append(f"mIoU, {text}: {100 * value:.2f}" if value is not None else f"mIoU, {text}: -")
-    return lines
+def writer_of_predictions(folder: Path, evaluation: Evaluation) -> OnFrame:
+    """An `on_frame` that writes FOLDER/position_K/NAME with the data set's label ids, at the label's size."""
+    table = id_table(evaluation.dataset)
+
+    def write(seen: Seen) -> None:
+        (by_position,) = seen.predictions.values()
+        for position, prediction in by_position.items():
+            write_picture(folder / f"position_{position}" / seen.frame.prediction, table[prediction.cpu().numpy()])
+
+    return write

@@ -5,7 +5,7 @@ from typing import Mapping, Optional
 
 from torch import nn
 
-from config.datasets import DATASETS
+from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options, flag
 from models.build import build_flow, build_gsvnet, build_segmenter
@@ -85,7 +85,7 @@ def _refuse_other_networks(options: Options, path: Path, content: Mapping) -> No
         if trained.get(name, getattr(options, name)) != getattr(options, name):
             raise UserError(f"{path}: was trained with {flag(name)} {trained[name]}, this run has {getattr(options, name)}")
     bias = content["state_dict"].get(CLASS_COUNT_TENSOR) if options.stage == "gsv" else None
-    classes = DATASETS[options.dataset].num_classes
+    classes = dataset_config(options.dataset, options.data_path).num_classes
     if bias is not None and bias.ndim == 1 and len(bias) != classes:
         raise UserError(f"{path}: was trained for {len(bias)} classes, --dataset {options.dataset} has {classes}")
 
@@ -99,7 +99,7 @@ def segmenter_path(options: Options) -> Path:
 def starting_segmenter(options: Options, resumed: Optional[Resumed]) -> nn.Module:
     """The keyframe segmenter as its training starts: resumed, or fresh (with ImageNet weights if asked for)."""
     pretrained = options.pretrained_backbone and resumed is None
-    classes = DATASETS[options.dataset].num_classes
+    classes = dataset_config(options.dataset, options.data_path).num_classes
     try:
         segmenter = build_segmenter(name=options.segnet, classes=classes, pretrained=pretrained)
     except OSError as error:  # urllib's errors are OSErrors
@@ -142,9 +142,10 @@ def build_networks(options: Options, resumed: Optional[Resumed]) -> GSVNet:
 
 def untrained_networks(options: Options) -> GSVNet:
     """Networks as they are built, without any file: what a benchmark needs."""
-    classes = DATASETS[options.dataset].num_classes
+    classes = dataset_config(options.dataset, options.data_path).num_classes
     return build_gsvnet(
-        segmenter=options.segnet, flow=options.optical_flow_network, classes=classes, intra=options.intra
+        segmenter=options.segnet, flow=options.optical_flow_network, classes=classes, intra=options.intra,
+        edge=options.edge,
     )
 
 

@@ -2,19 +2,21 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import prepare_data
 from trainer.benchmark import run_benchmark
 from trainer.demo import run_demo
-from trainer.evaluate import Evaluation, Predictions, table_lines
+from trainer.evaluate import Evaluation, OnFrame, Seen, writer_of_predictions
+from trainer.gallery import Gallery, panel
 from trainer.networks import networks_for_evaluation
+from trainer.report import report
 from trainer.runs import new_experiment
+from trainer.tables import as_csv, console, markdown
 from trainer.trainer import Stopped, Trainer
-from utils.distributed import Ranks, join, leave, wait_for_all
-from utils.logging import logger, start_console, write_json
+from utils.distributed import Ranks, from_all_ranks, join, leave, wait_for_all
+from utils.logging import logger, start_console, write_json, write_text
 from utils.visualize import write_picture
 
 
@@ -56,31 +58,43 @@ def choose_device(options: Options) -> torch.device:
 
 
 def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict:
-    """Evaluate, print the table, write metrics.json (and predictions); returns the metrics."""
+    """Evaluate, print the tables, write metrics.json, tables and report (and predictions); returns the metrics."""
     if options.stage == "segnet" and options.method == "gsv":
         raise UserError("--stage segnet --evaluate 1 wants --method per-frame or copy; gsv belongs to --stage gsv")
-    evaluation = Evaluation(options, device, ranks)
+    evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
     net = networks_for_evaluation(options).to(device)
-    folder = new_experiment(options) if ranks.first and options.visualization else None
-    writers = []
+    folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
+    gallery = Gallery(options.method, evaluation.positions)
+    writers: list[OnFrame] = [gallery]
     if options.save_predictions:
-        writers.append(evaluation.writer_of_predictions(Path(options.save_predictions)))
-    if folder is not None:
-        def write_panel(name: str, clip: Tensor, label: Tensor, predictions: Predictions) -> None:
-            picture = evaluation.panel(clip, label, predictions[options.method])
-            write_picture(folder / "visualization" / f"{name}.png", picture)
-        writers.append(write_panel)
+        writers.append(writer_of_predictions(Path(options.save_predictions), evaluation))
+    if options.visualization:
+        writers.append(writer_of_panels(folder / "visualization", evaluation, options.method))
 
-    def on_frame(*seen) -> None:
+    def on_frame(seen: Seen) -> None:
         for writer in writers:
-            writer(*seen)
+            writer(seen)
 
     metrics = evaluation.run(net, methods=(options.method,), on_frame=on_frame)[options.method]
+    worst, usual = gallery.worst(), gallery.usual()
+    metrics["worst"] = [shown.row() for shown in worst]
     if ranks.first:
-        for line in table_lines(metrics):
+        for line in console(metrics):
             logger.info("%s", line)
-        folder = folder or new_experiment(options)
-        for path in {folder / "metrics.json", Path(options.metrics_file or folder / "metrics.json")}:
-            write_json(path, metrics)
-            logger.info("metrics: %s", path)
+        write_json(folder / "metrics.json", metrics)
+        if options.metrics_file:
+            write_json(Path(options.metrics_file), metrics)
+        write_text(folder / "metrics.csv", as_csv(metrics))
+        write_text(folder / "metrics.md", markdown(metrics))
+        write_text(folder / "report.html", report(metrics, worst, usual, evaluation.dataset))
+        logger.info("metrics.json, metrics.csv, metrics.md, report.html: %s", folder)
     return metrics
+
+
+def writer_of_panels(folder: Path, evaluation: Evaluation, method: str) -> OnFrame:
+    """An `on_frame` that writes FOLDER/NAME.png: label and predictions over the frame, side by side."""
+
+    def write(seen: Seen) -> None:
+        write_picture(folder / f"{seen.frame.name}.png", panel(seen, method, evaluation.dataset.colours))
+
+    return write

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from config.datasets import DATASETS
+from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import labelled_frames
@@ -22,6 +22,7 @@ from dataloaders.images import read_image
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
 from trainer import optim
 from trainer.evaluate import Evaluation, picture_cache
+from trainer.gallery import panel
 from trainer.train import freeze_batch_norm
 from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
 from utils.logging import logger
@@ -38,7 +39,7 @@ class Stage:
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks):
         self.options, self.device, self.ranks = options, device, ranks
-        self.dataset = DATASETS[options.dataset]
+        self.dataset = dataset_config(options.dataset, options.data_path)
 
     def train_mode(self) -> None:
         self.trained.train()
@@ -96,7 +97,8 @@ class Stage:
 
     def picture(self) -> Optional[np.ndarray]:
         """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
-        return self.evaluation.picture if self.evaluation is not None else None
+        seen = self.evaluation.first if self.evaluation is not None else None
+        return None if seen is None else panel(seen, next(iter(seen.predictions)), self.dataset.colours)
 
     def draw(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
         """One draw of the options' augmentation for frames of size (H,W)."""

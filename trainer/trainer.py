@@ -12,10 +12,10 @@ import torch
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import TrainingLoader
-from trainer.evaluate import table_lines
 from trainer.networks import Resumed, read_resumed
 from trainer.runs import BEST, LATEST, PREVIOUS, new_experiment
 from trainer.stages import STAGES, score_of
+from trainer.tables import averages, positions_table
 from utils.checkpoint import random_state, restore_random_state, save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
 from utils.logging import RunLog, logger, progress_bar, write_json
@@ -168,7 +168,7 @@ class Trainer:
     def _report(self, metrics: dict, improved: bool, log: RunLog) -> None:
         progress = self.progress
         if "positions" in metrics:
-            lines = table_lines(metrics)
+            lines = [*positions_table(metrics).console()[1:], *averages(metrics)]
             values = {f"val/miou_position_{row['position']}": row["miou"] for row in metrics["positions"]}
             values |= {f"val/{key}": metrics[key] for key in ("avg_miou", "pooled_miou", "min_miou")}
             values = {tag: value for tag, value in values.items() if value is not None}

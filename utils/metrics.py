@@ -14,15 +14,20 @@ class ConfusionMatrix:
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
         self.frames = 0
 
-    def add(self, label: Tensor, prediction: Tensor) -> None:
-        """label, prediction: (H,W) of one frame; labels outside 0..C-1 are left out, predictions are inside."""
+    def add(self, label: Tensor, prediction: Tensor) -> Tensor:
+        """label, prediction: (H,W) of one frame; labels outside 0..C-1 are left out, predictions are inside.
+
+        Returns the frame's own counts (C,C) int64, on the CPU.
+        """
         label, prediction = label.reshape(-1), prediction.reshape(-1)
         # One 32-bit code a pixel, unlabelled ones sharing a last bin: several times cheaper than masking int64.
         code = label.to(torch.int32) * self.classes + prediction.to(torch.int32)
         code = torch.where(label < self.classes, code, self.classes * self.classes)
         counts = torch.bincount(code, minlength=self.classes * self.classes + 1)[:-1]
-        self.counts += counts.view(self.classes, self.classes).cpu()
+        counts = counts.view(self.classes, self.classes).cpu()
+        self.counts += counts
         self.frames += 1
+        return counts
 
 
 def scores(counts: Tensor) -> dict:
@@ -69,6 +74,22 @@ def summary(matrices: dict[int, ConfusionMatrix], classes: Sequence[str]) -> dic
         "pooled_miou": _number(pooled),
         "min_miou": float(means.min()) if means.size else None,
     }
+
+
+def by_interval(positions: Sequence[dict], matrices: dict[int, ConfusionMatrix]) -> list[dict]:
+    """Rows of metrics.json's `positions` -> for every keyframe interval l whose positions 0..l-1 were all measured: the
+    mean, pooled and least mIoU over them."""
+    miou = {row["position"]: row["miou"] for row in positions}
+    rows = []
+    for interval in range(1, max(miou) + 2):
+        values = [miou.get(position) for position in range(interval)]
+        if any(value is None for value in values):
+            break
+        pooled = scores(sum(matrices[position].counts for position in range(interval)))["miou"]
+        rows.append(
+            {"interval": interval, "mean_miou": sum(values) / interval, "pooled_miou": _number(pooled), "min_miou": min(values)}
+        )
+    return rows
 
 
 def _mean(values: np.ndarray) -> float:

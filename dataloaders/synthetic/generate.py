@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
-from dataloaders.synthetic.render import Buffers, draw, expose, flow_back
+from dataloaders.synthetic.render import Buffers, draw, expose, flow_between
 from dataloaders.synthetic.scene import sample_world
 from utils.logging import progress_bar
 
-VERSION = 1  # raise it with every change that alters the pixels
+VERSION = 2  # raise it with every change that alters the pixels
 CITY = "streets"
 _FLOW_ZERO, _FLOW_SCALE = 2**15, 64.0
 
@@ -41,13 +41,16 @@ class StreetFrame(NamedTuple):
     """One frame: image (H, W, 3) uint8 RGB; label (H, W) uint8 Cityscapes labelIds; and the true motion.
 
     flow (H, W, 2) float32 in pixels, x first: the surface point seen at p was at p + flow(p) one frame earlier;
-    visible (H, W) bool: it could be seen there. Both are None for the first frame.
+    visible (H, W) bool: it could be seen there. ahead, ahead_visible: the other way about, from the frame before (on its
+    pixels) to this one. All are None for the first frame.
     """
 
     image: np.ndarray
     label: np.ndarray
-    flow: np.ndarray | None
-    visible: np.ndarray | None
+    flow: np.ndarray | None = None
+    visible: np.ndarray | None = None
+    ahead: np.ndarray | None = None
+    ahead_visible: np.ndarray | None = None
 
 
 def render_sequence(settings: StreetSettings, split: str, index: int) -> Iterator[StreetFrame]:
@@ -60,8 +63,8 @@ def render_sequence(settings: StreetSettings, split: str, index: int) -> Iterato
     for frame in range(settings.length):
         now = draw(world, frame, settings.height, settings.width)
         image = expose(world, frame, now, noise_rng)
-        flow, visible = flow_back(now, before) if before is not None else (None, None)
-        yield StreetFrame(image, now.label, flow, visible)
+        flows = (*flow_between(now, before), *flow_between(before, now)) if before is not None else ()
+        yield StreetFrame(image, now.label, *flows)
         before = now
 
 
@@ -103,6 +106,10 @@ def _write_sequence(root: Path, settings: StreetSettings, split: str, index: int
         _write(root / "gtFine" / split / CITY / f"{stem}_gtFine_labelIds.png", frame.label)
         if frame.flow is not None and frame.visible is not None:
             write_flow(root / "flow" / split / CITY / f"{stem}_flow.png", frame.flow, frame.visible)
+        if frame.ahead is not None and frame.ahead_visible is not None and split == "val":
+            # Only evaluation looks ahead: temporal consistency brings the next frame's labels back.
+            stem = f"{CITY}_{index:06d}_{number - 1:06d}"
+            write_flow(root / "flow_ahead" / split / CITY / f"{stem}_flow.png", frame.ahead, frame.ahead_visible)
 
 
 def _record(settings: StreetSettings) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Draws the frames of a world: colour, class, depth, and the true flow back to the frame before."""
+"""Draws the frames of a world: colour, class, depth, and the true flow from one to another."""
 
 from dataclasses import dataclass
 
@@ -211,8 +211,8 @@ def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Gene
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def flow_back(now: Buffers, before: Buffers) -> tuple[np.ndarray, np.ndarray]:
-    """True motion from each pixel to where its surface point was in the frame before.
+def flow_between(now: Buffers, then: Buffers) -> tuple[np.ndarray, np.ndarray]:
+    """True motion from each pixel of frame `now` to where its surface point is in frame `then`, earlier or later.
 
     Returns:
         flow (H, W, 2) float32 pixels, x first; visible (H, W) bool, whether that point could be seen there.
@@ -220,7 +220,7 @@ def flow_back(now: Buffers, before: Buffers) -> tuple[np.ndarray, np.ndarray]:
     height, width = now.label.shape
     usable = np.abs(np.linalg.det(now.maps)) >= 1e-9
     links = np.tile(np.eye(3), (len(now.maps), 1, 1))
-    links[usable] = before.maps[usable] @ np.linalg.inv(now.maps[usable])
+    links[usable] = then.maps[usable] @ np.linalg.inv(now.maps[usable])
     y, x = np.mgrid[:height, :width].astype(np.float32)
     link = links.reshape(-1, 9).astype(np.float32).T[:, now.surface]
     ratio = link[6] * x + link[7] * y + link[8]  # depth then over depth now
@@ -233,7 +233,7 @@ def flow_back(now: Buffers, before: Buffers) -> tuple[np.ndarray, np.ndarray]:
     within = ahead & (near_x >= 0) & (near_x < width) & (near_y >= 0) & (near_y < height)
     column, row = np.where(within, near_x, 0).astype(int), np.where(within, near_y, 0).astype(int)
     expected = now.inverse_depth / ratio
-    same_depth = np.abs(before.inverse_depth[row, column] - expected) <= 0.03 * expected
+    same_depth = np.abs(then.inverse_depth[row, column] - expected) <= 0.03 * expected
     # A slanted surface changes depth within a pixel: meeting the same surface there is as good.
-    same_surface = before.surface[row, column] == now.surface
+    same_surface = then.surface[row, column] == now.surface
     return flow, within & (same_depth | same_surface)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from config.datasets import DATASETS
+from config.datasets import NAMES
 from config.errors import UserError
 from dataloaders.build import FINDERS, EpochSampler, evaluation_loader, labelled_frames, prepare_data
 
@@ -13,7 +13,7 @@ def shares(length: int, batch: int, ranks: int, words=(1,), skip=0) -> list[list
 
 
 def test_every_data_set_can_be_found():
-    assert set(FINDERS) == set(DATASETS)
+    assert set(FINDERS) == set(NAMES)
 
 
 @pytest.mark.parametrize("split, count", [("train", 18), ("val", 12)])

@@ -10,7 +10,7 @@ from config.errors import UserError
 from config.synthetic import SYNTHETIC
 from dataloaders.build import EpochSampler, TrainingLoader, evaluation_loader, labelled_frames
 from dataloaders.cache import PictureCache
-from dataloaders.clips import ClipDataset, LabelledFrame, PastDataset, read_clip
+from dataloaders.clips import ClipDataset, LabelledFrame, read_clip
 from dataloaders.flows import FlowDataset
 from dataloaders.images import read_image
 from dataloaders.synthetic import write_flow
@@ -29,11 +29,6 @@ def test_clip_ends_at_the_labelled_frame_and_stays_bytes(frames):
     assert set(item["label"].unique().tolist()) <= set(range(19)) | {250}
     assert torch.equal(item["clip"][-1], read_clip(dataset.frames[0].frames[-1:])[0])
     assert len(dataset) == 3 * 4  # three sequences of six frames, the first two of each without enough past
-
-
-def test_past_dataset_takes_what_there_is(frames):
-    lengths = [len(PastDataset(frames, 4, SYNTHETIC)[i]["clip"]) for i in range(6)]
-    assert lengths == [1, 2, 3, 4, 5, 5]
 
 
 def test_frames_of_different_size_are_named(tmp_path):
@@ -79,7 +74,7 @@ def test_sampler_depends_on_its_words_alone_and_skips_what_is_done():
 
 
 def test_evaluation_covers_every_sample_once_over_the_ranks(frames):
-    dataset = PastDataset(frames, 1, SYNTHETIC)
+    dataset = ClipDataset(frames, 0, SYNTHETIC)
     names = [x["name"][0] for rank in range(4) for x in evaluation_loader(dataset, workers=0, rank=rank, ranks=4)]
     assert sorted(names) == sorted(frame.name for frame in frames)
 

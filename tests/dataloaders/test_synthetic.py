@@ -111,6 +111,19 @@ def test_flow_carries_labels_and_colours(clips: list[list[StreetFrame]]) -> None
             assert moved < 0.75 * stayed
 
 
+def test_flow_ahead_leads_to_the_same_labels_and_back(clips: list[list[StreetFrame]]) -> None:
+    for clip in clips:
+        before, frame = clip[0], clip[1]
+        assert before.ahead is None and frame.ahead is not None and frame.ahead_visible is not None and frame.flow is not None
+        height, width = frame.label.shape
+        y, x = np.mgrid[:height, :width]
+        row = np.rint(y + frame.ahead[..., 1]).clip(0, height - 1).astype(int)
+        column = np.rint(x + frame.ahead[..., 0]).clip(0, width - 1).astype(int)
+        assert (frame.label[row, column] == before.label)[frame.ahead_visible].mean() > 0.98
+        there_and_back = frame.ahead + frame.flow[row, column]
+        assert np.median(np.hypot(*np.moveaxis(there_and_back[frame.ahead_visible], -1, 0))) < 0.1
+
+
 def test_points_that_leave_the_picture_are_not_visible(clips: list[list[StreetFrame]]) -> None:
     for clip in clips:
         frame = clip[1]
@@ -179,7 +192,7 @@ def test_data_set_layout_and_worker_count(tmp_path: Path) -> None:
     files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(shared) for path in shared.rglob("*") if path.is_file())
     assert all((alone / path).read_bytes() == (shared / path).read_bytes() for path in files)
-    assert len(files) == 3 * (3 + 3 + 2) + 1
+    assert len(files) == 3 * (3 + 3 + 2) + 2 + 1  # val has the flow ahead too
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "shared"]
 
     frames = list(render_sequence(SMALL, "train", 1))
@@ -191,7 +204,7 @@ def test_data_set_layout_and_worker_count(tmp_path: Path) -> None:
     flow, valid = read_flow(alone / "flow" / f"{stem}_flow.png")
     assert np.abs(flow - frames[2].flow)[valid].max() <= 1 / 128 + 1e-6
     np.testing.assert_array_equal(valid, frames[2].visible)
-    assert not list(alone.rglob("*_000000_flow.png"))
+    assert not list((alone / "flow").rglob("*_000000_flow.png"))
 
 
 def test_data_set_is_reused_and_other_settings_are_refused(tmp_path: Path) -> None:

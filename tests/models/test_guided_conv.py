@@ -73,3 +73,17 @@ def test_without_intra_features_the_frame_does_not_matter():
     guided = GuidedConv(4, use_intra=False).eval()
     warped = torch.randn(1, 4, 8, 8)
     assert torch.equal(guided(warped, torch.randn(1, 3, 8, 8)), guided(warped, torch.randn(1, 3, 8, 8)))
+
+
+def test_ablations_leave_out_what_they_name():
+    warped, frame = torch.randn(1, 4, 8, 12), torch.randn(1, 3, 8, 12)
+    whole, no_edge, no_intra = GuidedConv(4).eval(), GuidedConv(4, use_edge=False).eval(), GuidedConv(4, use_intra=False).eval()
+    for other in (no_edge, no_intra):
+        other.load_state_dict(whole.state_dict())  # the same tensors, so that any checkpoint serves
+    seen = []
+    for guided in (whole, no_edge, no_intra):
+        guided.guide.register_forward_hook(lambda _, inputs, __: seen.append(inputs))
+        guided(warped, frame)
+    (intra, edge), (intra_too, no_edges), (no_features, edge_too) = seen
+    assert edge.any() and not no_edges.any() and torch.equal(intra, intra_too)
+    assert intra.any() and not no_features.any() and torch.equal(edge, edge_too)

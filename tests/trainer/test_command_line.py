@@ -20,9 +20,9 @@ from dataloaders.images import id_table
 from dataloaders.transforms import normalise
 from main import main
 from models.gsvnet import grid_view
+from models.label_map import label_map
 from models.released import GSVNET_FILES, read_gsvnet
 from tests.released import filled_gsvnet, released_tensors
-from trainer.evaluate import label_map
 from trainer.runs import LATEST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +111,42 @@ def test_flow_stage_makes_a_file_that_flow_weights_takes(call, tmp_path):
     assert json.loads((folder / "metrics.json").read_text())["end_point_error"] > 0
     assert call("--evaluate", "1", "--method", "warp", "--flow-weights", str(folder / "model_best.pth.tar"),
                 "--eval-multi-step", "1") == 0
+
+
+@pytest.mark.parametrize("words", [["--edge", "0"], ["--intra", "0"], ["--optical-flow-network", "none"]])
+def test_ablations_train_and_evaluate(call, tmp_path, words):
+    assert call(*TRAIN, *words, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step", "1") == 0
+    trained, found = str(experiment(tmp_path, "swiftnet_test") / LATEST), []
+    for more in (["--resume", trained, *words], ["--resume", "1", *words], ["--resume", "1"]):
+        path = tmp_path / "metrics.json"
+        assert call("--evaluate", "1", *more, "--eval-multi-step", "1", "--eval-single", "0", "--temporal", "0",
+                    "--metrics-file", str(path)) == 0
+        found.append(json.loads(path.read_text())["positions"][0]["confusion"])
+    assert found[1] != found[2]  # a whole network that is evaluated without the part differs from itself
+
+
+def test_evaluation_leaves_tables_and_consistency_over_time(call, tmp_path, capsys):
+    assert call("--evaluate", "1", "--resume", "1") == 0
+    folder = experiment(tmp_path, "swiftnet_test")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["temporal_flow"] == "true flow of the data set"
+    assert [row["interval"] for row in metrics["intervals"]] == [1, 2, 3, 4, 5]
+    miou = [row["miou"] for row in metrics["positions"]]
+    for row in metrics["intervals"]:
+        assert row["mean_miou"] == pytest.approx(np.mean(miou[: row["interval"]])) and row["min_miou"] == min(miou[: row["interval"]])
+        assert 0 < row["tc"] <= 1 and 0 < row["tc_visible"] <= 1 and row["pairs"] == 2 * 5
+        assert row["mvc"] == row["mvc_right"] == {"8": None, "16": None}  # these videos have six frames
+    assert metrics["intervals"][-1]["pooled_miou"] == pytest.approx(metrics["pooled_miou"])
+    assert len(metrics["worst"]) == 4 and all(Path(row["path"]).is_file() for row in metrics["worst"])
+    lost = [row["lost"] for row in metrics["worst"]]
+    assert lost == sorted(lost, reverse=True)
+    assert lost[0] == pytest.approx(metrics["worst"][0]["first_miou"] - metrics["worst"][0]["last_miou"])
+    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    assert ["position", "2", "miou", "", repr(miou[2])] in rows
+    printed, page = capsys.readouterr().out, (folder / "metrics.md").read_text()
+    for row in metrics["positions"]:
+        assert f"{100 * row['miou']:.2f}" in printed and f"| {100 * row['miou']:.2f} |" in page
+    assert (folder / "report.html").stat().st_size > 0
 
 
 def test_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(call, tmp_path):

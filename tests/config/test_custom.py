@@ -1,0 +1,186 @@
+"""Descriptions of users' own data: what is read from them, and the answers to mistakes."""
+import copy
+import itertools
+import math
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from config.custom import Part, distinct_colours, read_custom
+from config.datasets import dataset_config
+from config.errors import UserError
+from config.options import parse
+from dataloaders.images import id_table, label_table
+
+WHOLE = {
+    "name": "harbour",
+    "classes": {
+        "water": {"id": 1, "colour": [30, 60, 160]},
+        "quay": {"id": 0, "colour": [128, 128, 128], "weight": 4.5},
+        "boat": {"ids": [7, 3, 255]},
+    },
+    "train": {"frames": "frames/train/*/*.jpg", "labels": "labels/train/*/*_mask.png", "step": 2},
+    "val": {"frames": "frames/val/*.jpg", "labels": "labels/val/*.png", "video": False},
+    "crop": [96, 128],
+}
+
+
+def write(folder, content) -> str:
+    """The description as a file; a text as it is."""
+    path = folder / "harbour.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def changed(*keys, value="left out") -> dict:
+    """WHOLE with another value at the place that `keys` lead to, or without that place."""
+    content = copy.deepcopy(WHOLE)
+    entry = content
+    for key in keys[:-1]:
+        entry = entry[key]
+    if value == "left out":
+        del entry[keys[-1]]
+    else:
+        entry[keys[-1]] = value
+    return content
+
+
+def test_everything_in_a_description_is_taken(tmp_path):
+    data = read_custom(write(tmp_path, WHOLE))
+    config = data.config
+    assert (config.name, config.classes, config.crop) == ("harbour", ("water", "quay", "boat"), (96, 128))
+    assert (config.label_ids, config.also, config.class_weights) == ((1, 0, 7), ((3, 2), (255, 2)), (1.0, 4.5, 1.0))
+    assert config.colours[:2] == ((30, 60, 160), (128, 128, 128)) and len(config.colours) == 3
+    assert data.splits == {
+        "train": (Part("frames/train/*/*.jpg", "labels/train/*/*_mask.png", True, 2),),
+        "val": (Part("frames/val/*.jpg", "labels/val/*.png", False, None),),
+    }
+
+
+def test_ids_become_classes_and_the_first_is_written(tmp_path):
+    config = dataset_config("custom", write(tmp_path, WHOLE))
+    table = label_table(config)
+    assert {int(i): int(table[i]) for i in np.flatnonzero(table != 250)} == {0: 1, 1: 0, 3: 2, 7: 2, 255: 2}
+    assert id_table(config)[:3].tolist() == [1, 0, 7]
+
+
+def test_what_may_be_left_out(tmp_path):
+    content = {"classes": {"a": {"id": 1}, "b": {"id": 2}}, "val": WHOLE["val"]}
+    data = read_custom(write(tmp_path, content))
+    assert (data.config.name, data.config.crop, list(data.splits)) == ("harbour", None, ["val"])
+    assert (data.config.class_weights, data.config.also) == ((1.0, 1.0), ())
+
+
+def test_folder_stands_for_its_dataset_yaml(tmp_path):
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(WHOLE))
+    assert read_custom(str(tmp_path)).file == tmp_path / "dataset.yaml"
+
+
+def test_split_may_be_a_list_of_parts(tmp_path):
+    content = changed("train", value=[WHOLE["train"], WHOLE["val"]])
+    assert [part.video for part in read_custom(write(tmp_path, content)).splits["train"]] == [True, False]
+    content["train"][1] = {"frames": "*.jpg", "labels": "*.png", "vidoe": True}
+    with pytest.raises(UserError, match=r"harbour.yaml: train: part 2: unknown key vidoe \(did you mean video\?\)"):
+        read_custom(write(tmp_path, content))
+
+
+def test_options_take_crop_and_description(tmp_path):
+    path = write(tmp_path, WHOLE)
+    options = parse(["--dataset", "custom", "--data-path", path, "--stage", "segnet"])
+    assert (options.dataset, options.data_path, options.crop_height, options.crop_width) == ("custom", path, 96, 128)
+    assert parse(["--dataset", "custom", "--data-path", path, "--crop-width", "64"]).crop_width == 64
+
+
+def test_250_classes_fit_and_look_different(tmp_path):
+    content = changed("classes", value={f"class {i}": {"id": i} for i in range(250)})
+    config = read_custom(write(tmp_path, content)).config
+    assert config.num_classes == 250 and len(set(config.colours)) == 250
+    assert label_table(config)[249] == 249 and label_table(config)[250] == config.ignore
+
+
+def test_generated_colours_are_the_same_each_time_and_apart():
+    taken = [(255, 0, 0), (0, 0, 255)]
+    colours = distinct_colours(10, taken)
+    assert colours == distinct_colours(10, taken)
+    everything = [(0, 0, 0), (255, 255, 255), *taken, *colours]
+    assert min(math.dist(a, b) for a, b in itertools.combinations(everything, 2)) > 100
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (changed("classes"), "harbour.yaml: classes: wants one entry a class, in order, as NAME: {id: NUMBER}"),
+        (changed("classes", value=["water", "quay"]), "classes: wants one entry a class"),
+        (changed("classes", value={"boat": {"id": 1}}), "boat is the only class, .* name the rest too, as background: {id: 0}"),
+        (changed("classes", value={f"c{i}": {"id": 0} for i in range(251)}), "251 classes; at most 250 can be told apart"),
+        (changed("classes", "water", value=1), "classes: water: wants {id: ..., ...}, not 1; it takes: id, ids, colour, weight"),
+        (changed("classes", "water", "color", value=[1, 2, 3]), r"classes: water: unknown key color \(did you mean colour\?\)"),
+        (changed("classes", "water", "id"), "water: wants either id: NUMBER or ids: "),
+        (changed("classes", "water", "ids", value=[5]), "water: wants either id: NUMBER or ids: "),
+        (changed("classes", "boat", "ids", value=[]), r"boat: ids wants a list of numbers, not \[\]"),
+        (changed("classes", "boat", "ids", value=3), "boat: ids wants a list of numbers, not 3"),
+        (changed("classes", "quay", "id", value=1), "quay: id 1 is taken by water; an id belongs to one class, once"),
+        (changed("classes", "boat", "ids", value=[4, 5, 4]), "boat: id 4 is taken by boat"),
+        (changed("classes", "quay", "id", value=256), "quay: an id of an 8-bit label file is a whole number 0..255, not 256"),
+        (changed("classes", "quay", "id", value=-1), "whole number 0..255, not -1"),
+        (changed("classes", "quay", "id", value="2"), "whole number 0..255, not '2'"),
+        (changed("classes", "quay", "id", value=True), "whole number 0..255, not True"),
+        (changed("classes", "quay", "colour", value=[1, 2]), r"quay: colour wants \[RED, GREEN, BLUE\], each 0..255, not \[1, 2\]"),
+        (changed("classes", "quay", "colour", value=[1, 2, 256]), "colour wants"),
+        (changed("classes", "quay", "colour", value="grey"), "colour wants .* not 'grey'"),
+        (changed("classes", "quay", "weight", value=0), "quay: weight wants a number above 0, not 0"),
+        (changed("classes", "quay", "weight", value=math.inf), "weight wants a number above 0, not inf"),
+        (changed("classes", "quay", "weight", value=math.nan), "weight wants a number above 0, not nan"),
+        (changed("classes", "quay", "weight", value="4"), "weight wants a number above 0, not '4'"),
+        (changed("classes", value={"on": {"id": 1}, "b": {"id": 2}}) | {"name": 5}, "name: wants text, not 5; put it in quotes"),
+        (changed("trian", value={}), r"harbour.yaml: unknown key trian \(did you mean train\?\); it takes: name, classes, train, val, crop"),
+        ({"classes": WHOLE["classes"]}, "harbour.yaml: has neither train nor val; it wants at least one, as train: {frames"),
+        (changed("val", value="frames/*"), "val: wants {frames: ..., ...}, not 'frames/\\*'"),
+        (changed("val", "labels"), 'val: has no labels; it wants labels: GLOB, as labels: "labels/\\*/\\*.png"'),
+        (changed("val", "frames", value="frames/a.jpg"), "val: frames: frames/a.jpg has no wildcard to tell files by; put \\* in it"),
+        (changed("val", "frames", value="**/a/**/*.jpg"), "may have \\*\\* once, for folders of any depth"),
+        (changed("val", "frames", value="frames/**"), "wants a file's name after it"),
+        (changed("val", "frames", value=7), "val: frames: wants text, not 7"),
+        (changed("val", "video", value="no"), "val: video wants true or false, not 'no'"),
+        (changed("train", "step", value=0), "train: step wants a whole number from 1 on, not 0"),
+        (changed("crop", value=[16, 128]), r"crop: wants \[HEIGHT, WIDTH\] in pixels, each at least 32, not \[16, 128\]"),
+        (changed("crop", value=96), "crop: wants .HEIGHT, WIDTH. .* not 96"),
+        ("classes: {no: {id: 1}, b: {id: 2}}\nval: {}", "YAML reads a class's name as False, which is no text; put the name in quotes"),
+        ("classes:\n  water: {id: 1}\n  water: {id: 2}\n", "harbour.yaml, line 3: water is there twice; keep one"),
+        ("train: {}\nval: {}\ntrain: {}\n", "harbour.yaml, line 3: train is there twice"),
+        ("classes: [1, 2\nval: {}", r"harbour.yaml, line 2: not YAML \(.*\); see docs/custom_data.md"),
+        ("name: \x07", r"harbour.yaml: not YAML \(special characters are not allowed\)"),
+        ("a: &a {b: *a}", "harbour.yaml: not YAML .maximum recursion"),
+        ("name: 2026-13-01", "harbour.yaml: not YAML .month must be in 1..12"),
+        ("? [1, 2]\n: 3", "harbour.yaml, line 1: not YAML .found unhashable key"),
+        ("", "harbour.yaml: wants classes, train and val at its top level"),
+        ("- 1", "harbour.yaml: wants classes, train and val at its top level"),
+    ],
+)
+def test_mistake_is_named_with_its_remedy(tmp_path, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read_custom(write(tmp_path, content))
+    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], r"--dataset custom wants --data-path FILE.yaml, the description of your data \(docs/custom_data.md\)"),
+        (["--data-path", "nowhere.yaml"], "nowhere.yaml: no such file; --data-path wants the YAML file that describes your data"),
+        (["--data-path", "."], ".: holds no dataset.yaml; --data-path wants a description's file, or a folder with one"),
+    ],
+)
+def test_missing_description_is_asked_for(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        parse(["--dataset", "custom", *words])
+
+
+def test_no_yaml_package_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path, WHOLE)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(UserError, match="harbour.yaml: reading it needs PyYAML; pip install -r requirements.txt"):
+        read_custom(path)

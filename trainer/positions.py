@@ -1,0 +1,111 @@
+"""All positions of a video in one pass: groups that begin at different keyframes are carried along together."""
+from dataclasses import dataclass
+from typing import Iterable, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dataloaders.transforms import normalise
+from models.fold import folded
+from models.gsvnet import GSVNet, State, grid_view
+from models.resize import align, grid_size, scaled_size
+
+CARRIED = ("warp", "gsv")  # methods that move logits from frame to frame
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which logits a video's evaluation asks for.
+
+    wanted: for each frame, the keyframes (indices into the video) whose groups are looked at there. last_use: where each
+    keyframe's group is looked at last.
+    """
+
+    wanted: tuple[tuple[int, ...], ...]
+    last_use: dict[int, int]
+
+
+def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: Iterable[int] = ()) -> Plan:
+    """Plan a video whose frames are labelled or not.
+
+    positions: a labelled frame t is looked at in the groups that begin at t - position, where the video reaches back so
+    far. intervals: keyframe intervals l of streams that begin with the video; each frame is looked at in the group that
+    its stream's last keyframe began.
+    """
+    wanted = []
+    for t, has_label in enumerate(labelled):
+        starts = {t - position for position in positions if has_label and t >= position}
+        starts |= {t - t % interval for interval in intervals}
+        wanted.append(tuple(sorted(starts)))
+    return Plan(tuple(wanted), {start: t for t, starts in enumerate(wanted) for start in starts})
+
+
+def evaluation_segmenter(net: GSVNet) -> nn.Module:
+    """The keyframe segmenter in its quickest exact form: BatchNorm folded, channels last. Equal up to rounding."""
+    return folded(net.segmenter).to(memory_format=torch.channels_last)
+
+
+class VideoPropagation:
+    """Goes through one video frame by frame and gives the logits that its plan asks for, by method and keyframe.
+
+    A keyframe is segmented once for all methods; the flow between two frames and a frame's intra features are computed
+    once for all groups under way.
+    """
+
+    def __init__(
+        self, net: GSVNet, segmenter: nn.Module, plan: Plan, *, methods: Sequence[str], scale: float
+    ):
+        self.net, self.segmenter, self.plan, self.methods, self.scale = net, segmenter, plan, methods, scale
+        self.mean, self.std = net.segmenter.pixel_mean, net.segmenter.pixel_std
+        self.time = 0
+        self.view: Optional[Tensor] = None  # of the frame before
+        self.starts: list[int] = []  # keyframes of the groups under way
+        self.logits: dict[str, list[Tensor]] = {method: [] for method in methods if method != "per-frame"}
+
+    @torch.inference_mode()
+    def advance(self, image: Tensor) -> dict[str, dict[int, Tensor]]:
+        """The video's next frame, (3,H,W) uint8 RGB -> logits (1,C,h,w) by method and keyframe, as the plan wants them."""
+        t, wanted = self.time, self.plan.wanted[self.time]
+        view = normalise(grid_view(image[None].float()), self.mean[::-1], self.std[::-1])  # BGR, (1,3,h,w)
+        if self.starts:
+            self._carry(view)
+        keyframe = None
+        if self.logits and t in self.plan.last_use or "per-frame" in self.methods and wanted:
+            keyframe = self._segment(image)  # (1,C,h,w)
+        if self.logits and t in self.plan.last_use:
+            self.starts.append(t)
+            for groups in self.logits.values():
+                groups.append(keyframe)
+        found = {
+            method: {start: self.logits[method][self.starts.index(start)] for start in wanted}
+            if method in self.logits
+            else {start: keyframe for start in wanted}
+            for method in self.methods
+        }
+        self._drop(t)
+        self.view, self.time = view, t + 1
+        return found
+
+    def _segment(self, image: Tensor) -> Tensor:
+        """Logits (1,C,h,w) of a frame as keyframe. Resized before it is normalised, which is the same and costs less."""
+        height, width = image.shape[-2:]
+        frame = align(image[None].float(), scaled_size(height, width, self.scale))  # (1,3,H',W')
+        frame = normalise(frame, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+        return align(self.segmenter(frame), grid_size(height, width)).contiguous()
+
+    def _carry(self, view: Tensor) -> None:
+        """Take all groups one frame on; copied ones stay as they are."""
+        carried = [method for method in self.methods if method in CARRIED]
+        if not carried:
+            return
+        flow = self.net.motion(self.view, view)  # (1,2,h,w)
+        for method in carried:
+            state = State(torch.cat(self.logits[method]), self.view)  # (M,C,h,w)
+            logits = self.net.propagate(state, view, flow).logits if method == "gsv" else self.net.warp(state, view, flow)
+            self.logits[method] = list(logits.split(1))
+
+    def _drop(self, t: int) -> None:
+        """Forget the groups that nobody looks at after frame t."""
+        kept = [i for i, start in enumerate(self.starts) if self.plan.last_use[start] > t]
+        self.starts = [self.starts[i] for i in kept]
+        self.logits = {method: [groups[i] for i in kept] for method, groups in self.logits.items()}

@@ -1,0 +1,226 @@
+"""Charts, as SVG text for a page or as picture files. Matplotlib draws them, through its objects, never through pyplot.
+
+Figures that a caller passes in are drawn as they are (per cent, frames per second); None and NaN leave a gap.
+"""
+import html
+import io
+import logging
+import re
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator, Optional, Sequence
+
+from config.errors import UserError
+
+if TYPE_CHECKING:  # matplotlib is slow to import, and only who draws needs it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart with every common kind of colour vision. Markers differ as well.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+COLOURS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY), "osD^vP"
+INK, FAINT = "#22272e", "#6b7280"
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and set in the page's font
+    "svg.hashsalt": "chart",  # the same chart is the same text
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": FAINT, "ytick.color": FAINT,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.edgecolor": "#9aa1ab", "axes.linewidth": 0.8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#e4e7eb", "grid.linewidth": 0.8, "lines.linewidth": 2, "lines.markersize": 6, "legend.frameon": False,
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Everything that is drawn is drawn in here, so that no matplotlibrc has a say and nothing leaks to other users."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would speak of its font cache, on standard error
+    from matplotlib import style
+
+    with warnings.catch_warnings(), style.context(["default", STYLE]):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # browsers look further for a glyph
+        yield
+
+
+def _axes(width: float, height: float) -> "Axes":
+    """Axes alone in a new figure; width and height in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def svg(figure: "Figure", title: str) -> str:
+    """The figure as an <svg> element that can stand in a page beside others; `title` is what it is called aloud."""
+    text = io.StringIO()
+    with _style():
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    element = text.getvalue()
+    element = element[element.index("<svg") :]  # without XML declaration and document type
+    # Ids are unique in a figure only.
+    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower())
+    element = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", element)
+    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
+
+
+def write_chart(path: Path, figure: "Figure") -> None:
+    """Write the figure as the file type of `path`. Raises UserError if it cannot."""
+    if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{path}: charts cannot be written as {path.suffix or 'a file without ending'}; use .png or .svg")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _style():
+            figure.savefig(path, dpi=160)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _gaps(values: Sequence[Optional[float]]) -> list[float]:
+    return [float("nan") if x is None else x for x in values]
+
+
+@_style()
+def trend(x: Sequence[int], y: Sequence[Optional[float]], *, average: Optional[float], x_label: str, y_label: str) -> "Figure":
+    """One value at each of a few whole numbers, every point with its figure; average and minimum marked."""
+    axes, y = _axes(6.4, 3.4), _gaps(y)
+    axes.plot(x, y, color=BLUE, marker="o", zorder=3)
+    known = [(value, place) for place, value in zip(x, y) if value == value]
+    for i, (value, place) in enumerate(known):
+        falls = known[max(i - 1, 0)][0] > value or known[min(i + 1, len(known) - 1)][0] < value  # then there is room on the right
+        axes.annotate(f"{value:.2f}", (place, value), (6, 5) if falls else (0, 8), textcoords="offset points",
+                      ha="left" if falls else "center", zorder=4)
+    if known:
+        least, place = min(known)
+        axes.plot([place], [least], "o", markersize=12, markerfacecolor="none", markeredgecolor=VERMILION, markeredgewidth=1.6)
+        _level(axes, least, f"minimum {least:.2f}", VERMILION, ":", below=True)
+        if average is not None:
+            _level(axes, average, f"average {average:.2f}", INK, "--", below=False)
+        span = max(max(known)[0] - least, 1)  # a tenth of a point is no cliff
+        axes.set_ylim(least - 0.2 * span, least + 1.3 * span)
+    _whole_numbers(axes, x)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    return axes.figure
+
+
+def _level(axes: "Axes", value: float, text: str, colour: str, dashes: str, *, below: bool) -> None:
+    """A horizontal line through the axes, its text right of them."""
+    axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.2, zorder=2)
+    axes.annotate(text, (1, value), (5, -2 if below else 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                  color=colour, va="top" if below else "bottom")
+
+
+def _whole_numbers(axes: "Axes", x: Sequence[int]) -> None:
+    axes.set_xticks(sorted(set(x)))
+    axes.set_xlim(min(x) - 0.4, max(x) + 0.4)
+    axes.grid(axis="x", visible=False)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart: y[i] at x[i]. Lines of one `hue` share colour and marker; `dashed` sets one of them apart."""
+
+    label: str
+    x: Sequence[int]
+    y: Sequence[Optional[float]]
+    hue: int
+    dashed: bool = False
+
+
+@_style()
+def lines(drawn: Sequence[Line], *, x_label: str, y_label: str) -> "Figure":
+    """Several lines over a few whole numbers, named in a legend beside them."""
+    axes = _axes(6.4, 3.4)
+    for line in drawn:
+        colour, marker = COLOURS[line.hue % len(COLOURS)], MARKERS[line.hue % len(MARKERS)]
+        axes.plot(line.x, _gaps(line.y), color=colour, marker=marker, label=line.label,
+                  linestyle=(0, (4, 2)) if line.dashed else "-", markerfacecolor="white" if line.dashed else colour)
+    _whole_numbers(axes, [place for line in drawn for place in line.x])
+    axes.margins(y=0.12)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.figure.legend(loc="outside right upper", handlelength=2.6)
+    return axes.figure
+
+
+@_style()
+def class_bars(
+    names: Sequence[str], colours: Sequence[Sequence[int]], bars: Sequence[tuple[str, Sequence[Optional[float]]]], *, x_label: str
+) -> "Figure":
+    """Per class a swatch of its colour (RGB 0..255) and one or two bars, 0..100; between two, the change in figures.
+
+    bars: (label, value of each class). A class without a value has no bar but a dash.
+    """
+    height = 0.76 / len(bars)
+    axes = _axes(6.4, 1.2 + len(names) * (0.2 + 0.12 * len(bars)))
+    rows = range(len(names))
+    beside = axes.get_yaxis_transform()  # x as a fraction of the axes' width, y in classes
+    for i, (label, values) in enumerate(bars):
+        places = [row + (i - (len(bars) - 1) / 2) * height for row in rows]
+        axes.barh(places, [x or 0 for x in _known(values)], height, color=(BLUE, ORANGE)[i % 2], label=label)
+        for place, value in zip(places, _known(values)):
+            if value is None:
+                axes.annotate("\N{EN DASH}", (0, place), (4, 0), textcoords="offset points", va="center", color=FAINT)
+    if len(bars) == 2:
+        axes.text(1.04, -0.9, "change", transform=beside, ha="left", color=FAINT)
+        for row, first, last in zip(rows, *(_known(values) for _, values in bars)):
+            if first is not None and last is not None:
+                axes.text(1.04, row, f"{last - first:+.1f}".replace("-", "\N{MINUS SIGN}"), transform=beside, va="center")
+    axes.scatter([-0.025] * len(names), rows, s=70, marker="s", color=[[x / 255 for x in colour] for colour in colours],
+                 edgecolors=FAINT, linewidths=0.6, transform=beside, clip_on=False)
+    axes.set_yticks(rows, names)
+    axes.tick_params(axis="y", length=0, pad=16)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6), xlabel=x_label)
+    axes.figure.legend(loc="outside upper left", ncols=len(bars))
+    return axes.figure
+
+
+def _known(values: Sequence[Optional[float]]) -> list[Optional[float]]:
+    return [None if x is None or x != x else x for x in values]
+
+
+@_style()
+def scatter_figure(
+    points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str, title: str = "", log_x: bool = False
+) -> "Figure":
+    """points: (label, x, y). Labels stand beside their points, where they cover no other label."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes = _axes(6.8, 4.2)
+    axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=46, color=BLUE, edgecolors="white", zorder=3)
+    if log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.12)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_title(title, loc="left", fontweight="bold")
+    _place_labels(axes, points)
+    return axes.figure
+
+
+def _place_labels(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each label at the first place around its point that is free."""
+    from matplotlib.transforms import Bbox
+
+    figure = axes.figure
+    figure.draw_without_rendering()  # settles where the axes are
+    dots = axes.transData.transform([(x, y) for _, x, y in points]) if points else []
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
+    for label, x, y in points:
+        text = axes.annotate(label, (x, y), (0, 0), textcoords="offset points", zorder=4)
+        for right, up in ((8, 0), (-8, 0), (0, 9), (0, -9), (8, 11), (8, -11), (-8, 11), (-8, -11), (8, 22), (8, -22)):
+            text.set(position=(right, up), ha={8: "left", -8: "right", 0: "center"}[right], va="center")
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) and axes.bbox.padded(6).contains(box.x0, box.y0) \
+                    and axes.bbox.padded(6).contains(box.x1, box.y1):
+                break
+        else:
+            text.set(position=(8, 0), ha="left")
+        taken.append(text.get_window_extent())
+
+
+def scatter(points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str, title: str = "", log_x: bool = False) -> str:
+    """`scatter_figure` as an <svg> element."""
+    return svg(scatter_figure(points, x_label=x_label, y_label=y_label, title=title, log_x=log_x), title or f"{y_label}, {x_label}")
