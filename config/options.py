@@ -78,6 +78,7 @@ class Options:
     method: str = _option("gsv", "what carries the segmentation between keyframes", choices=METHODS)
     scale: float = _option(0.75, "scale at which the keyframe is segmented in evaluation", kind=float, above=0, high=2)
     temporal: bool = _switch(True, "measure consistency over time (TC, mVC) in --evaluate 1 too")
+    interval: int = _option(3, "keyframe interval of a video or benchmark: one keyframe, then this many less one propagated frames", kind=int, low=1)
     metrics_file: str = _option("", "also write metrics.json to this file")
     save_predictions: str = _option("", "folder for predicted label maps")
     visualization: bool = _switch(False, "write overlay pictures of the evaluated frames into the run folder")

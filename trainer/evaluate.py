@@ -13,11 +13,11 @@ from dataloaders.build import labelled_frames, video_loader
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.images import id_table
-from dataloaders.transforms import channels_first
 from dataloaders.videos import Video, VideoDataset, share, videos_of
 from models.gsvnet import GSVNet
+from models.inference import KeyframeStep, ViewStep
 from models.label_map import label_map
-from trainer.positions import VideoPropagation, evaluation_segmenter, plan_video
+from trainer.positions import VideoPropagation, plan_video
 from trainer.temporal import TemporalMeasures, flow_source
 from utils.distributed import Ranks, add_over_ranks
 from utils.logging import logger, watched
@@ -72,20 +72,20 @@ def evaluate(
     it has enough frames before it. `measures` sees every frame, on_frame every labelled one.
     """
     net.eval()
-    segmenter = evaluation_segmenter(net)
+    segment, see = KeyframeStep(net, scale).to(device), ViewStep(net).to(device)
     matrices: Matrices = {method: {position: ConfusionMatrix(classes) for position in positions} for method in methods}
     items = iter(watched(frames, description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first))
     for video in videos:
         labelled = [frame.labelled is not None for frame in video]
         plan = plan_video(labelled, positions, measures.intervals if measures is not None else ())
-        propagation, size = VideoPropagation(net, segmenter, plan, methods=methods, scale=scale), None
+        propagation, size = VideoPropagation(net, segment, see, plan, methods=methods), None
         if measures is not None:
             measures.begin()
         for t, frame in enumerate(video):
             item = {name: x.to(device, non_blocking=True) for name, x in next(items).items()}
             size = size or item["image"].shape
             _refuse_other_size(item["image"].shape, size, frame.path, video[0].path)
-            maps = Maps(propagation.advance(channels_first(item["image"])))
+            maps = Maps(propagation.advance(item["image"]))
             if frame.labelled is not None:
                 seen = score(frame.labelled, item, maps, t, matrices)
                 if on_frame is not None:

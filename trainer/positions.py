@@ -3,12 +3,10 @@ from dataclasses import dataclass
 from typing import Iterable, Optional, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dataloaders.transforms import normalise
-from models.fold import folded
-from models.gsvnet import GSVNet, State, grid_view
-from models.resize import align, grid_size, scaled_size
+from models.gsvnet import GSVNet, State
+from models.inference import KeyframeStep, ViewStep
 
 CARRIED = ("warp", "gsv")  # methods that move logits from frame to frame
 
@@ -40,11 +38,6 @@ def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: It
     return Plan(tuple(wanted), {start: t for t, starts in enumerate(wanted) for start in starts})
 
 
-def evaluation_segmenter(net: GSVNet) -> nn.Module:
-    """The keyframe segmenter in its quickest exact form: BatchNorm folded, channels last. Equal up to rounding."""
-    return folded(net.segmenter).to(memory_format=torch.channels_last)
-
-
 class VideoPropagation:
     """Goes through one video frame by frame and gives the logits that its plan asks for, by method and keyframe.
 
@@ -52,11 +45,8 @@ class VideoPropagation:
     once for all groups under way.
     """
 
-    def __init__(
-        self, net: GSVNet, segmenter: nn.Module, plan: Plan, *, methods: Sequence[str], scale: float
-    ):
-        self.net, self.segmenter, self.plan, self.methods, self.scale = net, segmenter, plan, methods, scale
-        self.mean, self.std = net.segmenter.pixel_mean, net.segmenter.pixel_std
+    def __init__(self, net: GSVNet, segment: KeyframeStep, see: ViewStep, plan: Plan, *, methods: Sequence[str]):
+        self.net, self.segment, self.see, self.plan, self.methods = net, segment, see, plan, methods
         self.time = 0
         self.view: Optional[Tensor] = None  # of the frame before
         self.starts: list[int] = []  # keyframes of the groups under way
@@ -64,14 +54,14 @@ class VideoPropagation:
 
     @torch.inference_mode()
     def advance(self, image: Tensor) -> dict[str, dict[int, Tensor]]:
-        """The video's next frame, (3,H,W) uint8 RGB -> logits (1,C,h,w) by method and keyframe, as the plan wants them."""
+        """The video's next frame, (H,W,3) uint8 RGB -> logits (1,C,h,w) by method and keyframe, as the plan wants them."""
         t, wanted = self.time, self.plan.wanted[self.time]
-        view = normalise(grid_view(image[None].float()), self.mean[::-1], self.std[::-1])  # BGR, (1,3,h,w)
+        view = self.see(image[None])  # (1,3,h,w)
         if self.starts:
             self._carry(view)
         keyframe = None
         if self.logits and t in self.plan.last_use or "per-frame" in self.methods and wanted:
-            keyframe = self._segment(image)  # (1,C,h,w)
+            keyframe = self.segment(image[None])  # (1,C,h,w)
         if self.logits and t in self.plan.last_use:
             self.starts.append(t)
             for groups in self.logits.values():
@@ -85,13 +75,6 @@ class VideoPropagation:
         self._drop(t)
         self.view, self.time = view, t + 1
         return found
-
-    def _segment(self, image: Tensor) -> Tensor:
-        """Logits (1,C,h,w) of a frame as keyframe. Resized before it is normalised, which is the same and costs less."""
-        height, width = image.shape[-2:]
-        frame = align(image[None].float(), scaled_size(height, width, self.scale))  # (1,3,H',W')
-        frame = normalise(frame, self.mean, self.std).contiguous(memory_format=torch.channels_last)
-        return align(self.segmenter(frame), grid_size(height, width)).contiguous()
 
     def _carry(self, view: Tensor) -> None:
         """Take all groups one frame on; copied ones stay as they are."""

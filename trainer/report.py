@@ -101,13 +101,13 @@ def _per_cent(x: Optional[float]) -> Optional[float]:
 
 
 def _viewer(method: str, worst: Sequence[Shown], usual: Sequence[Shown], dataset: DatasetConfig) -> str:
-    """The sections of frames, each with a slider over all positions that a frame was evaluated at."""
-    shown = [*worst, *usual]
-    positions = sorted({k for x in shown for k in x.seen.predictions[method]})
+    """The sections of frames, each with a slider over all positions that a frame was evaluated at; no frame is shown twice."""
+    others = [x for x in usual if x.seen.frame not in [y.seen.frame for y in worst]]
+    positions = sorted({k for x in (*worst, *others) for k in x.seen.predictions[method]})
     if not positions:
         return ""
     sections = []
-    for title, frames in (("Frames that lost most", worst), ("Other frames", usual)):
+    for title, frames in (("Frames that lost most", worst), ("Other frames", others)):
         if frames:
             cards = "\n".join(_frame(x, method, positions[-1], dataset) for x in frames)
             sections.append(f"<section>\n<h3>{title}</h3>\n{_slider(title, positions)}\n{cards}\n</section>")

@@ -1,10 +1,11 @@
 """Run folders: LOG/run/DATASET/NAME/experiment_N."""
 import dataclasses
+import json
 from pathlib import Path
 from typing import Optional
 
 from config.errors import UserError
-from config.options import Options
+from config.options import FIELDS, Options
 from utils.logging import write_json
 
 LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint_previous.pth.tar", "model_best.pth.tar"
@@ -42,6 +43,21 @@ def latest_experiment(options: Options) -> Optional[Path]:
     """The newest experiment folder of this run name that holds a checkpoint."""
     folders = [path for path in run_root(options).glob(f"{_PREFIX}*") if (path / LATEST).is_file()]
     return max(folders, key=_number, default=None)
+
+
+def run_options(folder: Path) -> Options:
+    """The options of the propagation run in `folder`, made to load its best networks. Raises UserError."""
+    path = folder / "parameters.json"
+    try:
+        content = json.loads(path.read_text())
+        known = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
+        options = Options(**known)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the options of a run ({error}); name the experiment folder of a propagation run") from error
+    weights = next((folder / name for name in (BEST, LATEST) if (folder / name).is_file()), None)
+    if options.stage != "gsv" or weights is None:
+        raise UserError(f"{folder}: holds no trained propagation ({BEST}); name the experiment folder of a --stage gsv run")
+    return dataclasses.replace(options, evaluate=True, method="gsv", resume=str(weights), load_flow=options.optical_flow_network != "none")
 
 
 def _number(folder: Path) -> int:

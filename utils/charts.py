@@ -164,7 +164,9 @@ def class_bars(
         axes.text(1.04, -0.9, "change", transform=beside, ha="left", color=FAINT)
         for row, first, last in zip(rows, *(_known(values) for _, values in bars)):
             if first is not None and last is not None:
-                axes.text(1.04, row, f"{last - first:+.1f}".replace("-", "\N{MINUS SIGN}"), transform=beside, va="center")
+                change = round(last - first, 1)
+                text = f"{change:+.1f}".replace("-", "\N{MINUS SIGN}") if change else "0.0"
+                axes.text(1.04, row, text, transform=beside, va="center")
     axes.scatter([-0.025] * len(names), rows, s=70, marker="s", color=[[x / 255 for x in colour] for colour in colours],
                  edgecolors=FAINT, linewidths=0.6, transform=beside, clip_on=False)
     axes.set_yticks(rows, names)

@@ -11,10 +11,11 @@ from dataloaders.clips import LabelledFrame
 from dataloaders.transforms import normalise
 from dataloaders.videos import VideoDataset, share, videos_of
 from models.gsvnet import grid_view
+from models.inference import KeyframeStep, ViewStep
 from models.label_map import label_map
 from tests.released import filled_gsvnet
 from trainer.evaluate import evaluate
-from trainer.positions import VideoPropagation, evaluation_segmenter, plan_video
+from trainer.positions import VideoPropagation, plan_video
 from utils.metrics import ConfusionMatrix
 
 METHODS = ("per-frame", "copy", "warp", "gsv")
@@ -41,8 +42,8 @@ def one_by_one(net, clip, position):
 
 
 def walk(net, clip, plan, methods):
-    propagation = VideoPropagation(net, evaluation_segmenter(net), plan, methods=methods, scale=0.75)
-    return [propagation.advance(image) for image in clip]
+    propagation = VideoPropagation(net, KeyframeStep(net, 0.75), ViewStep(net), plan, methods=methods)
+    return [propagation.advance(image.permute(1, 2, 0)) for image in clip]
 
 
 @pytest.mark.parametrize("positions", [(0, 1, 2, 3, 4), (1, 3)])
@@ -78,15 +79,15 @@ def test_baselines(net, clip):
 @pytest.mark.parametrize("methods, passes", [(METHODS, 3), (("copy",), 3), (("per-frame",), 1)])
 def test_segmenter_and_flow_run_once_per_frame(net, clip, methods, passes):
     calls = {"segmenter": 0, "flow": 0}
-    segmenter = evaluation_segmenter(net)
+    segment = KeyframeStep(net, 0.75)
     handles = [
-        segmenter.register_forward_hook(lambda *_: calls.update(segmenter=calls["segmenter"] + 1)),
+        segment.segmenter.register_forward_hook(lambda *_: calls.update(segmenter=calls["segmenter"] + 1)),
         net.flow.register_forward_hook(lambda *_: calls.update(flow=calls["flow"] + 1)),
     ]
     plan = plan_video([False, False, True], (0, 1, 2))
-    propagation = VideoPropagation(net, segmenter, plan, methods=methods, scale=0.75)
+    propagation = VideoPropagation(net, segment, ViewStep(net), plan, methods=methods)
     for image in clip[:3]:
-        propagation.advance(image)
+        propagation.advance(image.permute(1, 2, 0))
     for handle in handles:
         handle.remove()
     assert calls == {"segmenter": passes, "flow": 2 if "gsv" in methods else 0}

@@ -1,0 +1,73 @@
+"""The three steps that segment a video, each a module from tensors to a tensor, as engines run and exports hold them.
+
+Frames come as decoders give them: (N,H,W,3) uint8 RGB.
+"""
+import torch
+from torch import Tensor, nn
+
+from models.fold import folded
+from models.gsvnet import GSVNet, State
+from models.resize import align, grid_size, scaled_size
+from utils.sampling import aligned_step, sample
+
+
+def pictures(image: Tensor) -> Tensor:
+    """image (N,H,W,3) seen as (N,3,H,W), channels last in memory, without copying."""
+    return image.movedim(-1, -3)
+
+
+class ViewStep(nn.Module):
+    """Frame (N,H,W,3) uint8 RGB -> what flow and guided networks see of it: (N,3,h,w) float32, normalised **BGR**.
+
+    Touches only the pixels that the 1/8 view is interpolated from.
+    """
+
+    def __init__(self, net: GSVNet):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(net.segmenter.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(net.segmenter.pixel_std).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        size = grid_size(*image.shape[1:3])
+        rows, columns = (
+            torch.arange(target, dtype=torch.float32) * aligned_step(source, target)
+            for source, target in zip(image.shape[1:3], size)
+        )
+        view = sample(pictures(image), rows, columns)  # (N,3,h,w)
+        return ((view - self.mean) / self.std).flip(1).contiguous()
+
+
+class KeyframeStep(nn.Module):
+    """Frame (N,H,W,3) uint8 RGB -> its logits (N,C,h,w) float32, segmented at `scale`.
+
+    BatchNorm is folded into the convolutions and the memory order is channels last: equal to the network up to rounding.
+    Scaled before it is normalised, which is the same, and less work.
+    """
+
+    def __init__(self, net: GSVNet, scale: float):
+        super().__init__()
+        self.scale = scale
+        self.segmenter = folded(net.segmenter).to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.tensor(net.segmenter.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(net.segmenter.pixel_std).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[1:3]
+        frame = align(pictures(image).float(), scaled_size(height, width, self.scale))  # (N,3,H*scale,W*scale)
+        frame = ((frame - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        logits = self.segmenter(frame).float()  # (N,C,H*scale/4,W*scale/4)
+        return align(logits, grid_size(height, width)).contiguous()  # (N,C,h,w)
+
+
+class PropagationStep(nn.Module):
+    """Logits (N,C,h,w) of the previous frame, its view and the current frame's (N,3,h,w) -> the current frame's logits.
+
+    BatchNorm of both networks is folded.
+    """
+
+    def __init__(self, net: GSVNet):
+        super().__init__()
+        self.net = GSVNet(nn.Identity(), folded(net.flow), folded(net.guided))
+
+    def forward(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
+        return self.net.propagate(State(logits, previous), view).logits.float()  # (N,C,h,w)

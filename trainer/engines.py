@@ -1,0 +1,88 @@
+"""Ways of computing the steps of a stream: as they stand, compiled, or by ONNX Runtime. All give the same labels."""
+from contextlib import AbstractContextManager, nullcontext
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from models.gsvnet import GSVNet
+from models.inference import KeyframeStep, PropagationStep, ViewStep
+from models.label_map import label_map
+
+
+class Engine:
+    """The steps of a stream in plain PyTorch ("eager"): BatchNorm folded, channels last, no gradients.
+
+    Frames are (N,H,W,3) uint8 RGB on the CPU; logits and views stay on `device`. amp: "off", or "bf16" or "fp16" for the
+    networks on a GPU. `batched`: whether N may be more than one.
+    """
+
+    name = "eager"
+    batched = True
+
+    def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
+        self.device, self.scale = device, scale
+        self.half = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+        self._view = ViewStep(net)  # on the CPU: a GPU need not be sent what it does not look at
+        self._keyframe: Callable = KeyframeStep(net, scale).to(device).eval()
+        self._propagate: Callable = PropagationStep(net).to(device).eval()
+
+    @torch.inference_mode()
+    def view(self, image: Tensor) -> Tensor:
+        """What flow and guided networks see of a frame: (N,3,h,w)."""
+        return self._view(image).to(self.device, non_blocking=True)
+
+    @torch.inference_mode()
+    def keyframe(self, image: Tensor) -> Tensor:
+        """Logits (N,C,h,w) of a frame by itself."""
+        with self._precision():
+            return self._keyframe(image.to(self.device, non_blocking=True))
+
+    @torch.inference_mode()
+    def propagate(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
+        """Logits (N,C,h,w) of a frame from the previous frame's, and both frames' views."""
+        with self._precision():
+            return self._propagate(logits, previous, view)
+
+    @torch.inference_mode()
+    def labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (1,C,h,w) -> class indices (H,W) uint8 at `size`, on the CPU."""
+        return label_map(logits, size).cpu()
+
+    def _precision(self) -> AbstractContextManager:
+        return nullcontext() if self.half is None else torch.autocast(self.device.type, dtype=self.half)
+
+
+class CompiledEngine(Engine):
+    """The networks compiled by torch.compile: with CUDA graphs on a GPU, with frozen weights on a CPU.
+
+    Compiles when first used, for each frame size anew; that can take a minute.
+    """
+
+    name = "compile"
+
+    def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
+        super().__init__(net, scale=scale, device=device, amp=amp)
+        if device.type == "cuda":
+            how = {"mode": "reduce-overhead"}
+        else:
+            how = {"options": {"freezing": True}}
+        self._keyframe = torch.compile(self._keyframe, dynamic=False, **how)
+        self._propagate = torch.compile(self._propagate, dynamic=False, **how)
+
+    def keyframe(self, image: Tensor) -> Tensor:
+        return self._kept(super().keyframe(image))
+
+    def propagate(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
+        return self._kept(super().propagate(logits, previous, view))
+
+    def _kept(self, logits: Tensor) -> Tensor:
+        """CUDA graphs write every result into the same memory; a stream's state has to outlive the next one."""
+        return logits.clone() if self.device.type == "cuda" else logits
+
+
+ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine)}
+
+
+def build_engine(name: str, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off") -> Engine:
+    return ENGINES[name](net, scale=scale, device=device, amp=amp)
