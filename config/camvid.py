@@ -24,4 +24,7 @@ CAMVID = DatasetConfig(
     class_weights=_WEIGHTS,
     default_path="./data/camvid",
     crop=(352, 480),
+    movable=("car", "pedestrian", "bicyclist"),
+    ground=("road", "sidewalk"),
+    sky=("sky",),
 )

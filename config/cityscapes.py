@@ -31,4 +31,7 @@ CITYSCAPES = DatasetConfig(
     colours=_COLOURS,
     class_weights=_WEIGHTS,
     default_path="./data/cityscapes",
+    movable=("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    ground=("road", "sidewalk", "terrain"),
+    sky=("sky",),
 )

@@ -20,6 +20,9 @@ class DatasetConfig:
     default_path: str
     crop: Optional[tuple[int, int]] = None
     ignore: int = 250
+    movable: tuple[str, ...] = ()  # names of classes whose regions move by themselves, in clips made from stills
+    ground: tuple[str, ...] = ()
+    sky: tuple[str, ...] = ()
     also: tuple[tuple[int, int], ...] = ()
 
     @property

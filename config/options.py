@@ -35,7 +35,7 @@ class Options:
     stage: str = _option("gsv", "what to train or evaluate: propagation, keyframe segmenter, or the flow network alone", choices=STAGES)
     evaluate: bool = _switch(False, "evaluate instead of training")
     demo: bool = _switch(False, "train and evaluate everything on synthetic streets, quickly")
-    benchmark: str = _option("", "measure instead of training: steps of the propagation's training, or the loader", choices=("train", "loader"))
+    benchmark: str = _option("", "measure instead of training: steps of the propagation's training, or the loader", choices=("train", "loader", "eval", "table"))
     # networks
     segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
     optical_flow_network: str = _option("light", "flow network; none: nothing is assumed to move", choices=FLOW_NETWORKS)
@@ -79,6 +79,7 @@ class Options:
     scale: float = _option(0.75, "scale at which the keyframe is segmented in evaluation", kind=float, above=0, high=2)
     temporal: bool = _switch(True, "measure consistency over time (TC, mVC) in --evaluate 1 too")
     interval: int = _option(3, "keyframe interval of a video or benchmark: one keyframe, then this many less one propagated frames", kind=int, low=1)
+    results: tuple[str, ...] = _option((), "metrics.json files that fill the accuracy columns of --benchmark table", count="*")
     metrics_file: str = _option("", "also write metrics.json to this file")
     save_predictions: str = _option("", "folder for predicted label maps")
     visualization: bool = _switch(False, "write overlay pictures of the evaluated frames into the run folder")

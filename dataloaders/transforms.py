@@ -34,6 +34,14 @@ class Augmentation:
             cut = resize_rectangle(cut, self.output, 0, 0, self.output)
         return cut.flip(-1) if self.flip else cut
 
+    def positions(self, frame: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Rows and columns, in pixels of a frame of size (H,W), that `images` resized once more to `size` looks at: float32."""
+        axes = []
+        for out, crop, cut, first, scaled, source in zip(size, self.output, self.size, (self.top, self.left), self.scaled, frame):
+            place = torch.arange(out, dtype=torch.float32) * aligned_step(crop, out) * aligned_step(cut, crop)
+            axes.append((place + first) * aligned_step(source, scaled))
+        return axes[0], axes[1].flip(0) if self.flip else axes[1]
+
     def views(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """What `images` resized once more to `size` (h, w), corner-aligned, would be: (..., *size) float32.
 

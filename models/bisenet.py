@@ -114,6 +114,10 @@ class BiSeNet(nn.Module):
             logits.append(align(head(x), (height * stride, width * stride)))  # (N,C,H,W)
         return logits
 
+    def training_only(self) -> list[nn.Module]:
+        """The parts that `forward` does not use: the auxiliary heads."""
+        return list(self.heads[:2])
+
     def pretrained_modules(self) -> list[nn.Module]:
         """The layers that ImageNet weights cover."""
         return [self.context_path]

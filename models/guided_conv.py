@@ -25,8 +25,12 @@ def edge_map(logits: Tensor) -> Tensor:
     The border of the image counts as an edge of every class but 0, since the Laplacian pads with zeros.
     """
     ids = logits.max(dim=1, keepdim=True).indices.float()  # (N,1,h,w); on CPU much faster than argmax
-    # The sum of the 3 x 3 window less nine times its centre is the Laplacian; sums of class ids are exact in floats.
-    window = F.avg_pool2d(ids, 3, stride=1, padding=1, divisor_override=1)  # (N,1,h,w)
+    # The sum of the 3 x 3 window less nine times its centre is the Laplacian; sums of class ids are exact in floats. (A
+    # pooling could sum as well, but outside Python it divides by nine, which is not exact.)
+    height, width = ids.shape[-2:]
+    padded = F.pad(ids, (1, 1, 1, 1))  # (N,1,h+2,w+2)
+    sums = padded[:, :, :height] + padded[:, :, 1 : height + 1] + padded[:, :, 2:]  # (N,1,h,w+2)
+    window = sums[..., :width] + sums[..., 1 : width + 1] + sums[..., 2:]  # (N,1,h,w)
     return (window != 9 * ids).to(logits.dtype)
 
 

@@ -104,6 +104,10 @@ class SwiftNet(nn.Module):
         """The logits that the training loss looks at: the one output of `forward`."""
         return [self(image)]
 
+    def training_only(self) -> list[nn.Module]:
+        """The parts that `forward` does not use: none."""
+        return []
+
     def pretrained_modules(self) -> list[nn.Module]:
         """The layers that ImageNet weights cover; the recipe gives them a smaller learning rate."""
         trunk = self.backbone

@@ -24,10 +24,15 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     flow = flow.float()  # half precision could not tell neighbouring pixels of a wide grid apart
     rows = torch.arange(height, device=x.device, dtype=torch.float32).view(1, height, 1)
     columns = torch.arange(width, device=x.device, dtype=torch.float32).view(1, 1, width)
-    # -1 and 1 are the centres of the first and last pixel; a single row or column sits at 0.
-    gx = (columns + flow[:, 0]) * (2.0 / max(width - 1, 1)) - (1.0 if width > 1 else 0.0)  # (N,h,w)
-    gy = (rows + flow[:, 1]) * (2.0 / max(height - 1, 1)) - (1.0 if height > 1 else 0.0)  # (N,h,w)
-    grid = torch.stack([gx, gy], dim=-1)  # (N,h,w,2)
     maps = x.reshape(len(flow), -1, height, width)  # one flow for all of x: (1,N*C,h,w)
-    sampled = F.grid_sample(maps.float(), grid, mode=mode, padding_mode="zeros", align_corners=True)
-    return sampled.view(x.shape)  # (N,C,h,w) float32
+    return sample_at(maps, columns + flow[:, 0], rows + flow[:, 1], mode).view(x.shape)  # (N,C,h,w) float32
+
+
+def sample_at(x: Tensor, columns: Tensor, rows: Tensor, mode: str = "bilinear") -> Tensor:
+    """x (N,C,H,W) at the points `columns`, `rows` (N,h,w), in pixels of x: (N,C,h,w) float32; zeros outside."""
+    height, width = x.shape[-2:]
+    # -1 and 1 are the centres of the first and last pixel; a single row or column sits at 0.
+    gx = columns * (2.0 / max(width - 1, 1)) - (1.0 if width > 1 else 0.0)  # (N,h,w)
+    gy = rows * (2.0 / max(height - 1, 1)) - (1.0 if height > 1 else 0.0)  # (N,h,w)
+    grid = torch.stack([gx, gy], dim=-1)  # (N,h,w,2)
+    return F.grid_sample(x.float(), grid, mode=mode, padding_mode="zeros", align_corners=True)

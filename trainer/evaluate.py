@@ -64,7 +64,7 @@ class Maps:
 def evaluate(
     net: GSVNet, videos: Sequence[Video], frames: Sequence[Mapping[str, Tensor]], positions: Sequence[int], *, classes: int,
     methods: Sequence[str], scale: float, device: torch.device, ranks: Ranks = Ranks(),
-    measures: Optional[TemporalMeasures] = None, on_frame: Optional[OnFrame] = None,
+    measures: Optional[TemporalMeasures] = None, on_frame: Optional[OnFrame] = None, quiet: bool = False,
 ) -> Matrices:
     """Go once through `videos`, whose frames (items of VideoDataset, one after the other) are `frames`.
 
@@ -74,7 +74,7 @@ def evaluate(
     net.eval()
     segment, see = KeyframeStep(net, scale).to(device), ViewStep(net).to(device)
     matrices: Matrices = {method: {position: ConfusionMatrix(classes) for position in positions} for method in methods}
-    items = iter(watched(frames, description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first))
+    items = iter(watched(frames, description=f"evaluate {', '.join(methods)}", unit="frame", show=ranks.first and not quiet))
     for video in videos:
         labelled = [frame.labelled is not None for frame in video]
         plan = plan_video(labelled, positions, measures.intervals if measures is not None else ())

@@ -149,6 +149,13 @@ def untrained_networks(options: Options) -> GSVNet:
     )
 
 
+def networks_for_benchmark(options: Options) -> tuple[GSVNet, str]:
+    """Networks to measure, and a word on their weights: those that the options name, else untrained ones."""
+    if options.resume == "0":
+        return untrained_networks(options), "untrained"
+    return networks_for_evaluation(options), f"weights of {resume_path(options)}"
+
+
 def networks_for_training(options: Options, resumed: Optional[Resumed]) -> GSVNet:
     """Networks as the propagation's training starts."""
     net = build_networks(options, resumed)

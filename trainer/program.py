@@ -6,7 +6,7 @@ import torch
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import prepare_data
-from trainer.benchmark import run_benchmark
+from trainer.benchmarks.run import run_benchmark
 from trainer.demo import run_demo
 from trainer.evaluate import Evaluation, OnFrame, Seen, writer_of_predictions
 from trainer.gallery import Gallery, panel

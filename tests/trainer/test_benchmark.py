@@ -11,7 +11,7 @@ from dataloaders.transforms import channels_first, normalise
 from main import main
 from models.losses import PropagationLoss
 from tests.released import filled_gsvnet
-from trainer.reference import PlainClips, plain_frozen, plain_loss, plain_propagation
+from trainer.benchmarks.reference import PlainClips, plain_frozen, plain_loss, plain_propagation
 from trainer.train import ClipPropagation, frozen_pass, views_of
 
 
@@ -47,12 +47,12 @@ def test_published_loader_gives_the_same_clips(streets):
     assert torch.equal(plain["label"], ours["label"].long())
 
 
-@pytest.mark.parametrize("name, keys", [("loader", {"decoders", "loaders"}), ("train", {"published", "ours"})])
+@pytest.mark.parametrize("name, keys", [("loader", {"decoders", "loaders"}), ("train", {"published", "ours"}), ("eval", {"seconds", "ratio"})])
 def test_benchmark_prints_a_table_and_writes_json(streets, tmp_path, capsys, name, keys):
     path = tmp_path / "result.json"
     assert main(["--benchmark", name, "--dataset", "synthetic", "--data-path", str(streets), "--metrics-file", str(path),
                  "--device", "cpu", "--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0",
-                 "--multi-step", "2"]) == 0
+                 "--multi-step", "2", "--eval-multi-step", "1", "2"]) == 0
     content = json.loads(path.read_text())
     assert keys <= set(content) and content["machine"]["torch"] == torch.__version__
     printed = capsys.readouterr().out

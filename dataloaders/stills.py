@@ -1,0 +1,297 @@
+"""Short clips made from one labelled picture each: what came before it, as a moving camera and moving objects would show it.
+
+The clip's last frame is the untouched picture, so that its label is exact. Earlier frames show the same scene from where the
+camera was before: classes lie at depths of their own (parallax), connected regions of movable classes move by themselves and
+cover and uncover what is behind them, and light, focus and noise vary. The true optical flow is known.
+
+A frame is computed only where it is looked at: at the rows and columns of a training crop, or of its 1/8 view.
+"""
+from dataclasses import dataclass
+from typing import Callable, Optional, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from config.dataset import DatasetConfig
+from dataloaders.cache import PictureCache
+from dataloaders.clips import ClipDataset, LabelledFrame
+
+MOST_OBJECTS = 10  # the largest regions of movable classes that move by themselves; the others move with the camera alone
+LEAST_PIXELS = 60  # of a region
+HORIZON = 0.42  # mean height of the vanishing point, from the top
+STATIC_DEPTHS = {"sky": 0.02, "static": 0.35}  # inverse depth, 1 at the lower edge of the picture
+COARSE = 4  # depth and hidden background are made at a quarter of the picture's size: they are smooth
+# x (N,C,H,W), columns and rows (N,h,w) in pixels of x -> (N,C,h,w), bilinear
+SampleAt = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class StillsDataset(Dataset):
+    """Labelled pictures, each with what a clip is made from. Items are those of ClipDataset with a clip of one frame, and
+    `objects` (H,W) uint8: 1, 2, ... on connected regions of movable classes, from the farthest (highest lower edge), else 0."""
+
+    def __init__(self, frames: Sequence[LabelledFrame], dataset: DatasetConfig, cache: Optional[PictureCache] = None):
+        self.pictures = ClipDataset(frames, 0, dataset, cache)
+        self.movable = [dataset.classes.index(name) for name in dataset.movable]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict:
+        item = self.pictures[index]
+        return item | {"objects": torch.from_numpy(find_objects(item["label"].numpy(), self.movable))}
+
+
+def find_objects(label: np.ndarray, movable: Sequence[int]) -> np.ndarray:
+    """Class indices (H,W) uint8 -> numbers of the moving objects (H,W) uint8, in the order in which they are painted.
+
+    Regions that the picture's edge cuts stay part of the scene: nobody knows the rest of them.
+    """
+    boxes, objects = [], np.zeros_like(label)
+    for kind in movable:
+        count, regions, stats, _ = cv2.connectedComponentsWithStats((label == kind).astype(np.uint8), connectivity=8)
+        boxes += [(stats[i], regions, i) for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= LEAST_PIXELS and not _cut(stats[i], label)]
+    boxes = sorted(boxes, key=lambda box: -box[0][cv2.CC_STAT_AREA])[:MOST_OBJECTS]
+    boxes.sort(key=lambda box: box[0][cv2.CC_STAT_TOP] + box[0][cv2.CC_STAT_HEIGHT])
+    for number, (stat, regions, i) in enumerate(boxes, 1):
+        x, y, width, height = stat[:4]
+        here = (slice(y, y + height), slice(x, x + width))
+        objects[here][regions[here] == i] = number
+    return objects
+
+
+def _cut(stat: np.ndarray, label: np.ndarray) -> bool:
+    left, top, width, height = stat[:4]
+    return left == 0 or top == 0 or left + width == label.shape[1] or top + height == label.shape[0]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How the camera moves from frame to frame, one picture's draw. Lengths are fractions of the picture's width or height."""
+
+    vanishing: tuple[float, float]  # x, y
+    forward: float  # shrinking towards the vanishing point a frame, at inverse depth 1
+    yaw: float  # a frame
+    pitch: float
+    roll: float  # radians a frame
+    shake: tuple[tuple[float, float], ...]  # beside that, by frame
+
+    def offset(self, back: int) -> tuple[float, float, float]:
+        """Shift x, y and turn of the frame `back` frames ago."""
+        return self.yaw * back + self.shake[back - 1][0], self.pitch * back + self.shake[back - 1][1], self.roll * back
+
+
+def draw_camera(rng: np.random.Generator, steps: int) -> Camera:
+    return Camera(
+        vanishing=(rng.normal(0.5, 0.05), rng.normal(HORIZON, 0.04)), forward=max(-0.02, rng.uniform(-0.03, 0.13)),
+        yaw=rng.normal(0, 0.008), pitch=rng.normal(0, 0.002), roll=rng.normal(0, 0.002),
+        shake=tuple((rng.normal(0, 0.001), rng.normal(0, 0.002)) for _ in range(steps)),
+    )
+
+
+@dataclass(frozen=True)
+class Object:
+    """One moving object of one picture: its box in the last frame, and its own motion a frame (fractions of width and height,
+    growth)."""
+
+    number: int
+    top: int
+    left: int
+    bottom: int
+    right: int
+    velocity: tuple[float, float]
+    growth: float
+
+
+def draw_objects(rng: np.random.Generator, objects: np.ndarray) -> list[Object]:
+    found = []
+    for number in range(1, int(objects.max()) + 1):
+        rows, columns = (np.flatnonzero((objects == number).any(axis)) for axis in (1, 0))
+        moves = rng.random() < 0.7
+        velocity = (rng.normal(0, 0.012), rng.normal(0, 0.002)) if moves else (0.0, 0.0)
+        growth = rng.normal(0, 0.02) if moves else 0.0
+        found.append(Object(number, int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1, velocity, growth))
+    return found
+
+
+class MadeClips:
+    """Clips that end at pictures (N,H,W,3) uint8 with labels and objects (N,H,W) uint8, on the tensors' device.
+
+    seeds: words for each picture, on which its clip depends alone. steps: frames before the last.
+    """
+
+    def __init__(
+        self, image: Tensor, label: Tensor, objects: Tensor, steps: int, dataset: DatasetConfig, *, sample_at: SampleAt,
+        seeds: Sequence[Sequence[int]],
+    ):
+        self.objects, self.sample_at = objects, sample_at
+        self.size = (label.shape[1], label.shape[2])
+        self.rngs = [np.random.default_rng(list(words)) for words in seeds]
+        self.cameras = [draw_camera(rng, steps) for rng in self.rngs]
+        self.movers = [draw_objects(rng, each) for rng, each in zip(self.rngs, objects.cpu().numpy())]
+        self.depth = inverse_depth(label[:, ::COARSE, ::COARSE], self.cameras, dataset, self.rngs)  # (N,H/4,W/4)
+        colours = image.permute(0, 3, 1, 2).float()  # (N,3,H,W)
+        self.layers = torch.cat([colours, without_objects(colours, objects)], dim=1)  # (N,6,H,W)
+
+    def frame(self, back: int, rows: Tensor, columns: Tensor) -> Tensor:
+        """The frame `back` frames before the last at `rows` (h,) and `columns` (w,), pixels: (N,3,h,w) float32, 0..255."""
+        x, y, owner = self._sources(back, rows, columns)
+        seen = self.sample_at(self.layers, *mirrored(x, y, self.size))  # (N,6,h,w)
+        return exposed(torch.where((owner > 0)[:, None], seen[:, :3], seen[:, 3:]), back, self.rngs)
+
+    def flow(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """True flow from the last frame to the one before: (N,2,h,w) pixels of the picture, x first, at `rows` and `columns`;
+        and (N,h,w) bool, whether that frame shows the point.
+
+        It is the inverse of how that frame is made: by fixed-point iteration for the scene, in closed form for objects.
+        """
+        at_x, at_y = self._points(rows, columns)  # (N,h,w)
+        x, y = at_x, at_y
+        for _ in range(4):
+            away_x, away_y = self._scene(1, x, y)
+            x, y = at_x - (away_x - x), at_y - (away_y - y)
+        here = nearest(self.objects, at_x, at_y)  # (N,h,w)
+        for n, (camera, movers) in enumerate(zip(self.cameras, self.movers)):
+            for mover in movers:
+                now, then, grown = place(mover, camera, 1, self.size)
+                mine = here[n] == mover.number
+                x[n] = torch.where(mine, then[0] + (at_x[n] - now[0]) * grown, x[n])
+                y[n] = torch.where(mine, then[1] + (at_y[n] - now[1]) * grown, y[n])
+        owner = self._owners(1, x, y, None)
+        within = (x > -0.5) & (x < self.size[1] - 0.5) & (y > -0.5) & (y < self.size[0] - 0.5)
+        return torch.stack([x - at_x, y - at_y], dim=1), within & (owner == here)
+
+    def _points(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        device, shape = self.layers.device, (len(self.cameras), len(rows), len(columns))
+        return columns.to(device).expand(shape).clone(), rows.to(device)[:, None].expand(shape).clone()
+
+    def _sources(self, back: int, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the frame `back` frames ago looks in the picture, x and y (N,h,w); and the object there, 0 for the scene."""
+        at_x, at_y = self._points(rows, columns)
+        x, y = self._scene(back, at_x, at_y)
+        owner = self._owners(back, at_x, at_y, (x, y))
+        return x, y, owner
+
+    def _scene(self, back: int, at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:
+        """For what does not move: points (N,h,w) of the frame `back` frames ago -> the same points in the picture."""
+        depth = self.sample_at(self.depth[:, None], at_x / COARSE, at_y / COARSE)[:, 0].clamp(min=0.02)  # (N,h,w)
+        x, y = torch.empty_like(at_x), torch.empty_like(at_y)
+        for n, camera in enumerate(self.cameras):
+            x[n], y[n] = look(camera, depth[n], back, at_x[n], at_y[n], self.size)
+        return x, y
+
+    def _owners(self, back: int, at_x: Tensor, at_y: Tensor, sources: Optional[tuple[Tensor, Tensor]]) -> Tensor:
+        """Which object (0: none) the frame `back` frames ago shows at points (N,h,w). Where one is shown, `sources`, if given,
+        are made to look at it."""
+        owner = torch.zeros(at_x.shape, dtype=self.objects.dtype, device=at_x.device)
+        for n, (camera, movers) in enumerate(zip(self.cameras, self.movers)):
+            for mover in movers:  # the nearest last, over the others
+                now, then, grown = place(mover, camera, back, self.size)
+                x, y = now[0] + (at_x[n] - then[0]) / grown, now[1] + (at_y[n] - then[1]) / grown
+                mine = nearest(self.objects[n : n + 1], x[None], y[None])[0] == mover.number
+                owner[n] = torch.where(mine, torch.full_like(owner[n], mover.number), owner[n])
+                if sources is not None:
+                    sources[0][n], sources[1][n] = torch.where(mine, x, sources[0][n]), torch.where(mine, y, sources[1][n])
+        return owner
+
+
+def inverse_depth(label: Tensor, cameras: Sequence[Camera], dataset: DatasetConfig, rngs: Sequence[np.random.Generator]) -> Tensor:
+    """Inverse depth (N,H,W) of every pixel, 1 at the lower edge of level ground: by class, smooth at the borders."""
+    count, height, width = label.shape
+    rows = torch.arange(height, device=label.device) / max(height - 1, 1)  # (H,)
+    ground = torch.stack([((rows - c.vanishing[1]) / (1 - c.vanishing[1])).clamp(min=0.02) for c in cameras])  # (N,H)
+    ground = ground[:, :, None].expand(count, height, width)
+    factors = torch.full((count, 256), STATIC_DEPTHS["static"])
+    is_ground = torch.zeros(256, dtype=torch.bool)
+    for index, name in enumerate(dataset.classes):
+        for n, rng in enumerate(rngs):
+            factors[n, index] = STATIC_DEPTHS["static"] * float(rng.uniform(0.5, 1.6))
+        if name in dataset.sky:
+            factors[:, index] = STATIC_DEPTHS["sky"]
+        is_ground[index] = name in dataset.ground
+    ids = label.long()
+    depth = torch.gather(factors.to(label.device), 1, ids.flatten(1)).view(label.shape)
+    # What stands lower in the picture than its depth allows stands nearer: the ground's depth there bounds it.
+    depth = torch.where(is_ground.to(label.device)[ids], ground, torch.minimum(depth, ground.clamp(min=0.15) + 0.1))
+    kernel = max(3, height // 40 * 2 + 1)
+    return F.avg_pool2d(depth[:, None], kernel, stride=1, padding=kernel // 2, count_include_pad=False)[:, 0]
+
+
+def look(camera: Camera, depth: Tensor, back: int, x: Tensor, y: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Points x, y (h,w) of the frame `back` frames ago, at inverse `depth` -> where the last frame shows the same."""
+    height, width = size
+    from_x, from_y = x - camera.vanishing[0] * width, y - camera.vanishing[1] * height
+    shift_x, shift_y, turn = camera.offset(back)
+    swing = 0.5 + 0.5 * depth  # turning moves all alike; what is near moves somewhat more, as cameras also sway
+    grown = 1 / (1 - camera.forward * back * depth).clamp(min=0.3)  # distances from the vanishing point, now against then
+    return (
+        camera.vanishing[0] * width + from_x * grown + shift_x * width * swing - turn * from_y,
+        camera.vanishing[1] * height + from_y * grown + shift_y * height * swing + turn * from_x,
+    )
+
+
+Point = tuple[float, float]
+
+
+def place(mover: Object, camera: Camera, back: int, size: tuple[int, int]) -> tuple[Point, Point, float]:
+    """Centre (x, y) of an object in the last frame, its centre `back` frames ago, and its size then against now."""
+    height, width = size
+    now = ((mover.left + mover.right - 1) / 2, (mover.top + mover.bottom - 1) / 2)
+    ground = max(0.05, (mover.bottom / height - camera.vanishing[1]) / (1 - camera.vanishing[1]))
+    shrunk = max(0.3, 1 - camera.forward * back * ground)
+    shift = camera.offset(back)
+    swing = 0.5 + 0.5 * ground
+    then = tuple(
+        origin * side + (centre - origin * side) * shrunk - (turned * swing + velocity * back) * side
+        for origin, side, centre, turned, velocity in zip(camera.vanishing, (width, height), now, shift, mover.velocity)
+    )
+    return now, then, shrunk * max(0.5, 1 - mover.growth * back)
+
+
+def nearest(x: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
+    """x (N,H,W) at the nearest pixels to columns, rows (N,h,w); 0 outside."""
+    count, height, width = x.shape
+    column, row = columns.round(), rows.round()
+    within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+    return torch.gather(x.flatten(1), 1, index.flatten(1)).view(index.shape) * within
+
+
+def mirrored(x: Tensor, y: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Coordinates that lie beyond the picture's edges, reflected into it: what nobody saw is made up of what lies beside it."""
+    folded = []
+    for each, side in ((x, size[1]), (y, size[0])):
+        period = max(2 * (side - 1), 1)
+        each = each.remainder(period)
+        folded.append(torch.minimum(each, period - each).clamp(0, side - 1))
+    return folded[0], folded[1]
+
+
+def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
+    """Pictures (N,3,H,W) in which the colours around them have closed over the objects (N,H,W)."""
+    known = (objects == 0)[:, None]  # (N,1,H,W)
+    weight = F.avg_pool2d(known.float(), COARSE, ceil_mode=True)
+    levels = [(F.avg_pool2d(colours * known, COARSE, ceil_mode=True), weight)]
+    while min(levels[-1][0].shape[-2:]) > 2:
+        levels.append(tuple(F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
+    filled = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
+    for total, weight in reversed(levels[:-1]):
+        coarse = F.interpolate(filled, size=total.shape[-2:], mode="bilinear", align_corners=False)
+        filled = torch.where(weight > 0, total / weight.clamp(min=1e-6), coarse)
+    behind = F.interpolate(filled, size=colours.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(known, colours, behind)
+
+
+def exposed(frame: Tensor, back: int, rngs: Sequence[np.random.Generator]) -> Tensor:
+    """Earlier frames (N,3,h,w) as a camera gives them: light that drifts, a softer focus at times, noise."""
+    softened = F.avg_pool2d(frame, 3, stride=1, padding=1, count_include_pad=False)
+    shots = []
+    for one, soft, rng in zip(frame, softened, rngs):
+        one = torch.lerp(one, soft, float(rng.uniform(0.2, 0.9)) if rng.random() < 0.4 else 0.0)
+        noise = torch.Generator(device=one.device).manual_seed(int(rng.integers(2**62)))
+        grain = torch.randn(one.shape, generator=noise, device=one.device) * float(rng.uniform(0, 4))
+        shots.append(one * float(1 + rng.normal(0, 0.01) * back) + float(rng.normal(0, 1.5) * back) + grain)
+    return torch.stack(shots).clamp(0, 255)

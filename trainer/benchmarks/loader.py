@@ -1,0 +1,55 @@
+"""--benchmark loader: what the loader delivers, beside the published way."""
+import tempfile
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from config.datasets import dataset_config
+from config.errors import UserError
+from config.options import Options
+from dataloaders.build import labelled_frames
+from dataloaders.cache import PictureCache
+from dataloaders.clips import ClipDataset
+from dataloaders.images import read_image
+from models.build import SEGMENTERS
+from trainer.benchmarks.measure import rates
+from trainer.benchmarks.reference import PlainClips
+
+LOADER_CLIPS, DECODER_FRAMES = 8, 12
+
+
+def benchmark_loader(options: Options, device: torch.device) -> dict:
+    """Frames per second of one core: decoders, then whole loaders (decode, label, stack), reference and ours."""
+    dataset, interval = dataset_config(options.dataset, options.data_path), options.multi_step[0]
+    frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=interval)
+    clips = ClipDataset(frames, interval, dataset)
+    if not len(clips):
+        raise UserError(f"{options.data_path}: no train clip of {interval + 1} frames to measure with; see --multi-step")
+    torch.set_num_threads(1)
+    count = min(LOADER_CLIPS, len(clips))
+    paths = sorted({path for frame in clips.frames[:count] for path in frame.frames})[:DECODER_FRAMES]
+    decoders: dict[str, Callable[[Path], object]] = {
+        "Pillow": lambda path: np.array(Image.open(path).convert("RGB")),
+        "OpenCV": lambda path: cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
+        "torchvision.io (the one used)": read_image,
+    }
+    decode = rates({name: lambda read=read: [read(path) for path in paths] for name, read in decoders.items()}, len(paths))
+    segmenter = SEGMENTERS[options.segnet]
+    with tempfile.TemporaryDirectory(dir=options.cache_dir or None) as folder:
+        loaders = {
+            "reference (Pillow, float frames, label loop)": PlainClips(frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std),
+            "ours": clips,
+            "ours, decoded frames cached": ClipDataset(frames, interval, dataset, PictureCache(Path(folder))),
+        }
+        whole = rates({name: lambda data=data: [data[i] for i in range(count)] for name, data in loaders.items()}, count * (interval + 1))
+    first = next(iter(whole.values()))
+    size = read_image(paths[0]).shape
+    table = [f"frames of {size[1]} x {size[0]}, one core", f"{'decoder':<46}{'frames/s':>10}"]
+    table += [f"{name:<46}{value:>10.1f}" for name, value in decode.items()]
+    table += [f"{'loader, clips of ' + str(interval + 1) + ' frames and a label':<46}{'frames/s':>10}{'ratio':>8}"]
+    table += [f"{name:<46}{value:>10.1f}{value / first:>8.2f}" for name, value in whole.items()]
+    return {"frame": list(size), "decoders": decode, "loaders": whole, "table": table}

@@ -1,0 +1,138 @@
+"""Clocks of the benchmarks: medians after a warm-up, the device waited for, and what the figures were measured on.
+
+Ratios inside one run are what to compare; times depend on the machine and what else it does.
+"""
+import contextlib
+import platform
+import re
+import resource
+import statistics
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator, Optional
+
+import torch
+import torchvision
+
+STEPS, WARM_UP = 5, 2
+
+
+def machine(device: torch.device) -> dict:
+    """What the figures were measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {
+        "device": f"{device.type} ({name})", "threads": torch.get_num_threads(), "clock_mhz": clock_mhz(device),
+        "torch": torch.__version__, "torchvision": torchvision.__version__, "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def machine_line(machine: dict) -> str:
+    clock = f", {machine['clock_mhz']} MHz" if machine["clock_mhz"] else ""
+    return (
+        f"{machine['device']}{clock}, {machine['threads']} threads, torch {machine['torch']}, torchvision {machine['torchvision']}, "
+        f"Python {machine['python']}, {machine['date']}"
+    )
+
+
+def processor() -> str:
+    found = _cpu_line(r"model name\s*:\s*(.+)")
+    return found or platform.processor() or platform.machine()
+
+
+def clock_mhz(device: torch.device) -> Optional[int]:
+    """Clock at this moment, where the system tells: of the GPU, or of the first core."""
+    if device.type == "cuda":
+        with contextlib.suppress(Exception):  # wants NVIDIA's management library, which not every machine has
+            return int(torch.cuda.clock_rate(device))
+        return None
+    found = _cpu_line(r"cpu MHz\s*:\s*([\d.]+)")
+    return round(float(found)) if found else None
+
+
+def _cpu_line(pattern: str) -> Optional[str]:
+    with contextlib.suppress(OSError):
+        found = re.search(pattern, Path("/proc/cpuinfo").read_text())
+        return found[1] if found else None
+    return None
+
+
+def rates(works: dict[str, Callable[[], object]], frames: int) -> dict[str, float]:
+    """Frames per second of each work: median of a few rounds, in which all take turns, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(1 + STEPS):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    return {name: frames / statistics.median(seconds[1:]) for name, seconds in times.items()}
+
+
+def turns(works: dict[str, Callable[[], object]], repeats: int, wait: Callable[[], object] = lambda: None) -> dict[str, list[float]]:
+    """Seconds of each work, `repeats` times, all taking turns, after WARM_UP rounds that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(WARM_UP + repeats):
+        for name, work in works.items():
+            wait()
+            start = time.perf_counter()
+            work()
+            wait()
+            times[name].append(time.perf_counter() - start)
+    return {name: seconds[WARM_UP:] for name, seconds in times.items()}
+
+
+def waiter(device: torch.device) -> Callable[[], object]:
+    """What to call so that the device has done all that it was asked."""
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
+
+
+def median_and_p95(seconds: list[float]) -> tuple[float, float]:
+    """Milliseconds."""
+    ordered = sorted(seconds)
+    return 1e3 * statistics.median(ordered), 1e3 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+
+class Parts:
+    """Seconds by part of a step, over several steps."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds, self.peak = device, {}, 0.0
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        self._wait()
+        reset_peak(self.device)
+        start = time.perf_counter()
+        yield
+        self._wait()
+        self.seconds.setdefault(part, []).append(time.perf_counter() - start)
+        self.peak = max(self.peak, peak_gib(self.device))
+
+    def result(self) -> dict:
+        """Median milliseconds a step by part, and their sum, without the warm-up steps; peak memory in GiB."""
+        values = {part: 1e3 * statistics.median(times[WARM_UP:]) for part, times in self.seconds.items()}
+        return {"milliseconds": values | {"step": sum(values.values())}, "peak_gib": self.peak}
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # where the system cannot forget the peak so far, it counts on
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gib(device: torch.device) -> float:
+    """Peak memory since `reset_peak`: of the device on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

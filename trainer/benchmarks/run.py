@@ -1,0 +1,26 @@
+"""What --benchmark names: measures, prints a table, writes JSON."""
+from pathlib import Path
+
+import torch
+
+from config.options import Options
+from trainer.benchmarks.evaluation import benchmark_evaluation
+from trainer.benchmarks.loader import benchmark_loader
+from trainer.benchmarks.measure import machine, machine_line
+from trainer.benchmarks.table import benchmark_table
+from trainer.benchmarks.train import benchmark_train
+from utils.logging import logger, write_json
+
+BENCHMARKS = {"train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table}
+
+
+def run_benchmark(options: Options, device: torch.device) -> dict:
+    """Run the benchmark that `--benchmark` names, print its table, write it as JSON; returns the JSON's content."""
+    content = {"benchmark": options.benchmark, "machine": machine(device)}
+    content |= BENCHMARKS[options.benchmark](options, device)
+    for line in [machine_line(content["machine"]), *content["table"]]:
+        logger.info("%s", line)
+    path = Path(options.metrics_file or Path(options.log_folder) / f"benchmark_{options.benchmark}.json")
+    write_json(path, content)
+    logger.info("written: %s", path)
+    return content
