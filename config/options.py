@@ -46,6 +46,7 @@ class Options:
     data_path: str = _option("", "folder of the data set (default: data/NAME); of custom data the YAML file, see docs/custom_data.md")
     num_worker: int = _option(4, "loader processes per rank", kind=int, low=0)
     cache_dir: str = _option("", "folder for decoded frames, memory-mapped (default: none; its size is announced first)")
+    clip_source: str = _option("video", "where training clips come from: the data set's video, or made from its labelled pictures", choices=("video", "stills"))
     use_crop: bool = _switch(True, "random scale and crop in training")
     crop_height: int = _option(768, "height of the training crop, pixels", kind=int, low=32)
     crop_width: int = _option(1536, "width of the training crop, pixels", kind=int, low=32)
@@ -83,6 +84,15 @@ class Options:
     metrics_file: str = _option("", "also write metrics.json to this file")
     save_predictions: str = _option("", "folder for predicted label maps")
     visualization: bool = _switch(False, "write overlay pictures of the evaluated frames into the run folder")
+    # a video of your own
+    video: str = _option("", "segment this video into --output: a file, a folder or a quoted glob of pictures, a camera's number, or demo, a rendered street")
+    output: tuple[str, ...] = _option((), "of --video: a video (.mp4, .avi, .mkv), a folder of label maps, or one of each", count="+")
+    style: str = _option("overlay", "what the written video shows: colours over the frame, colours alone, or frame and colours", choices=("overlay", "colour", "side-by-side"))
+    ids: str = _option("dataset", "what label maps hold: the data set's label ids, or class indices", choices=("dataset", "train"))
+    fps: float = _option(0.0, "frames a second of --video (0: its own; 30 for pictures)", kind=float, low=0, high=1000)
+    schedule: str = _option("fixed", "when a frame of --video becomes a keyframe: every --interval frames; at cuts too; as often as --budget pays for", choices=("fixed", "cut", "budget"))
+    cut_threshold: float = _option(0.5, "of --schedule cut: mean change of the picture, in standard deviations, that is a cut", kind=float, above=0)
+    budget: float = _option(0.0, "of --schedule budget: milliseconds a frame may take on average", kind=float, above=0)
     # files
     weights_dir: str = _option("./weights", "folder of the released files")
     segnet_weights: str = _option("", "file of the keyframe segmenter (default: the released one in --weights-dir)")
@@ -162,7 +172,28 @@ def resolve(given: dict[str, Any]) -> Options:
         options = dataclasses.replace(options, load_flow=False)
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate; its end-point error is printed while it trains")
+    _check_video(options, given)
     return options
+
+
+def _check_video(options: Options, given: dict[str, Any]) -> None:
+    """Refuse what contradicts itself among the options of --video."""
+    if options.video and not options.output:
+        raise UserError("--video wants --output: a video's file (.mp4, .avi, .mkv), a folder for label maps, or both")
+    if options.output and not options.video:
+        raise UserError("--output belongs to --video IN; --save-predictions is for --evaluate 1")
+    if len(options.output) > 2:
+        raise UserError(f"--output takes one video, one folder, or both, not {len(options.output)} names")
+    others = [flag(name) for name in ("evaluate", "demo", "benchmark") if getattr(options, name)]
+    if options.video and others:
+        raise UserError(f"--video and {others[0]} are different things to do; choose one")
+    if options.video and (options.stage != "gsv" or options.method in ("copy", "warp")):
+        raise UserError("--video goes with --stage gsv, and --method gsv or per-frame")
+    for name, schedule in (("cut_threshold", "cut"), ("budget", "budget")):
+        if name in given and options.schedule != schedule:
+            raise UserError(f"{flag(name)} belongs to --schedule {schedule}, this is --schedule {options.schedule}")
+    if options.schedule == "budget" and not options.budget:
+        raise UserError("--schedule budget wants --budget MILLISECONDS, what a frame may take on average")
 
 
 class _Parser(argparse.ArgumentParser):

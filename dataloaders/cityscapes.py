@@ -6,7 +6,7 @@ from typing import Iterator
 from config.errors import UserError
 from dataloaders.clips import LabelledFrame
 
-FRAMES, LABELS, FLOW, AHEAD = "leftImg8bit_sequence", "gtFine", "flow", "flow_ahead"
+FRAMES, STILLS, LABELS, FLOW, AHEAD = "leftImg8bit_sequence", "leftImg8bit", "gtFine", "flow", "flow_ahead"
 LABEL_NAME = re.compile(r"(?P<city>.+)_(?P<seq>\d{6})_(?P<frame>\d{6})_gtFine_labelIds\.png")
 
 
@@ -14,7 +14,7 @@ def find_cityscapes(root: Path, split: str, past: int) -> list[LabelledFrame]:
     """Scan `root` for the labelled frames of `split`, each with up to `past` frames before it.
 
     Layout: leftImg8bit_sequence/SPLIT/CITY/CITY_SEQ_FRAME_leftImg8bit.png and
-    gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png. Raises UserError where the folders, or the frame of a label,
+    gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png; leftImg8bit in place of leftImg8bit_sequence holds stills. Raises UserError where the folders, or the frame of a label,
     are missing.
     """
     labels = root / LABELS / split
@@ -32,7 +32,9 @@ def find_cityscapes(root: Path, split: str, past: int) -> list[LabelledFrame]:
 
 
 def _find_city(root: Path, split: str, city: Path, past: int) -> Iterator[LabelledFrame]:
-    folder = root / FRAMES / split / city.name
+    # Without the video sequences, the stills of the usual download serve what needs no past.
+    kind = FRAMES if (root / FRAMES / split).is_dir() or not (root / STILLS / split).is_dir() else STILLS
+    folder = root / kind / split / city.name
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     for label in sorted(city.iterdir()):
         match = LABEL_NAME.fullmatch(label.name)

@@ -30,11 +30,16 @@ SampleAt = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class StillsDataset(Dataset):
-    """Labelled pictures, each with what a clip is made from. Items are those of ClipDataset with a clip of one frame, and
-    `objects` (H,W) uint8: 1, 2, ... on connected regions of movable classes, from the farthest (highest lower edge), else 0."""
+    """Labelled pictures, each with what a clip of `steps` + 1 frames is made from.
 
-    def __init__(self, frames: Sequence[LabelledFrame], dataset: DatasetConfig, cache: Optional[PictureCache] = None):
-        self.pictures = ClipDataset(frames, 0, dataset, cache)
+    Items are those of ClipDataset with a clip of one frame; `objects` (H,W) uint8: 1, 2, ... on connected regions of movable
+    classes, from the farthest (highest lower edge), else 0; and `steps`.
+    """
+
+    def __init__(
+        self, frames: Sequence[LabelledFrame], steps: int, dataset: DatasetConfig, cache: Optional[PictureCache] = None
+    ):
+        self.pictures, self.steps = ClipDataset(frames, 0, dataset, cache), steps
         self.movable = [dataset.classes.index(name) for name in dataset.movable]
 
     def __len__(self) -> int:
@@ -42,7 +47,8 @@ class StillsDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         item = self.pictures[index]
-        return item | {"objects": torch.from_numpy(find_objects(item["label"].numpy(), self.movable))}
+        objects = torch.from_numpy(find_objects(item["label"].numpy(), self.movable))
+        return item | {"objects": objects, "steps": self.steps}
 
 
 def find_objects(label: np.ndarray, movable: Sequence[int]) -> np.ndarray:

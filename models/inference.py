@@ -37,6 +37,34 @@ class ViewStep(nn.Module):
         return ((view - self.mean) / self.std).flip(1).contiguous()
 
 
+class FixedViewStep(nn.Module):
+    """As `ViewStep`, for frames (1,H,W,3) of one `size` (H,W): where to look is constant, as a graph outside Python needs it.
+
+    The frame becomes float first: on bytes, such a graph's runtime may know nothing but that.
+    """
+
+    def __init__(self, net: GSVNet, size: tuple[int, int]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(net.segmenter.pixel_mean), persistent=False)
+        self.register_buffer("std", torch.tensor(net.segmenter.pixel_std), persistent=False)
+        for axis, source, target, shape in zip(("row", "column"), size, grid_size(*size), ((-1, 1, 1), (-1, 1))):
+            positions = torch.arange(target, dtype=torch.float32) * aligned_step(source, target)
+            low = positions.floor().long().clamp(max=source - 1)
+            self.register_buffer(f"{axis}_low", low, persistent=False)
+            self.register_buffer(f"{axis}_high", (low + 1).clamp(max=source - 1), persistent=False)
+            self.register_buffer(f"{axis}_weight", (positions - low).view(shape), persistent=False)
+        self.register_buffer("bgr", torch.tensor([2, 1, 0]), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.float()
+        above, below = x.index_select(1, self.row_low), x.index_select(1, self.row_high)  # (1,h,W,3)
+        x = above + (below - above) * self.row_weight
+        left, right = x.index_select(2, self.column_low), x.index_select(2, self.column_high)  # (1,h,w,3)
+        x = left + (right - left) * self.column_weight
+        x = ((x - self.mean) / self.std).index_select(3, self.bgr)
+        return pictures(x).contiguous()  # (1,3,h,w)
+
+
 class KeyframeStep(nn.Module):
     """Frame (N,H,W,3) uint8 RGB -> its logits (N,C,h,w) float32, segmented at `scale`.
 
@@ -53,7 +81,7 @@ class KeyframeStep(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[1:3]
-        frame = align(pictures(image).float(), scaled_size(height, width, self.scale))  # (N,3,H*scale,W*scale)
+        frame = align(pictures(image.float()), scaled_size(height, width, self.scale))  # (N,3,H*scale,W*scale)
         frame = ((frame - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         logits = self.segmenter(frame).float()  # (N,C,H*scale/4,W*scale/4)
         return align(logits, grid_size(height, width)).contiguous()  # (N,C,h,w)

@@ -19,7 +19,8 @@ from trainer.runs import BEST, LATEST
 from trainer.trainer import Trainer
 from utils.distributed import Ranks
 from utils.logging import logger, write_json
-from utils.visualize import VideoFile, grid, overlay, with_caption, write_picture
+from utils.video import VideoFile
+from utils.visualize import grid, overlay, with_caption, write_picture
 
 FOLDER = Path("demo")
 METHODS = ("per-frame", "copy", "warp", "gsv")
@@ -117,7 +118,7 @@ class Scenes:
         self.seen += 1
 
     def close(self) -> None:
-        self.video.__exit__()
+        self.video.close()
 
 
 def _heading(text: str, started: float) -> None:

@@ -1,13 +1,15 @@
 """Ways of computing the steps of a stream: as they stand, compiled, or by ONNX Runtime. All give the same labels."""
 from contextlib import AbstractContextManager, nullcontext
-from typing import Callable
+from typing import Any, Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from config.errors import UserError
 from models.gsvnet import GSVNet
 from models.inference import KeyframeStep, PropagationStep, ViewStep
 from models.label_map import label_map
+from trainer.graphs import CPU_PROVIDER, CUDA_PROVIDER, exported, graph_like, onnx_model, require_packages, run_session, session
 
 
 class Engine:
@@ -81,8 +83,46 @@ class CompiledEngine(Engine):
         return logits.clone() if self.device.type == "cuda" else logits
 
 
-ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine)}
+class OnnxEngine(Engine):
+    """The networks run by ONNX Runtime: on a CPU, or on a GPU by its CUDA provider, with frames and logits on the CPU between.
+
+    Makes its sessions when first used, for each frame size anew; that takes seconds. Frames come one at a time.
+    """
+
+    name = "onnx"
+    batched = False
+
+    def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
+        """Raises UserError where a package or the provider is missing, or half precision is asked for."""
+        runtime, *_ = require_packages("--engine onnx")
+        if amp != "off":
+            raise UserError(f"--engine onnx computes in float32; use it with --amp off, or --engine eager or compile with --amp {amp}")
+        if device.type == "cuda" and CUDA_PROVIDER not in runtime.get_available_providers():
+            raise UserError(
+                "--engine onnx: this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of onnxruntime, or use "
+                "--device cpu, or --engine eager or compile"
+            )
+        super().__init__(net, scale=scale, device=torch.device("cpu"))
+        self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)
+        self._sessions: dict[tuple, Any] = {}
+
+    def keyframe(self, image: Tensor) -> Tensor:
+        return self._run("keyframe", self._keyframe, image=image)
+
+    def propagate(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
+        return self._run("propagation", self._propagate, previous_logits=logits, previous_view=previous, view=view)
+
+    def _run(self, name: str, step: nn.Module, **inputs: Tensor) -> Tensor:
+        key = (name, *(x.shape for x in inputs.values()))
+        if key not in self._sessions:
+            graph = graph_like(name, step, "logits", **inputs)
+            self._sessions[key] = session(onnx_model(graph, exported(graph)), self.providers)
+        return run_session(self._sessions[key], **inputs)
+
+
+ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine)}
 
 
 def build_engine(name: str, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off") -> Engine:
+    """The engine of that name of `ENGINES`. Raises UserError where it cannot be had here."""
     return ENGINES[name](net, scale=scale, device=device, amp=amp)

@@ -15,6 +15,7 @@ from trainer.report import report
 from trainer.runs import new_experiment
 from trainer.tables import as_csv, console, markdown
 from trainer.trainer import Stopped, Trainer
+from trainer.video import run_video
 from utils.distributed import Ranks, from_all_ranks, join, leave, wait_for_all
 from utils.logging import logger, start_console, write_json, write_text
 from utils.visualize import write_picture
@@ -29,6 +30,8 @@ def run(options: Options) -> int:
         if options.demo:
             run_demo(options, device)
             return 0
+        if options.video:
+            return run_video(options, device)
         if ranks.first:  # before the others look for it: it may have to be made
             prepare_data(dataset=options.dataset, root=Path(options.data_path))
         wait_for_all()

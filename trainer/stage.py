@@ -19,13 +19,18 @@ from dataloaders.build import labelled_frames
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame
 from dataloaders.images import read_image
+from dataloaders.stills import MadeClips
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
+from models.warp import sample_at
 from trainer import optim
 from trainer.evaluate import Evaluation, picture_cache
 from trainer.gallery import panel
 from trainer.train import freeze_batch_norm
 from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
 from utils.logging import logger
+
+
+CLIP_SEED = 1  # keeps the clips' draws apart from the augmentation's
 
 
 class Stage:
@@ -64,6 +69,14 @@ class Stage:
         """clip (N,T,3,H,W) and label (N,H,W) of a batch, uint8, on the device."""
         clip, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
         return channels_first(clip), label
+
+    def _made_clips(self, batch: Mapping, seed: Sequence[int]) -> MadeClips:
+        """Clips made from a batch of StillsDataset; each depends on `seed` and its place in the global batch alone."""
+        first = self.ranks.rank * len(batch["label"])
+        image, label, objects = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label", "objects"))
+        seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
+        steps = int(batch["steps"][0])
+        return MadeClips(image[:, 0], label, objects, steps, self.dataset, sample_at=sample_at, seeds=seeds)
 
     def _optimizer(self, groups: list[dict], **choices) -> torch.optim.Optimizer:
         options = self.options

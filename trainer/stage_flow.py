@@ -5,21 +5,24 @@ from typing import Mapping, Optional, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import evaluation_loader, labelled_frames
 from dataloaders.flows import FlowDataset
-from dataloaders.transforms import channels_first, normalise
+from dataloaders.stills import StillsDataset
+from dataloaders.transforms import Augmentation, channels_first, normalise
 from models.build import SEGMENTERS
 from models.losses import FlowLoss
-from models.resize import GRID_STRIDE
+from models.resize import GRID_STRIDE, grid_size
 from trainer import optim
 from trainer.evaluate import DRY_RUN_FRAMES
 from trainer.networks import Resumed, starting_flow
 from trainer.stage import Stage
 from trainer.train import FlowOutput, views_of
 from utils.distributed import Ranks, add_over_ranks, mean_over_ranks
+from utils.sampling import aligned_step
 
 
 class FlowStage(Stage):
@@ -27,9 +30,12 @@ class FlowStage(Stage):
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
         super().__init__(options, device, ranks)
-        self.passes = {1: FlowDataset(self.training_frames(1), GRID_STRIDE)}
+        self.passes = {1: self._pairs("train")}
         if not len(self.passes[1]):
-            raise UserError(f"{options.data_path}: no true flow here (flow/SPLIT/CITY/*_flow.png); --dataset synthetic has it")
+            raise UserError(
+                f"{options.data_path}: no true flow here (flow/SPLIT/CITY/*_flow.png); --dataset synthetic has it, and "
+                "--clip-source stills makes it from labelled pictures"
+            )
         self.flow = starting_flow(options, resumed).to(device)
         self.trained = self._wrap(FlowOutput(self.flow), self.flow)
         self.criterion = FlowLoss(average=mean_over_ranks)
@@ -39,14 +45,19 @@ class FlowStage(Stage):
         self.optimizer = self._optimizer(groups)
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
         self.scheduler = optim.per_iteration(self.optimizer, schedule)
-        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=1)
         self.validation_loader = evaluation_loader(
-            FlowDataset(frames, GRID_STRIDE), workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
+            self._pairs("val"), workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
             limit=DRY_RUN_FRAMES if options.early_stop else None,
         )
 
+    def _pairs(self, split: str) -> Dataset:
+        """Two frames and the flow between them: of the data set, or made from its stills."""
+        options, stills = self.options, self.options.clip_source == "stills"
+        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split=split, past=0 if stills else 1)
+        return StillsDataset(frames, 1, self.dataset) if stills else FlowDataset(frames, GRID_STRIDE)
+
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        views, truth, valid = self._inputs(batch)
+        views, truth, valid = self._inputs(batch, seed)
         if np.random.default_rng(list(seed)).random() < self.options.flip:
             views, truth, valid = [x.flip(-1) for x in views], truth.flip(-1), valid.flip(-1)
             truth = truth * truth.new_tensor([-1.0, 1.0]).view(1, 2, 1, 1)
@@ -54,17 +65,32 @@ class FlowStage(Stage):
             flow = self.trained(views[1], views[0])  # (N,2,h,w)
         return self.criterion(flow.float(), truth, valid)
 
-    def _inputs(self, batch: Mapping) -> tuple[list[Tensor], Tensor, Tensor]:
+    def _inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Views (N,3,h,w) of the previous and the current frame, true flow (N,2,h,w) in grid pixels, its weights (N,1,h,w)."""
+        if "objects" in batch:
+            return self._made_inputs(batch, seed)
         clip = normalise(channels_first(batch["clip"].to(self.device, non_blocking=True)), self.mean, self.std)  # (N,2,3,H,W)
         return views_of(clip), batch["flow"].to(self.device), batch["valid"].to(self.device)
+
+    def _made_inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
+        image = channels_first(batch["clip"].to(self.device))[:, 0]  # (N,3,H,W)
+        size = image.shape[-2:]
+        (h, w), whole = grid_size(*size), Augmentation(size, 0, 0, size, size, flip=False)
+        positions = whole.positions(size, (h, w))
+        made = self._made_clips(batch, seed)
+        current = whole.views(image, (h, w))  # (N,3,h,w)
+        views = [normalise(x, self.mean, self.std).flip(1) for x in (made.frame(1, *positions), current)]  # BGR
+        flow, visible = made.flow(*positions)  # (N,2,h,w), (N,h,w)
+        steps = flow.new_tensor([aligned_step(w, size[1]), aligned_step(h, size[0])]).view(1, 2, 1, 1)
+        return views, flow * steps, visible[:, None].float()
 
     @torch.no_grad()
     def evaluate(self) -> Optional[dict]:
         """End-point error in grid pixels over the val split, and that of predicting no motion."""
         self.flow.eval()
         sums = torch.zeros(3, dtype=torch.float64)
-        for batch in self.validation_loader:
-            views, truth, valid = self._inputs(batch)
+        for number, batch in enumerate(self.validation_loader):
+            views, truth, valid = self._inputs(batch, (number,))
             flow, criterion = FlowOutput(self.flow)(views[1], views[0]), FlowLoss()
             weight = valid.sum().double().cpu()
             error, still = (criterion(x, truth, valid)["total"].double().cpu() for x in (flow, flow * 0))

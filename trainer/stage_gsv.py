@@ -8,6 +8,7 @@ from torch import Tensor
 from config.errors import UserError
 from config.options import Options
 from dataloaders.clips import ClipDataset
+from dataloaders.stills import StillsDataset
 from dataloaders.transforms import normalise
 from models.fold import folded
 from models.gsvnet import GSVNet
@@ -32,10 +33,14 @@ class PropagationStage(Stage):
         self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed], net: Optional[GSVNet] = None
     ):
         super().__init__(options, device, ranks)
-        frames = self.training_frames(max(options.multi_step))
+        stills = options.clip_source == "stills"
+        frames = self.training_frames(0 if stills else max(options.multi_step))
         cache = self._prepare_cache(frames)
         self.passes = {}
         for interval in options.multi_step:
+            if stills:
+                self.passes[interval] = StillsDataset(frames, interval, self.dataset, cache)
+                continue
             self.passes[interval] = ClipDataset(frames, interval, self.dataset, cache)
             missing = len(frames) - len(self.passes[interval])
             if missing:
@@ -43,7 +48,7 @@ class PropagationStage(Stage):
             if not len(self.passes[interval]):
                 raise UserError(
                     f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
-                    f"--multi-step {interval} wants; the propagation is trained on video"
+                    f"--multi-step {interval} wants; --clip-source stills makes clips from single pictures"
                 )
         self.net = (net or networks_for_training(options, resumed)).to(device)
         self.net.segmenter.to(memory_format=torch.channels_last)
@@ -80,7 +85,7 @@ class PropagationStage(Stage):
             self.net.flow.eval()
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        ends, views, label = self.inputs(batch, seed)
+        ends, views, label = self.inputs(batch, seed)  # of a video, or made from stills
         with self.autocast():
             key_logits, teacher = self.frozen_logits(ends)
             logits = self.trained(key_logits, views)  # (N,C,h,w)
@@ -94,9 +99,18 @@ class PropagationStage(Stage):
         clip, label = self._to_device(batch)
         augmentation = self.draw(np.random.default_rng(list(seed)), clip.shape[-2:])
         mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
-        ends = clip[:, :: clip.shape[1] - 1]  # first and last frame, without copying
-        ends = normalise(augmentation.images(ends), mean, std)  # (N,2,3,H,W)
-        middle = augmentation.views(clip[:, 1:-1], grid_size(*ends.shape[-2:]))  # (N,T-2,3,h,w)
+        grid = grid_size(*augmentation.output)
+        if "objects" in batch:
+            made, size = self._made_clips(batch, seed), clip.shape[-2:]
+            steps = int(batch["steps"][0])
+            first = made.frame(steps, *augmentation.positions(size, augmentation.output))  # (N,3,H,W)
+            ends = torch.stack([first, augmentation.images(clip[:, 0])], dim=1)  # (N,2,3,H,W)
+            middle = [made.frame(back, *augmentation.positions(size, grid)) for back in range(steps - 1, 0, -1)]
+            middle = torch.stack(middle, dim=1) if middle else ends[:, :0, :, : grid[0], : grid[1]]  # (N,T-2,3,h,w)
+        else:
+            ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # first and last frame, without copying: (N,2,3,H,W)
+            middle = augmentation.views(clip[:, 1:-1], grid)  # (N,T-2,3,h,w)
+        ends = normalise(ends, mean, std)
         first, last = views_of(ends)  # (N,3,h,w) each
         between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
         views = [view.contiguous() for view in (first, *between, last)]  # channels first, as the logits beside them

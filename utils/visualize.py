@@ -1,6 +1,6 @@
 """Pictures of label maps."""
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -10,16 +10,24 @@ from config.errors import UserError
 
 def colourise(label: np.ndarray, colours: Sequence[Sequence[int]]) -> np.ndarray:
     """Class indices (H,W) uint8 -> RGB (H,W,3) uint8; black where there is no class."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(colours)] = colours
-    return table[label]
+    return cv2.LUT(cv2.cvtColor(label, cv2.COLOR_GRAY2RGB), _table(colours)[None])
 
 
 def overlay(image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int]], strength: float = 0.55) -> np.ndarray:
-    """Colours of `label` (H,W) laid over RGB `image` (H,W,3), both uint8; `strength` 0..1 of the colours."""
-    paint = colourise(label, colours)
-    mixed = image * (1 - strength) + paint * strength
-    return np.where(paint.any(axis=2, keepdims=True), mixed, image).astype(np.uint8)
+    """Colours of `label` (H,W) laid over RGB `image` (H,W,3), both uint8; `strength` 0..1 of the colours.
+
+    Where the colour is black, the image stays as it is.
+    """
+    mixed = cv2.addWeighted(image, 1 - strength, colourise(label, colours), strength, 0)
+    unpainted = (~_table(colours).any(axis=1)).astype(np.uint8)  # (256,)
+    return cv2.copyTo(image, cv2.LUT(label, unpainted), mixed)
+
+
+def _table(colours: Sequence[Sequence[int]]) -> np.ndarray:
+    """(256,3) uint8: the colour of every class index, black for those that are none."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    return table
 
 
 def with_caption(image: np.ndarray, text: str) -> np.ndarray:
@@ -47,27 +55,3 @@ def write_picture(path: Path, image: np.ndarray) -> None:
         encoded.tofile(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-class VideoFile:
-    """A video being written frame by frame, MPEG-4 in .mp4: RGB (H,W,3) uint8 frames of one size."""
-
-    def __init__(self, path: Path, fps: float):
-        self.path, self.fps = path, fps
-        self._writer: Optional[cv2.VideoWriter] = None
-
-    def write(self, frame: np.ndarray) -> None:
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            code = cv2.VideoWriter_fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self.path), code, self.fps, (frame.shape[1], frame.shape[0]))
-            if not self._writer.isOpened():
-                raise UserError(f"{self.path}: cannot be written as a video; check the folder and use .mp4")
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-    def __enter__(self) -> "VideoFile":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._writer is not None:
-            self._writer.release()

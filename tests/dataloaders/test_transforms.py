@@ -71,3 +71,16 @@ def test_normalise():
 def test_rectangle_of_an_unscaled_frame_is_a_plain_cut():
     x = torch.rand(1, 1, 8, 8)
     assert torch.equal(resize_rectangle(x, (8, 8), 2, 3, (4, 4)), x[..., 2:6, 3:7])
+
+
+@pytest.mark.parametrize("scale, crop", [(1.5, (64, 96)), (0.75, (64, 96)), (0.75, (96, 128))])
+def test_positions_are_where_images_and_views_look(scale, crop):
+    """On a picture whose colours are its coordinates, interpolated colours are positions."""
+    y, x = torch.meshgrid(torch.arange(80.0), torch.arange(112.0), indexing="ij")
+    coordinates = torch.stack([y, x, x])
+    for seed in range(4):
+        draw = draw_augmentation(np.random.default_rng(seed), (80, 112), crop=crop, scales=(scale,), continuous=False, flip=0.5)
+        for size, found in ((draw.output, draw.images(coordinates)), ((9, 13), draw.views(coordinates, (9, 13)))):
+            rows, columns = draw.positions((80, 112), size)
+            assert torch.allclose(found[0], rows[:, None].expand(size), atol=1e-2)
+            assert torch.allclose(found[1], columns.expand(size), atol=1e-2)

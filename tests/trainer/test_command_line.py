@@ -125,6 +125,15 @@ def test_ablations_train_and_evaluate(call, tmp_path, words):
     assert found[1] != found[2]  # a whole network that is evaluated without the part differs from itself
 
 
+def test_stills_train_flow_and_propagation(call, tmp_path):
+    words = [*TRAIN, "--clip-source", "stills", "--early-stop", "1", "--eval-multi-step", "1"]
+    assert call("--stage", "flow", *words) == 0
+    flow = experiment(tmp_path, "flow_light_test")
+    assert json.loads((flow / "metrics.json").read_text())["end_point_error_without_motion"] > 0
+    assert call(*words, "--multi-step", "1", "3", "--flow-weights", str(flow / "model_best.pth.tar")) == 0
+    assert (experiment(tmp_path, "swiftnet_test") / LATEST).is_file()
+
+
 def test_evaluation_leaves_tables_and_consistency_over_time(call, tmp_path, capsys):
     assert call("--evaluate", "1", "--resume", "1") == 0
     folder = experiment(tmp_path, "swiftnet_test")

@@ -1,11 +1,11 @@
-"""Pictures and videos that open again."""
+"""Pictures that open again."""
 import cv2
 import numpy as np
 import pytest
 
 from config.cityscapes import CITYSCAPES
 from config.errors import UserError
-from utils.visualize import VideoFile, colourise, grid, overlay, with_caption, write_picture
+from utils.visualize import colourise, grid, overlay, with_caption, write_picture
 
 
 def test_colours_and_black_where_there_is_no_class():
@@ -34,19 +34,3 @@ def test_grid_and_caption():
     tile = with_caption(np.zeros((10, 20, 3), np.uint8), "text")
     assert tile.shape == (34, 20, 3) and tile.any()
     assert grid([[tile, tile], [tile, tile]]).shape == (68, 40, 3)
-
-
-def test_video_keeps_count_and_size(tmp_path):
-    with VideoFile(tmp_path / "a.mp4", fps=8) as video:
-        for _ in range(5):
-            video.write(np.zeros((32, 64, 3), np.uint8))
-    reader = cv2.VideoCapture(str(tmp_path / "a.mp4"))
-    assert reader.get(cv2.CAP_PROP_FPS) == 8
-    frames = 0
-    while True:
-        good, frame = reader.read()
-        if not good:
-            break
-        assert frame.shape == (32, 64, 3)
-        frames += 1
-    assert frames == 5

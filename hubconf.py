@@ -1,0 +1,66 @@
+"""What torch.hub loads from here; docs/video.md tells what a segmenter can do.
+
+    segmenter = torch.hub.load("PATH/OF/THIS/FOLDER", "gsvnet_swiftnet", source="local", weights_dir="weights")
+    labels = segmenter(frame)
+"""
+# Names without underscore are entry points for torch.hub.
+from pathlib import Path as _Path
+
+from torch import nn as _nn
+
+from config.cityscapes import CITYSCAPES as _CITYSCAPES
+from config.errors import UserError as _UserError
+from models.build import build_segmenter as _build_segmenter
+from models.released import load_segmenter as _load_segmenter
+from models.released import read_segmenter as _read_segmenter
+from trainer.runs import run_options as _run_options
+from trainer.schedule import FixedInterval as _FixedInterval
+from trainer.stream import VideoSegmenter as _VideoSegmenter
+
+dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "yaml"]
+
+
+def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int = 3, **settings) -> _VideoSegmenter:
+    """A VideoSegmenter: SwiftNet on keyframes, propagation between them.
+
+    weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: of
+    keyframes. settings: those of VideoSegmenter (schedule, scale, engine, device, amp). Raises UserError.
+    """
+    return _gsvnet("swiftnet", weights_dir, run, interval, settings)
+
+
+def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int = 3, **settings) -> _VideoSegmenter:
+    """A VideoSegmenter: BiSeNet on keyframes, propagation between them. Arguments as of gsvnet_swiftnet."""
+    return _gsvnet("bisenet", weights_dir, run, interval, settings)
+
+
+def swiftnet(*, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn.Module:
+    """SwiftNet, in evaluation mode: normalised RGB (N,3,H,W) -> logits (N,C,H/4,W/4).
+
+    weights: its file, the released one or a --stage segnet run's; random weights without. Raises UserError.
+    """
+    return _segmenter("swiftnet", weights, classes)
+
+
+def bisenet(*, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn.Module:
+    """BiSeNet, in evaluation mode: normalised RGB (N,3,H,W) -> logits (N,C,H/8,W/8). weights: as of swiftnet."""
+    return _segmenter("bisenet", weights, classes)
+
+
+def _gsvnet(segnet: str, weights_dir: str, run: str, interval: int, settings: dict) -> _VideoSegmenter:
+    if bool(weights_dir) == bool(run):
+        raise _UserError("gsvnet wants weights_dir=FOLDER, of the released files, or run=FOLDER, of a propagation run")
+    settings = {"schedule": _FixedInterval(interval), **settings}
+    if weights_dir:
+        return _VideoSegmenter.from_released(weights_dir, segnet, **settings)
+    trained = _run_options(_Path(run)).segnet
+    if trained != segnet:
+        raise _UserError(f"{run}: was trained with the segmenter {trained}; load gsvnet_{trained}")
+    return _VideoSegmenter.from_run(run, **settings)
+
+
+def _segmenter(name: str, weights: str, classes: int) -> _nn.Module:
+    network = _build_segmenter(name=name, classes=classes)
+    if weights:
+        _load_segmenter(network, _read_segmenter(_Path(weights), name), _Path(weights), name)
+    return network.eval()

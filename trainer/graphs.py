@@ -1,0 +1,92 @@
+"""The steps of a stream as graphs of one frame size that leave Python: torch.export programs, and ONNX models."""
+import importlib
+import warnings
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from config.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18  # what torch writes by itself, without a conversion afterwards; GridSample needs 16
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+_PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # onnxscript is what torch's exporter is written in
+_QUIET = 3  # ONNX Runtime's level of errors alone
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A step for one frame size. inputs: by name, tensors of the shapes and types that the graph will take."""
+
+    name: str
+    step: nn.Module
+    inputs: dict[str, Tensor]
+    output: str
+
+
+def graph_like(name: str, step: nn.Module, output: str, **inputs: Tensor) -> Graph:
+    """A graph for inputs like these, which are not kept."""
+    return Graph(name, step, {key: torch.zeros_like(x, device="cpu") for key, x in inputs.items()}, output)
+
+
+def require_packages(wanted_by: str) -> tuple[ModuleType, ...]:
+    """onnxruntime, onnx and onnxscript, which only `wanted_by` needs. Raises UserError where one is missing."""
+    try:
+        return tuple(importlib.import_module(name) for name in _PACKAGES)
+    except ImportError as error:
+        raise UserError(f"{wanted_by}: {error}; install what it needs: pip install {' '.join(_PACKAGES)}") from error
+
+
+def exported(graph: Graph) -> ExportedProgram:
+    """The graph as torch.export's program, for the CPU, without gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = tuple(x.clone() for x in graph.inputs.values())
+        program = torch.export.export(graph.step, inputs, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine
+    return program
+
+
+def onnx_model(graph: Graph, program: ExportedProgram) -> "onnx.ModelProto":
+    """The program as an ONNX model, with the graph's names for what goes in and comes out."""
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's remarks on itself
+        model = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, input_names=list(graph.inputs), output_names=[graph.output],
+            verbose=False,
+        ).model_proto
+    inner = model.graph
+    for part in (model, inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer):
+        del part.metadata_props[:]  # where each line came from: half the file of a small graph
+    return model
+
+
+def session(model: "onnx.ModelProto", providers: Sequence[str] = (CPU_PROVIDER,)) -> Any:
+    """An ONNX Runtime session with as many threads as torch has, everything optimised. Raises UserError.
+
+    The first provider has to work; ONNX Runtime by itself would go on with the next one and be slow.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = _QUIET
+    made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    if made.get_providers()[0] != providers[0]:
+        raise UserError(
+            f"ONNX Runtime cannot start its {providers[0]}: CUDA and cuDNN have to be of the versions that this onnxruntime-gpu "
+            "was built for; or use --engine eager"
+        )
+    return made
+
+
+def run_session(made: Any, **inputs: Tensor) -> Tensor:
+    """The only output of a session."""
+    return torch.from_numpy(made.run(None, {name: x.contiguous().numpy() for name, x in inputs.items()})[0])

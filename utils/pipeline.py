@@ -1,0 +1,126 @@
+"""Reading ahead and writing behind: threads of their own, joined to the caller's by bounded queues."""
+import threading
+from collections import deque
+from typing import Callable, Generic, Iterable, Iterator, Optional, TypeVar
+
+DEPTH = 4  # items that wait between two threads
+Item = TypeVar("Item")
+
+
+class Channel(Generic[Item]):
+    """A queue of at most `depth` items from one thread to another, which either of them may shut."""
+
+    def __init__(self, depth: int):
+        self._items: deque[Item] = deque()
+        self._depth = depth
+        self._changed = threading.Condition()
+        self._ended = self._closed = False
+        self._error: Optional[BaseException] = None
+
+    def put(self, item: Item) -> bool:
+        """Wait for room, then queue the item; False, without waiting, where nobody takes any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
+            if self._closed:
+                return False
+            self._items.append(item)
+            self._changed.notify_all()
+            return True
+
+    def end(self, error: Optional[BaseException] = None) -> None:
+        """Nothing more will be put. Who takes gets what is queued, then the error, if any."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will be taken; what is queued is dropped."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._ended or self._items)
+                if not self._items:
+                    break
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+
+def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Iterator[Item]:
+    """The items, in order, taken by a thread of its own up to `depth` before they are asked for.
+
+    An error of `items` is raised here, behind the items before it. Whoever stops early closes this iterator, which waits
+    until the thread is done with the item that it is at.
+    """
+    channel: Channel[Item] = Channel(depth)
+
+    def fill() -> None:
+        try:
+            for item in items:
+                if not channel.put(item):
+                    break
+        except BaseException as error:  # whatever it is, it belongs to the caller
+            channel.end(error)
+        else:
+            channel.end()
+
+    thread = threading.Thread(target=fill, name="read ahead")
+    thread.start()
+    try:
+        yield from channel
+    finally:
+        channel.close()
+        thread.join()
+
+
+class WriteBehind(Generic[Item]):
+    """Calls `write(item)` for everything that is put, in order, in a thread of its own.
+
+    with WriteBehind(write) as behind:
+        behind.put(item)
+
+    Leaving the block waits until everything is written; an error of the caller drops what is queued. An error of `write`
+    is raised by the next `put`, or when the block is left.
+    """
+
+    def __init__(self, write: Callable[[Item], object], depth: int = DEPTH):
+        self._write, self._channel = write, Channel(depth)
+        self._thread = threading.Thread(target=self._work, name="write behind")
+        self._error: Optional[BaseException] = None
+
+    def put(self, item: Item) -> None:
+        if not self._channel.put(item):
+            raise self._error
+
+    def __enter__(self) -> "WriteBehind[Item]":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Optional[type], *_) -> None:
+        if kind is None:
+            self._channel.end()
+        else:
+            self._channel.close()
+        try:
+            self._thread.join()
+        except BaseException:  # who interrupts the wait must not find `write` still at work
+            self._channel.close()
+            self._thread.join()
+            raise
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            for item in self._channel:
+                self._write(item)
+        except BaseException as error:  # whatever it is, it belongs to the caller
+            self._error = error
+            self._channel.close()
