@@ -13,6 +13,7 @@ STAGES = ("gsv", "segnet", "flow")
 SEGMENTERS = ("swiftnet", "bisenet")
 FLOW_NETWORKS = ("light", "flownet", "none")
 METHODS = ("gsv", "per-frame", "copy", "warp")
+ENGINES = ("auto", "eager", "compile", "onnx")
 
 
 def _option(default: Any, help: str, *, kind: Callable = str, choices: Sequence = (), low: Optional[float] = None,
@@ -35,7 +36,7 @@ class Options:
     stage: str = _option("gsv", "what to train or evaluate: propagation, keyframe segmenter, or the flow network alone", choices=STAGES)
     evaluate: bool = _switch(False, "evaluate instead of training")
     demo: bool = _switch(False, "train and evaluate everything on synthetic streets, quickly")
-    benchmark: str = _option("", "measure instead of training: steps of the propagation's training, or the loader", choices=("train", "loader", "eval", "table"))
+    benchmark: str = _option("", "measure instead of training: a training step, the loader, evaluation, the published comparison, a video stream, keyframes at scene cuts", choices=("train", "loader", "eval", "table", "video", "schedule"))
     # networks
     segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
     optical_flow_network: str = _option("light", "flow network; none: nothing is assumed to move", choices=FLOW_NETWORKS)
@@ -83,6 +84,8 @@ class Options:
     results: tuple[str, ...] = _option((), "metrics.json files that fill the accuracy columns of --benchmark table", count="*")
     metrics_file: str = _option("", "also write metrics.json to this file")
     save_predictions: str = _option("", "folder for predicted label maps")
+    export: str = _option("", "folder for the networks as ONNX and torch.export files, with a description, see docs/export.md")
+    export_size: tuple[int, ...] = _option((1024, 2048), "H W: frame size that --export is for", kind=int, low=32, count=2)
     visualization: bool = _switch(False, "write overlay pictures of the evaluated frames into the run folder")
     # a video of your own
     video: str = _option("", "segment this video into --output: a file, a folder or a quoted glob of pictures, a camera's number, or demo, a rendered street")
@@ -106,6 +109,7 @@ class Options:
     log_folder: str = _option("./logs", "where run folders go")
     # machine
     device: str = _option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    engine: str = _option("auto", "what runs the networks of a video: PyTorch as it is, torch.compile, ONNX Runtime; auto: the quickest here", choices=ENGINES)
     amp: str = _option("off", "mixed precision in training", choices=("off", "bf16", "fp16"))
     compile: bool = _switch(False, "compile the networks with torch.compile before training")
     sync_bn: bool = _switch(False, "take BatchNorm statistics over all processes")
@@ -173,6 +177,7 @@ def resolve(given: dict[str, Any]) -> Options:
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate; its end-point error is printed while it trains")
     _check_video(options, given)
+    _check_export(options, given)
     return options
 
 
@@ -194,6 +199,19 @@ def _check_video(options: Options, given: dict[str, Any]) -> None:
             raise UserError(f"{flag(name)} belongs to --schedule {schedule}, this is --schedule {options.schedule}")
     if options.schedule == "budget" and not options.budget:
         raise UserError("--schedule budget wants --budget MILLISECONDS, what a frame may take on average")
+
+
+def _check_export(options: Options, given: dict[str, Any]) -> None:
+    """Refuse what contradicts itself among the options of --export."""
+    if "export_size" in given and not options.export:
+        raise UserError("--export-size belongs to --export DIR")
+    others = [flag(name) for name in ("evaluate", "demo", "benchmark", "video") if getattr(options, name)]
+    if options.export and others:
+        raise UserError(f"--export and {others[0]} are different things to do; choose one")
+    if options.export and (options.stage != "gsv" or options.method != "gsv"):
+        raise UserError("--export writes keyframe and propagation: it goes with --stage gsv and --method gsv")
+    if options.export and options.resume == "0":
+        raise UserError("--export wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's)")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -222,7 +240,7 @@ def _metavar(field: dataclasses.Field) -> Any:
     if field.metadata["choices"]:
         return "|".join(field.metadata["choices"])
     if field.metadata["count"] == 2:
-        return ("LOW", "HIGH")
+        return ("H", "W") if field.name == "export_size" else ("LOW", "HIGH")
     return {bool: "0|1", int: "N", float: "X", str: "WORD"}[field.metadata["kind"]]
 
 

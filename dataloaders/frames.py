@@ -19,6 +19,7 @@ DEMO_STREET = StreetSettings(height=256, width=512, length=30)
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 USUAL_RATE = 30.0  # frames a second of what has no rate of its own
 HIGHEST_RATE = 1000.0  # above it, a file's rate is a mistake
+WILDCARD = re.compile(r"[*?[]")
 TEXT = cv2.VideoWriter_fourcc(*"ansi")  # FFmpeg shows text files as pictures of a terminal
 
 
@@ -63,7 +64,7 @@ def open_frames(source: str, fps: float = 0.0) -> Frames:
         frames = _of_pictures(source, [path], path.parent)
     elif path.is_file():
         frames = _of_file(path)
-    elif glob.has_magic(source):
+    elif WILDCARD.search(source):
         frames = _of_pictures(source, map(Path, glob.glob(source, recursive=True)), _fixed_part(path))
     else:
         raise UserError(
@@ -105,7 +106,7 @@ def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
 
 def _fixed_part(pattern: Path) -> Path:
     """The folders at the beginning of a glob that hold no wildcards."""
-    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    return Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), pattern.parts))
 
 
 def _of_file(path: Path) -> Frames:

@@ -23,7 +23,7 @@ class Engine:
     batched = True
 
     def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
-        self.device, self.scale = device, scale
+        self.device, self.scale, self.amp = device, scale, amp
         self.half = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
         self._view = ViewStep(net)  # on the CPU: a GPU need not be sent what it does not look at
         self._keyframe: Callable = KeyframeStep(net, scale).to(device).eval()

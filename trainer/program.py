@@ -9,6 +9,7 @@ from dataloaders.build import prepare_data
 from trainer.benchmarks.run import run_benchmark
 from trainer.demo import run_demo
 from trainer.evaluate import Evaluation, OnFrame, Seen, writer_of_predictions
+from trainer.export import run_export
 from trainer.gallery import Gallery, panel
 from trainer.networks import networks_for_evaluation
 from trainer.report import report
@@ -21,6 +22,9 @@ from utils.logging import logger, start_console, write_json, write_text
 from utils.visualize import write_picture
 
 
+WITHOUT_DATA = ("table", "video")  # benchmarks that look at no data set
+
+
 def run(options: Options) -> int:
     """Do what the options say; returns the exit status. Raises UserError for what the user can mend."""
     device = choose_device(options)
@@ -30,8 +34,15 @@ def run(options: Options) -> int:
         if options.demo:
             run_demo(options, device)
             return 0
+        if options.export:
+            if ranks.first:
+                run_export(networks_for_evaluation(options), options)
+            return 0
         if options.video:
             return run_video(options, device)
+        if options.benchmark in WITHOUT_DATA:
+            run_benchmark(options, device)
+            return 0
         if ranks.first:  # before the others look for it: it may have to be made
             prepare_data(dataset=options.dataset, root=Path(options.data_path))
         wait_for_all()

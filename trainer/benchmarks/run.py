@@ -7,11 +7,13 @@ from config.options import Options
 from trainer.benchmarks.evaluation import benchmark_evaluation
 from trainer.benchmarks.loader import benchmark_loader
 from trainer.benchmarks.measure import machine, machine_line
+from trainer.benchmarks.schedule import benchmark_schedule
 from trainer.benchmarks.table import benchmark_table
 from trainer.benchmarks.train import benchmark_train
+from trainer.benchmarks.video import benchmark_video
 from utils.logging import logger, write_json
 
-BENCHMARKS = {"train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table}
+BENCHMARKS = {"train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table, "video": benchmark_video, "schedule": benchmark_schedule}
 
 
 def run_benchmark(options: Options, device: torch.device) -> dict:

@@ -1,0 +1,48 @@
+"""Label maps of a video from exported graphs, without PyTorch: numpy, onnxruntime and Pillow.
+
+python onnx_numpy.py EXPORTED OUTPUT FRAME [FRAME ...]     frames in their order: pictures, or .npy (H,W,3) uint8 RGB
+"""
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+
+def read(path: Path) -> np.ndarray:
+    """(H,W,3) uint8 RGB."""
+    return np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path).convert("RGB"))
+
+
+def between(points: int, pixels: int) -> np.ndarray:
+    """(pixels,points): weights of a bilinear upsampling along one side, corners aligned."""
+    position = np.linspace(0, points - 1, pixels)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(points))).astype(np.float32)
+
+
+def main(exported: Path, output: Path, frames: list[Path]) -> None:
+    model = json.loads((exported / "model.json").read_text())
+    view_of, keyframe, propagation = (
+        onnxruntime.InferenceSession(str(exported / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        for name in ("view", "keyframe", "propagation")
+    )
+    (height, width), (rows, columns) = model["frame"]["size"], model["grid"]["size"]
+    down, across = between(rows, height), between(columns, width)
+    ids = np.array([each["label_id"] for each in model["classes"]], np.uint8)
+    output.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(frames):
+        image = read(path)[None]  # (1,H,W,3)
+        view = view_of.run(None, {"image": image})[0]  # (1,3,h,w)
+        if number % model["keyframe"]["interval"] == 0:
+            logits = keyframe.run(None, {"image": image})[0]  # (1,C,h,w)
+        else:
+            logits = propagation.run(None, {"previous_logits": logits, "previous_view": previous, "view": view})[0]
+        previous = view
+        labels = (down @ logits[0] @ across.T).argmax(axis=0)  # (C,H,W) -> (H,W)
+        Image.fromarray(ids[labels]).save(output / f"{path.stem}.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Path(word) for word in sys.argv[3:]])

@@ -1,0 +1,95 @@
+"""The entry points of torch.hub, as another program in another folder uses them."""
+import dataclasses
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hubconf
+from config.errors import UserError
+from config.options import parse
+from models.released import GSVNET_FILES, SEGMENTER_FILES
+from trainer.runs import BEST
+from utils.logging import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+LOAD = f"""
+import numpy as np, torch
+def load(name, **settings):
+    return torch.hub.load({str(ROOT)!r}, name, source="local", **settings)
+frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), dtype=np.uint8)
+"""
+
+
+@pytest.fixture
+def trained(weights, tmp_path):
+    """A run folder, with the released propagation in it."""
+    folder = tmp_path / "experiment_0"
+    options = parse(["--weights-dir", str(weights), "--interval", "4"])
+    write_json(folder / "parameters.json", dataclasses.asdict(options))
+    shutil.copyfile(weights / GSVNET_FILES["swiftnet"], folder / BEST)
+    return folder
+
+
+def run_elsewhere(code: str, folder: Path) -> None:
+    """Run code after LOAD in another folder, without this one on Python's path; it prints `done` at its end."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", LOAD + code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["done"], done.stderr
+
+
+def test_released_files_give_segmenters_and_networks(weights, tmp_path):
+    run_elsewhere(
+        f"""
+for name, file in {SEGMENTER_FILES!r}.items():
+    segmenter = load("gsvnet_" + name, weights_dir={str(weights)!r}, interval=2)
+    keyframes = []
+    for labels in segmenter.stream(frames):
+        assert labels.shape == (48, 64) and labels.dtype == np.uint8
+        keyframes.append(segmenter.state.is_keyframe)
+    assert keyframes == [True, False, True, False, True], keyframes
+    network = load(name, weights={str(weights)!r} + "/" + file)
+    assert isinstance(network, torch.nn.Module) and not network.training
+    with torch.no_grad():
+        logits = network(torch.zeros(1, 3, 64, 96))
+    assert logits.shape == (1, 19, 64 // network.stride, 96 // network.stride)
+    assert load(name, classes=5).classes == 5
+print("done")
+""",
+        tmp_path,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_folder_gives_the_segmenter_of_the_run(weights, trained, tmp_path):
+    run_elsewhere(
+        f"""
+run, released = load("gsvnet_swiftnet", run={str(trained)!r}), load("gsvnet_swiftnet", weights_dir={str(weights)!r}, interval=4)
+for frame in frames:
+    assert (run(frame) == released(frame)).all()
+print("done")
+""",
+        tmp_path,
+    )
+
+
+def test_mistakes_are_named(weights, trained):
+    for settings in ({}, {"run": "a", "weights_dir": "b"}):
+        with pytest.raises(UserError, match="weights_dir=FOLDER, of the released files, or run=FOLDER"):
+            hubconf.gsvnet_swiftnet(**settings)
+    with pytest.raises(UserError, match="was trained with the segmenter swiftnet; load gsvnet_swiftnet"):
+        hubconf.gsvnet_bisenet(run=str(trained))
+    with pytest.raises(UserError, match="nowhere.pt: not found"):
+        hubconf.swiftnet(weights="nowhere.pt")
+    with pytest.raises(UserError, match="does not fit the keyframe segmenter swiftnet"):
+        hubconf.swiftnet(weights=str(weights / SEGMENTER_FILES["bisenet"]))
+
+
+def test_entry_points_and_what_they_need():
+    names = [name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")]
+    assert sorted(names) == ["bisenet", "gsvnet_bisenet", "gsvnet_swiftnet", "swiftnet"]
+    assert all(importlib.util.find_spec(name) for name in hubconf.dependencies)
