@@ -25,7 +25,8 @@ def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: _Optional
     """A VideoSegmenter: SwiftNet on keyframes, propagation between them.
 
     weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: of
-    keyframes, the run's own by default, or 3. settings: those of VideoSegmenter (schedule, scale, engine, device, amp). Raises UserError.
+    keyframes, the run's own by default, or 3. settings: those of VideoSegmenter (schedule, scale, engine, device, amp).
+    Raises UserError.
     """
     return _gsvnet("swiftnet", weights_dir, run, interval, settings)
 

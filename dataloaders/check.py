@@ -1,14 +1,15 @@
-"""Command line: goes through every labelled frame of a data set and lists what a training would stop at, or wrongly learn."""
+"""Command line: goes through the labelled frames of a data set and lists what a training would stop at, or learn wrongly."""
 import argparse
 import hashlib
 import math
 import os
 import sys
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Mapping, Optional, Sequence
+from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -31,14 +32,9 @@ PAST = 4  # frames before a labelled one that are looked at: as many as the reci
 USUAL_VOID = (250, 255)
 SHOWN = 20  # problems of a kind on the console; check.json has all
 NARROWEST, WIDEST = 480, 1024  # half an overlay picture, pixels
-UNFIT = "files that do not fit together"
-
-
-@dataclass(frozen=True)
-class Problem:
-    kind: str
-    split: str
-    text: str
+FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.45)
+MISPLACED, UNREADABLE, NO_IDS = "files that are not where they should be", "unreadable files", "labels that hold no ids"
+Problem = NamedTuple("Problem", [("kind", str), ("split", str), ("text", str)])
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Seen:
-    """One file. fault: why it cannot be used, else empty. size: width, height. ids: (256,) pixels of each id of a label."""
+    """One file. fault, kind: why it cannot be used. size: "width x height". ids: (256,) pixels of each id of a label."""
 
     digest: bytes = b""
-    size: tuple[int, ...] = ()
+    size: str = ""
     ids: Optional[np.ndarray] = None
     fault: str = ""
-    picture: bool = True  # readable, be it as a picture only
+    kind: str = UNREADABLE
 
 
 def find(dataset: str, root: Path, split: str) -> Found:
@@ -88,7 +84,7 @@ def find(dataset: str, root: Path, split: str) -> Found:
     except UserError as error:
         frames, whole = [LabelledFrame(frame.stem, (frame,), label, "") for label, frame in pairs.items()], False
         if not any(str(label) in error.line for label in orphans):
-            problems.append(Problem(UNFIT, split, error.line))
+            problems.append(Problem(MISPLACED, split, error.line))
     return Found(frames, whole, unlabelled, void, problems)
 
 
@@ -111,29 +107,44 @@ def _by_name(folder: Path, part: Part, split: str) -> tuple[dict, dict]:
     labels = _matches(folder, part.labels, "labels")
     frames = {path: key for path, key in _matches(folder, part.frames, "frames").items() if path not in labels}
     last = -min(len(wildcards(part.frames)), len(wildcards(part.labels)))
-    everything = not part.labels.startswith("label_id/")  # one folder for all splits
+    mixed = part.labels.startswith("label_id/")  # CamVid's video layout: the names tell the splits
     return tuple(
-        {key[last:]: path for path, key in files.items() if everything or split_of(key[-1]) == split} for files in (frames, labels)
+        {key[last:]: path for path, key in files.items() if not mixed or split_of(key[-1]) == split} for files in (frames, labels)
     )
 
 
 def look(path: Path, is_label: bool) -> Seen:
     digest = b""
     try:
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        content = path.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        if _is_damaged_png(content):  # torchvision's decoder may end the process over it
+            return Seen(digest, fault=f"{path}: damaged or cut off ({len(content)} bytes)")
         picture = read_ids(path) if is_label else read_image(path)
-        return Seen(digest, picture.shape[1::-1], np.bincount(picture.ravel(), minlength=256) if is_label else None)
-    except OSError as error:
-        return Seen(digest, fault=f"{path}: cannot be read ({error.strerror})", picture=False)
     except UserError as error:
-        return Seen(digest, fault=error.line, picture=is_label and not look(path, False).fault)
+        return Seen(digest, fault=error.line, kind=NO_IDS if is_label and look(path, False).size else UNREADABLE)
+    except (OSError, cv2.error) as error:
+        return Seen(digest, fault=f"{path}: cannot be read ({getattr(error, 'strerror', 'not a picture')})")
+    size = f"{picture.shape[1]} x {picture.shape[0]}"
+    return Seen(digest, size, np.bincount(picture.ravel(), minlength=256) if is_label else None)
+
+
+def _is_damaged_png(content: bytes) -> bool:
+    """Whether a checksum is wrong, or the end is missing."""
+    place, kind = 8, b""
+    while content.startswith(b"\x89PNG") and kind != b"IEND":
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if zlib.crc32(content[place + 4 : end]).to_bytes(4, "big") != content[end : end + 4]:
+            return True
+        place, kind = end + 4, content[place + 4 : place + 8]
+    return False
 
 
 def look_at_all(frames: Sequence[LabelledFrame], workers: int) -> dict[Path, Seen]:
     """Every label, every labelled frame and the frames before it, each file once."""
     jobs = {path: False for frame in frames for path in frame.frames} | {frame.label: True for frame in frames}
+    seen = {}
     with ThreadPoolExecutor(workers) as pool, progress_bar(total=len(jobs), description="check", unit="file") as bar:
-        seen = {}
         for path, result in zip(jobs, pool.map(look, jobs, jobs.values())):  # decoders let other threads run
             seen[path] = result
             bar.update()
@@ -145,27 +156,26 @@ def report_of(found: Found, seen: Mapping[Path, Seen], config: DatasetConfig) ->
     labels = [frame.label for frame in found.frames if seen[frame.label].ids is not None]
     counts = np.array([seen[label].ids for label in labels], np.int64).reshape(-1, 256)  # (labels,256)
     table = label_table(config)
-    members = (table[:, None] == np.arange(config.num_classes)).astype(np.int64)  # (256,C)
-    by_class, pixels, files = counts @ members, counts.sum(axis=0), (counts > 0).sum(axis=0)
-    share = by_class.sum(axis=0) / max(1, by_class.sum())
-    sizes = Counter(seen[frame.frames[-1]].size for frame in found.frames if seen[frame.frames[-1]].size)
+
+    def row(name: str, ids: np.ndarray) -> dict:
+        pixels = counts[:, ids].sum(axis=1)  # (labels,)
+        first = str(labels[(pixels > 0).argmax()]) if pixels.any() else None
+        return {"name": name, "ids": ids.tolist(), "pixels": int(pixels.sum()), "files": int((pixels > 0).sum()), "first": first}
+
+    classes = [row(name, np.flatnonzero(table == c)) for c, name in enumerate(config.classes)]
+    for entry in classes:
+        entry["share"] = entry["pixels"] / max(1, sum(other["pixels"] for other in classes))
+        entry["weight"] = 1 / math.log(1.02 + entry["share"])
+    unknown = np.flatnonzero((table == config.ignore) & counts.any(axis=0))
     before = Counter(len(frame.frames) - 1 for frame in found.frames)
     return {
         "labelled_frames": len(found.frames),
         "videos": len(videos_of(found.frames)) if found.whole else None,
         "frames_before": {str(k): before[k] for k in range(PAST + 1)} if found.whole else None,
         "frames_without_label": found.unlabelled,
-        "frame_sizes": [{"width": size[0], "height": size[1], "frames": count} for size, count in sizes.most_common()],
-        "classes": [
-            {"name": name, "ids": np.flatnonzero(members[:, c]).tolist(), "pixels": int(by_class[:, c].sum()),
-             "share": float(share[c]), "frames": int((by_class[:, c] > 0).sum()), "weight": 1 / math.log(1.02 + share[c])}
-            for c, name in enumerate(config.classes)
-        ],
-        "unknown_ids": [
-            {"id": int(i), "pixels": int(pixels[i]), "share": float(pixels[i] / pixels.sum()), "files": int(files[i]),
-             "first": str(labels[(counts[:, i] > 0).argmax()]), "void": int(i) in (*USUAL_VOID, *found.void)}
-            for i in np.flatnonzero((table == config.ignore) & (pixels > 0))
-        ],
+        "frame_sizes": dict(Counter(seen[frame.frames[-1]].size or "unreadable" for frame in found.frames).most_common()),
+        "classes": classes,
+        "unknown_ids": [row("void" if i in USUAL_VOID or i in found.void else "no class", np.array([i])) for i in unknown.tolist()],
     }
 
 
@@ -173,54 +183,51 @@ def problems_of(split: str, found: Found, seen: Mapping[Path, Seen], report: Map
     yield from found.problems
     for path in dict.fromkeys(path for frame in found.frames for path in (*frame.frames, frame.label)):
         if seen[path].fault:
-            yield Problem("labels that hold no ids" if seen[path].picture else "unreadable files", split, seen[path].fault)
+            yield Problem(seen[path].kind, split, seen[path].fault)
     for frame in found.frames:
-        own, label = seen[frame.frames[-1]].size, seen[frame.label].size
-        if own and label and own != label:
-            text = f"{frame.label}: {_size(label)} pixels, but {frame.frames[-1]} has {_size(own)}"
+        *earlier, own, label = (seen[path].size for path in (*frame.frames, frame.label))
+        if own and label not in (own, ""):
+            text = f"{frame.label}: {label} pixels, but {frame.frames[-1]} has {own}"
             yield Problem("labels of another size than their frame", split, text)
-        if any(seen[path].size not in ((), own) for path in frame.frames) and own:
-            yield Problem("frames of different sizes", split, f"{frame.frames[-1]}: {_size(own)} pixels, unlike a frame before it")
-    if split == "train" and len(report["frame_sizes"]) > 1:  # evaluation takes them one by one
+        if own and not {*earlier} <= {own, ""}:
+            yield Problem("frames of different sizes", split, f"{frame.frames[-1]}: {own} pixels, unlike a frame before it")
+    if split == "train" and len({*report["frame_sizes"]} - {"unreadable"}) > 1:  # evaluation takes them one by one
         yield Problem("frames of different sizes", split, f"{_sizes(report)}; a training wants one size")
     for row in report["unknown_ids"]:
-        if not row["void"]:
-            text = f"{row['id']}: {row['pixels']} pixels in {row['files']} files, first {row['first']}; they are ignored"
-            yield Problem("ids of no class", split, text)
-    for row in report["classes"]:
-        if not row["pixels"] and report["labelled_frames"]:
-            yield Problem("classes that never occur", split, row["name"])
+        if row["name"] != "void":
+            where = f"{row['ids'][0]}: {row['pixels']} pixels; files: {row['files']}, first {row['first']}"
+            yield Problem("ids of no class", split, f"{where}; ignored: give it a class, or void's id 255")
 
 
-def duplicates(train: Sequence[LabelledFrame], val: Sequence[LabelledFrame], seen: Mapping[Path, Seen]) -> Iterator[Problem]:
-    """Frames of val whose file's bytes are those of a frame of train."""
+def problems_between(found: Mapping[str, Found], seen: Mapping[Path, Seen], reports: Mapping[str, Mapping]) -> Iterator[Problem]:
+    """Classes that cannot be learned, and frames of val whose file's bytes are those of a frame of train."""
+    judged = "train" if "train" in found else "val"  # a small val may lack a class
+    for row in reports[judged]["classes"]:
+        if found[judged].frames and not row["pixels"]:
+            yield Problem("classes that never occur", judged, row["name"])
+    train, val = (found[split].frames if split in found else () for split in SPLITS)
     known = {seen[frame.frames[-1]].digest: frame for frame in train}
     for frame in val:
-        digest = seen[frame.frames[-1]].digest
-        if digest and digest in known:
-            same = seen[frame.label].digest == seen[known[digest].label].digest
-            text = f"{frame.frames[-1]} is {known[digest].frames[-1]}, with {'the same' if same else 'another'} label"
+        twin = known.get(seen[frame.frames[-1]].digest or None)
+        if twin is not None:
+            same = seen[frame.label].digest == seen[twin.label].digest
+            text = f"{frame.frames[-1]} is {twin.frames[-1]}, with {'the same' if same else 'another'} label"
             yield Problem("frames that are in train too", "val", text)
 
 
-def _size(size: Sequence[int]) -> str:
-    return f"{size[0]} x {size[1]}"
-
-
 def _sizes(report: Mapping) -> str:
-    return ", ".join(f"{row['frames']} of {row['width']} x {row['height']}" for row in report["frame_sizes"]) or "none"
+    return ", ".join(f"{size} ({count})" for size, count in report["frame_sizes"].items())
 
 
 def draw(found: Found, seen: Mapping[Path, Seen], config: DatasetConfig, count: int, stem: Path) -> list[str]:
     """Write pictures of `count` frames, evenly spaced, beside their labels; returns the files' names."""
-    usable = [frame for frame in found.frames if () != seen[frame.label].size == seen[frame.frames[-1]].size]
+    usable = [frame for frame in found.frames if "" != seen[frame.label].size == seen[frame.frames[-1]].size]
     count, names = min(count, len(usable)), []
     for number, frame in enumerate(usable[i * len(usable) // count] for i in range(count)):
         image, label = read_image(frame.frames[-1]), cv2.LUT(read_ids(frame.label), label_table(config))  # (H,W,3), (H,W)
         width = min(max(image.shape[1], NARROWEST), WIDEST)
         size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_NEAREST)
-        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+        image, label = cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
         painted = with_caption(overlay(image, label, config.colours), "label; what has no class stays as it is")
         panels = grid([[with_caption(image, frame.name), painted]])
         names.append(f"{stem.name}_{number}_{frame.name}.png")
@@ -230,31 +237,28 @@ def draw(found: Found, seen: Mapping[Path, Seen], config: DatasetConfig, count: 
 
 def legend(config: DatasetConfig, width: int) -> np.ndarray:
     """Colours and names of the classes as an RGB strip, (H,width,3)."""
-    cell = 34 + max(cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0] for name in config.classes)
+    cell = 34 + max(cv2.getTextSize(name, *FONT, 1)[0][0] for name in config.classes)
     columns = max(1, width // cell)
     strip = np.full((22 * math.ceil(config.num_classes / columns) + 6, width, 3), 24, np.uint8)
     for c, (name, colour) in enumerate(zip(config.classes, config.colours)):
         x, y = c % columns * cell + 6, c // columns * 22 + 6
         cv2.rectangle(strip, (x, y), (x + 16, y + 14), colour, cv2.FILLED)
-        cv2.putText(strip, name, (x + 22, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
+        cv2.putText(strip, name, (x + 22, y + 12), *FONT, (235, 235, 235), 1, cv2.LINE_AA)
     return strip
 
 
-def print_split(split: str, found: Found, report: Mapping) -> None:
-    videos = f" in {report['videos']} videos" if found.whole else ""
-    print(f"\n{split}: {report['labelled_frames']} labelled frames{videos}, sizes: {_sizes(report)}")
-    if found.whole:
-        print(f"  by frames before them ({PAST}: or more): " + ", ".join(f"{k}: {n}" for k, n in report["frames_before"].items()))
-    if found.unlabelled:
-        print(f"  {found.unlabelled} frames of the videos have no label")
-    width = max(len(row["name"]) for row in report["classes"])
-    print(f"  {'class':{width}}  {'ids':>8} {'pixels':>14} {'share %':>8} {'frames':>7} {'weight':>7}")
-    for row in report["classes"]:
-        ids, share = " ".join(map(str, row["ids"])), 100 * row["share"]
-        print(f"  {row['name']:{width}}  {ids:>8} {row['pixels']:14,} {share:8.2f} {row['frames']:7} {row['weight']:7.2f}")
-    for row in report["unknown_ids"]:
-        name, share = "void" if row["void"] else "no class", 100 * row["share"]
-        print(f"  {name:{width}}  {row['id']:>8} {row['pixels']:14,} {share:8.2f} {row['files']:7}  first {row['first']}")
+def print_split(split: str, report: Mapping) -> None:
+    print(f"\n{split}: {report['labelled_frames']} labelled frames; sizes: {_sizes(report)}")
+    if report["videos"] is not None:
+        before = ", ".join(f"{count} with {k}" for k, count in report["frames_before"].items())
+        print(f"  videos: {report['videos']}; frames before the labelled ones: {before} or more")
+    if report["frames_without_label"]:
+        print(f"  {report['frames_without_label']} frames of videos have no label")
+    width = max(8, *(len(row["name"]) for row in report["classes"]))
+    print(f"  {'class':{width}} {'ids':>8} {'pixels':>14} {'files':>7} {'share %':>8} {'weight':>7}")
+    for row in report["classes"] + report["unknown_ids"]:
+        rest = f"{100 * row['share']:8.2f} {row['weight']:7.2f}" if "share" in row else f" first {row['first']}"
+        print(f"  {row['name']:{width}} {' '.join(map(str, row['ids'])):>8} {row['pixels']:14,} {row['files']:7} {rest}")
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
@@ -284,28 +288,30 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Returns the number of problems."""
+    """Look, write and print; returns the number of problems."""
     name, output = arguments.dataset, arguments.output
     config = dataset_config(name, arguments.data_path)
     root = Path(arguments.data_path or config.default_path)
-    if name != "synthetic" or not root.is_dir():  # preparing would make the streets
-        prepare_data(dataset=name if name != "synthetic" else "cityscapes_2k", root=root)
+    if name != "synthetic":
+        prepare_data(dataset=name, root=root)
+    elif not root.is_dir():  # preparing would make it
+        raise UserError(f"{root}: no such folder; python -m dataloaders.synthetic --root {root} makes the streets")
     splits = arguments.split or (read_custom(str(root)).splits if name == CUSTOM else SPLITS)
+    found = {split: find(name, root, split) for split in SPLITS if split in splits}
+    problems = [problem for split in found.values() for problem in split.problems]
+    frames = [frame for split in found.values() for frame in split.frames]
+    if not frames and all(problem.kind == MISPLACED for problem in problems):
+        raise UserError(problems[0].text)
     output.mkdir(parents=True, exist_ok=True)
-    found = {split: find(name, root, split) for split in dict.fromkeys(splits)}
-    if not any(split.frames for split in found.values()) and all(problem.kind == UNFIT for split in found.values() for problem in split.problems):
-        raise UserError(next(problem.text for split in found.values() for problem in split.problems))
-    seen = look_at_all([frame for split in found.values() for frame in split.frames], arguments.workers)
+    seen = look_at_all(frames, arguments.workers)
     reports = {split: report_of(found[split], seen, config) for split in found}
     problems = [problem for split in found for problem in problems_of(split, found[split], seen, reports[split])]
-    if len(found) == 2:
-        problems += duplicates(found["train"].frames, found["val"].frames, seen)
-    for split in found:
-        print_split(split, found[split], reports[split])
-        reports[split]["pictures"] = draw(found[split], seen, config, arguments.pictures, output / split)
+    problems += problems_between(found, seen, reports)
+    for split, report in reports.items():
+        report["pictures"] = draw(found[split], seen, config, arguments.pictures, output / split)
+        print_split(split, report)
     print_problems(problems)
-    content = {"dataset": config.name, "data_path": str(root), "splits": reports, "problems": [asdict(problem) for problem in problems]}
-    write_json(output / "check.json", content)
+    write_json(output / "check.json", {"dataset": config.name, "splits": reports, "problems": [problem._asdict() for problem in problems]})
     print(f"\n{output / 'check.json'} and {sum(len(report['pictures']) for report in reports.values())} pictures written")
     return len(problems)
 
@@ -313,11 +319,8 @@ def check(arguments: argparse.Namespace) -> int:
 def main(words: Sequence[str]) -> int:
     try:
         count = check(parse(words))
-    except UserError as error:
-        print(f"error: {error.line}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print("error:", error.line if isinstance(error, UserError) else f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

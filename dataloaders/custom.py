@@ -8,6 +8,7 @@ from typing import Iterator, Sequence
 from config.custom import WILDCARD, CustomData, Part, read_custom, wildcards
 from config.errors import UserError
 from dataloaders.clips import LabelledFrame
+from dataloaders.frames import natural
 
 Key = tuple[str, ...]  # what the wildcards of a glob stand for in one path
 NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)[^0-9]*")
@@ -49,7 +50,7 @@ def _matches(folder: Path, pattern: str, where: str) -> dict[Path, Key]:
     found = [path for path in found if (folder / path).is_file()]
     if not found:
         raise UserError(f"{where}: {pattern} matches no file; it is looked for in {folder}")
-    found.sort(key=lambda path: (_natural(str(path.parent)), str(path.parent), _natural(path.name), path.name))
+    found.sort(key=lambda path: (natural(path.parent), str(path.parent), natural(Path(path.name)), path.name))
     return {folder / path: _key(Path(pattern), path) for path in found}
 
 
@@ -125,11 +126,6 @@ def _number(path: Path, text: str) -> tuple[str, int]:
     if match is None:
         raise UserError(f"{path}: no number in {text!r}, but step compares numbers; leave step out, or number the frames")
     return match["before"], int(match["number"])
-
-
-def _natural(text: str) -> list:
-    """Sorts numbers in names by value: frame_2 before frame_10."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", text))]
 
 
 def _names(data: CustomData, split: str, frames: Sequence[Path]) -> list[str]:

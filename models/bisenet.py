@@ -22,6 +22,13 @@ class ConvBn(nn.Module):
         return self.relu(self.bn(self.conv(x)))
 
 
+class GlobalAverage(nn.Module):
+    """(N,C,H,W) -> (N,C,1,1). Written as a mean since a pooling to 1 x 1 leaves Python with its strides, which ONNX has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3), keepdim=True)
+
+
 class SpatialPath(nn.Module):
     """Detail at 1/8: image (N,3,H,W) -> (N,128,H/8,W/8)."""
 
@@ -42,7 +49,7 @@ class AttentionRefinement(nn.Module):
     def __init__(self, c_in: int):
         super().__init__()
         self.conv_3x3 = ConvBn(c_in, WIDTH, 3)
-        self.channel_attention = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvBn(WIDTH, WIDTH, 1, relu=False), nn.Sigmoid())
+        self.channel_attention = nn.Sequential(GlobalAverage(), ConvBn(WIDTH, WIDTH, 1, relu=False), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_3x3(x)
@@ -56,7 +63,7 @@ class FeatureFusion(nn.Module):
         super().__init__()
         self.conv_1x1 = ConvBn(channels, channels, 1)
         self.channel_attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
+            GlobalAverage(),
             ConvBn(channels, channels, 1, norm=False),
             ConvBn(channels, channels, 1, norm=False, relu=False),
             nn.Sigmoid(),
@@ -96,7 +103,7 @@ class BiSeNet(nn.Module):
         self.context_path = ResNet18(pretrained=pretrained)
         deep, middle = self.context_path.channels[3], self.context_path.channels[2]
         self.spatial_path = SpatialPath()
-        self.global_context = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvBn(deep, WIDTH, 1))
+        self.global_context = nn.Sequential(GlobalAverage(), ConvBn(deep, WIDTH, 1))
         self.arms = nn.ModuleList([AttentionRefinement(deep), AttentionRefinement(middle)])
         self.refines = nn.ModuleList([ConvBn(WIDTH, WIDTH, 3), ConvBn(WIDTH, WIDTH, 3)])
         self.ffm = FeatureFusion(2 * WIDTH)

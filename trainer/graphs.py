@@ -1,6 +1,8 @@
 """The steps of a stream as graphs of one frame size that leave Python: torch.export programs, and ONNX models."""
 import importlib
+import io
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Sequence
@@ -55,8 +57,8 @@ def exported(graph: Graph) -> ExportedProgram:
 
 def onnx_model(graph: Graph, program: ExportedProgram) -> "onnx.ModelProto":
     """The program as an ONNX model, with the graph's names for what goes in and comes out."""
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks on itself
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's remarks on itself, here and on standard output
         model = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=list(graph.inputs), output_names=[graph.output],
             verbose=False,

@@ -171,8 +171,8 @@ def networks_for_evaluation(options: Options) -> GSVNet:
     resumed = read_resumed(options)
     if options.method == "gsv" and resumed is None:
         raise UserError(
-            "--evaluate 1 wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); "
-            "or choose --method per-frame, copy, or warp with --flow-weights"
+            f"{'--video' if options.video else '--evaluate 1'} wants a trained propagation: --resume 1 (released file), --resume "
+            "PATH or auto (a run's); or choose --method per-frame, copy, or warp with --flow-weights"
         )
     net = build_networks(options, resumed)
     if resumed is None or not options.load_flow:

@@ -1,6 +1,7 @@
 """Run folders: LOG/run/DATASET/NAME/experiment_N."""
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Optional
 
@@ -35,7 +36,7 @@ def new_experiment(options: Options) -> Path:
             number += 1
         except OSError as error:
             raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --log-folder") from error
-    write_json(folder / "parameters.json", dataclasses.asdict(options))
+    write_json(folder / "parameters.json", _with_whole_paths(dataclasses.asdict(options)))
     return folder
 
 
@@ -58,6 +59,12 @@ def run_options(folder: Path) -> Options:
     if options.stage != "gsv" or weights is None:
         raise UserError(f"{folder}: holds no trained propagation ({BEST}); name the experiment folder of a --stage gsv run")
     return dataclasses.replace(options, evaluate=True, method="gsv", resume=str(weights), load_flow=options.optical_flow_network != "none")
+
+
+def _with_whole_paths(values: dict) -> dict:
+    """So that the run can be loaded from any folder."""
+    paths = ("data_path", "weights_dir", "segnet_weights", "flow_weights")
+    return values | {name: os.path.abspath(values[name]) for name in paths if values[name]}
 
 
 def _number(folder: Path) -> int:

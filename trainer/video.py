@@ -14,6 +14,8 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.frames import Frames, open_frames
 from dataloaders.images import id_table
+from trainer.engine_choice import choose_engine
+from trainer.networks import networks_for_evaluation
 from trainer.schedule import Budget, FixedInterval, SceneCut, Schedule
 from trainer.stream import VideoSegmenter
 from utils.logging import logger, progress_bar
@@ -27,6 +29,7 @@ STYLES: dict[str, Callable[..., np.ndarray]] = {
     "colour": lambda image, labels, colours: colourise(labels, colours),
     "side-by-side": lambda image, labels, colours: np.hstack([image, colourise(labels, colours)]),  # (H,2W,3)
 }
+KINDS = ", ".join(ENDINGS)
 MISLEADING = {".mov", ".webm", ".m4v", ".gif", ".png", ".jpg", ".jpeg"}  # endings that no folder of label maps would have
 
 
@@ -79,7 +82,7 @@ def run_video(options: Options, device: torch.device) -> int:
         silence_codecs()
     frames = open_frames(options.video, options.fps)
     video, folder = outputs(options, frames)
-    segmenter = segmenter_of(options, device)
+    segmenter = segmenter_of(options, frames, device)
     height, width = frames.size
     logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, width, height, frames.fps)
     began = time.perf_counter()
@@ -92,17 +95,23 @@ def run_video(options: Options, device: torch.device) -> int:
     return 128 + interrupt.number if interrupt.number else 0
 
 
-def segmenter_of(options: Options, device: torch.device) -> VideoSegmenter:
-    """The segmenter that the options ask for. Raises UserError."""
+def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
+    """The segmenter that the options ask for, with an engine for these frames. Raises UserError."""
     if options.method == "gsv" and options.resume == "0":
         raise UserError(
             "--video wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); "
             "or --method per-frame, which segments every frame by itself"
         )
-    return VideoSegmenter.from_options(options, device, schedule=schedule_of(options))
+    net = networks_for_evaluation(options).eval()
+    engine = choose_engine(
+        options.engine, net, size=frames.size, interval=1 if options.method == "per-frame" else options.interval,
+        scale=options.scale, device=device, amp=options.amp, frames=frames.count,
+    )
+    return VideoSegmenter(net, engine=engine, schedule=schedule_of(options))
 
 
 def schedule_of(options: Options) -> Schedule:
+    """When a frame becomes a keyframe: as --schedule says, or always with --method per-frame."""
     if options.method == "per-frame":
         return FixedInterval(1)
     if options.schedule == "cut":
@@ -117,10 +126,10 @@ def outputs(options: Options, frames: Frames) -> tuple[Optional[Path], Optional[
     paths = [Path(name) for name in options.output]
     for path in paths:
         if path.suffix.lower() in MISLEADING:
-            raise UserError(f"--output {path}: a video is written as {', '.join(ENDINGS)}; a folder of label maps has another name")
+            raise UserError(f"--output {path}: a video is written as {KINDS}; a folder of label maps has another name")
     videos, folders = [path for path in paths if is_video(path)], [path for path in paths if not is_video(path)]
     if len(videos) > 1 or len(folders) > 1:
-        raise UserError(f"--output {' '.join(options.output)}: takes one video ({', '.join(ENDINGS)}), one folder of label maps, or both")
+        raise UserError(f"--output {' '.join(options.output)}: takes one video ({KINDS}), one folder of label maps, or both")
     video, folder = next(iter(videos), None), next(iter(folders), None)
     read = {path.resolve() for path in frames.files}
     written = [video] if video else []

@@ -9,8 +9,10 @@ from dataloaders.build import labelled_frames
 from dataloaders.clips import ClipDataset
 from dataloaders.transforms import channels_first, normalise
 from main import main
+from models.build import build_gsvnet
 from models.losses import PropagationLoss
 from tests.released import filled_gsvnet
+from trainer.benchmarks import schedule, table, video
 from trainer.benchmarks.reference import PlainClips, plain_frozen, plain_loss, plain_propagation
 from trainer.train import ClipPropagation, frozen_pass, views_of
 
@@ -57,3 +59,77 @@ def test_benchmark_prints_a_table_and_writes_json(streets, tmp_path, capsys, nam
     assert keys <= set(content) and content["machine"]["torch"] == torch.__version__
     printed = capsys.readouterr().out
     assert all(line in printed for line in content["table"])
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The benchmarks of full-size video at a size that tests can afford."""
+    for module in (table, video):
+        monkeypatch.setattr(module, "SIZE", (64, 128))
+    monkeypatch.setattr(table, "REPEATS", 2)
+    monkeypatch.setattr(video, "GROUPS", 2)
+
+
+def test_comparison_has_every_row_with_measured_and_published_figures(small, tmp_path, capsys):
+    rows = [{"position": k} for k in range(3)]
+    result = {"dataset": "cityscapes_2k", "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75, "positions": rows,
+              "intervals": [{"interval": 3, "mean_miou": 0.5, "min_miou": 0.4}]}
+    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    path = tmp_path / "table.json"
+    assert main(["--benchmark", "table", "--engine", "eager", "--device", "cpu", "--metrics-file", str(path), "--results",
+                 str(tmp_path / "metrics.json")]) == 0
+    found = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    assert len(found) == 10
+    ours = found["GSVNet SwiftNet-R18 0.75, light flow"]
+    assert (ours["avg_miou"], ours["min_miou"]) == (0.5, 0.4) and ours["published"][:2] == [72.5, 70.3]
+    for row in found.values():
+        for kind in ("network", "end_to_end"):
+            low, high = row[kind]["keyframe_ms"]
+            assert 0 < low <= high and row[kind]["fps"] > 0 and (row[kind]["propagated_ms"] is None) == (row["flow"] is None)
+        assert row["peak_gib"] > 0
+    page, printed = path.with_suffix(".md").read_text(), capsys.readouterr().out
+    assert "| 50.00 | 40.00 | cityscapes_2k | 72.5 | 70.3 |" in page and "GSVNet BiSeNet-R18 0.75, flownet flow" in printed
+    assert path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_complexity_columns_are_those_of_the_paper():
+    """At 1024 x 2048, within 1 % of the figures measured from the published definitions."""
+    expected = {  # GMAC keyframe, propagated, average at interval 3; MB
+        "GSVNet SwiftNet-R18 0.75, light flow": (58.26, 2.753, 21.25, 48.8),
+        "GSVNet BiSeNet-R18 0.75, light flow": (58.34, 2.753, 21.28, None),
+        "SwiftNet-R18 0.5": (25.89, 25.89, 25.89, 47.2),
+        "SwiftNet-R18 1": (103.57, 103.57, 103.57, 47.2),
+    }
+    for row in table.ROWS:
+        if row.name in expected:
+            net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=19).eval()
+            found = table.complexity(row, net, 19, 3)
+            *gmac, megabytes = expected.pop(row.name)
+            assert list(found["gmac"].values()) == pytest.approx(gmac, rel=0.01)
+            assert megabytes is None or found["megabytes"] == pytest.approx(megabytes, rel=0.01)
+    assert not expected
+
+
+def test_results_that_are_none_are_refused(tmp_path, capsys):
+    (tmp_path / "other.json").write_text("{}")
+    assert main(["--benchmark", "table", "--results", str(tmp_path / "other.json"), "--device", "cpu"]) == 2
+    assert "other.json: not a metrics.json" in capsys.readouterr().err
+
+
+def test_stream_is_measured_beside_the_straightforward_program(small, weights, tmp_path):
+    path = tmp_path / "video.json"
+    assert main(["--benchmark", "video", "--engine", "eager", "--device", "cpu", "--metrics-file", str(path), "--resume", "1",
+                 "--weights-dir", str(weights)]) == 0
+    content = json.loads(path.read_text())
+    assert set(content["rows"]) == {"plain", "eager"} and content["agreement"]["eager"] >= 0.999
+    assert set(content["rows"]["eager"]["stages_ms"]) == {"view", "keyframe", "propagate", "labels"}
+
+
+def test_cuts_are_rekeyed_at_no_more_keyframes(streets, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "FRAMES", 24)
+    path = tmp_path / "schedule.json"
+    assert main(["--benchmark", "schedule", "--dataset", "synthetic", "--data-path", str(streets), "--device", "cpu", "--interval",
+                 "3", "--resume", "1", "--weights-dir", str(weights), "--metrics-file", str(path), "--cut-threshold", "0.4",
+                 "--schedule", "cut"]) == 0
+    fixed, cut = json.loads(path.read_text())["rows"]
+    assert 0 < cut["keyframes"] <= fixed["keyframes"] and fixed["miou"] > 0
