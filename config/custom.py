@@ -13,6 +13,7 @@ from config.errors import UserError
 FILE = "dataset.yaml"  # looked for where a folder is given
 GUIDE = "docs/custom_data.md"
 SPLITS = ("train", "val")
+ROLES = ("movable", "ground", "sky")
 MOST_CLASSES = DatasetConfig.ignore  # class indices stay below the value for unlabelled pixels
 SMALLEST_CROP = 32
 LEVELS = range(0, 256, 36)  # of red, green and blue, for generated colours
@@ -60,9 +61,18 @@ def read_custom(path: str) -> CustomData:
         class_weights=tuple(_weight(entry.get("weight", 1), f"{file}: classes: {name}") for name, entry in classes.items()),
         default_path=str(path),
         crop=_crop(content.get("crop"), f"{file}: crop"),
+        **{role: _named(classes, role, f"{file}: classes") for role in ROLES},
         also=tuple((number, index) for index, numbers in enumerate(ids.values()) for number in numbers[1:]),
     )
     return CustomData(file, config, splits)
+
+
+def _named(classes: Mapping[str, dict], role: str, where: str) -> tuple[str, ...]:
+    """Names of the classes of one role in clips made from stills."""
+    for name, entry in classes.items():
+        if entry.get("role", role) not in ROLES:
+            raise UserError(f"{where}: {name}: role wants one of {', '.join(ROLES)}, not {entry['role']!r}; leave it out for what stands still")
+    return tuple(name for name, entry in classes.items() if entry.get("role") == role)
 
 
 def _description(path: str) -> Path:
@@ -132,7 +142,7 @@ def _classes(classes: Any, where: str) -> dict[str, dict]:
     for name, entry in classes.items():
         if not isinstance(name, str) or not name:
             raise UserError(f"{where}: YAML reads a class's name as {name!r}, which is no text; put the name in quotes")
-        _known(entry, ("id", "ids", "colour", "weight"), f"{where}: {name}")
+        _known(entry, ("id", "ids", "colour", "weight", "role"), f"{where}: {name}")
     if len(classes) == 1:
         raise UserError(
             f"{where}: {name} is the only class, and pixels of no class are ignored, so there is nothing to learn; name the "
