@@ -175,7 +175,7 @@ def report_of(found: Found, seen: Mapping[Path, Seen], config: DatasetConfig) ->
         "frames_without_label": found.unlabelled,
         "frame_sizes": dict(Counter(seen[frame.frames[-1]].size or "unreadable" for frame in found.frames).most_common()),
         "classes": classes,
-        "unknown_ids": [row("void" if i in USUAL_VOID or i in found.void else "no class", np.array([i])) for i in unknown.tolist()],
+        "unknown_ids": [row("void" if i in (*USUAL_VOID, *found.void) else "no class", np.array([i])) for i in unknown.tolist()],
     }
 
 
@@ -227,7 +227,8 @@ def draw(found: Found, seen: Mapping[Path, Seen], config: DatasetConfig, count: 
         image, label = read_image(frame.frames[-1]), cv2.LUT(read_ids(frame.label), label_table(config))  # (H,W,3), (H,W)
         width = min(max(image.shape[1], NARROWEST), WIDEST)
         size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
-        image, label = cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
         painted = with_caption(overlay(image, label, config.colours), "label; what has no class stays as it is")
         panels = grid([[with_caption(image, frame.name), painted]])
         names.append(f"{stem.name}_{number}_{frame.name}.png")
@@ -311,7 +312,8 @@ def check(arguments: argparse.Namespace) -> int:
         report["pictures"] = draw(found[split], seen, config, arguments.pictures, output / split)
         print_split(split, report)
     print_problems(problems)
-    write_json(output / "check.json", {"dataset": config.name, "splits": reports, "problems": [problem._asdict() for problem in problems]})
+    content = {"dataset": config.name, "splits": reports, "problems": [problem._asdict() for problem in problems]}
+    write_json(output / "check.json", content)
     print(f"\n{output / 'check.json'} and {sum(len(report['pictures']) for report in reports.values())} pictures written")
     return len(problems)
 

@@ -63,7 +63,7 @@ class Gallery:
         self._number += 1
         # Every frame so far has the same chance to be among the usual ones.
         place = self._number - 1 if len(self._usual) < USUAL else int(self._rng.integers(self._number))
-        is_worse = len(self._worst) < WORST or shown.lost > self._worst[0][0]
+        is_worse = shown.lost > 0 and (len(self._worst) < WORST or shown.lost > self._worst[0][0])
         if not is_worse and place >= USUAL:
             return
         shown = replace(shown, seen=_on_cpu(seen, self.method))

@@ -55,8 +55,9 @@ def broken(tmp_path_factory) -> Path:
     ids = np.where(IDS == 10, 255, IDS).astype(np.uint8)
     for path in root.glob("*annot/*.png"):
         write(path, ids)
-    given = dict(bits=ids.astype(np.uint16), colour=np.dstack([ids] * 3), small=ids[:12], odd=np.where(IDS == 3, 77, ids).astype(np.uint8),
-                 cut=ids, flipped=ids, cutframe=ids, empty=ids, twin=ids, copy=ids % 8, lost1=ids, lost2=ids)
+    odd = np.where(IDS == 3, 77, ids).astype(np.uint8)
+    given = dict(bits=ids.astype(np.uint16), colour=np.dstack([ids] * 3), small=ids[:12], odd=odd, cut=ids,
+                 flipped=ids, cutframe=ids, empty=ids, twin=ids, copy=ids % 8, lost1=ids, lost2=ids)
     for number, (name, label) in enumerate(given.items()):
         write(labels / f"{name}.png", label)
         if not name.startswith("lost"):
@@ -136,7 +137,8 @@ def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
     ]
     found = [(problem["kind"], problem["text"]) for problem in content["problems"] if problem["split"] == "train"]
     assert found == expected
-    assert [tuple(problem.values()) for problem in content["problems"][len(found) :]] == [("frames that are in train too", "val", x) for x in twins]
+    rest = [tuple(problem.values()) for problem in content["problems"][len(found) :]]
+    assert rest == [("frames that are in train too", "val", text) for text in twins]
     for kind, text in expected:
         assert f"\n{kind} ({sum(kind == other for other, _ in expected)})\n" in console and f"\n  train: {text}\n" in console
     assert status == 1 and console.splitlines()[-1] == f"{len(expected) + 2} problems"
@@ -174,7 +176,8 @@ def test_labels_without_any_frame_are_still_read(tmp_path):
     for path in (root / "val").iterdir():
         path.rename(path.with_name(f"x{path.name}"))
     status, content = run(root, tmp_path / "check", "--split", "val")
-    assert status == 1 and [problem["kind"] for problem in content["problems"]] == ["frames without a label"] + ["labels without a frame"] * 6
+    kinds = [problem["kind"] for problem in content["problems"]]
+    assert status == 1 and kinds == ["frames without a label"] + ["labels without a frame"] * 6
 
 
 @pytest.mark.parametrize(
