@@ -4,7 +4,6 @@ import hashlib
 import math
 import os
 import sys
-import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,17 +21,16 @@ from dataloaders.build import labelled_frames, prepare_data
 from dataloaders.camvid import split_of
 from dataloaders.cityscapes import FRAMES, LABELS, STILLS
 from dataloaders.clips import LabelledFrame
-from dataloaders.custom import _matches
+from dataloaders.custom import matches
 from dataloaders.images import label_table, read_ids, read_image
 from dataloaders.videos import videos_of
 from utils.logging import progress_bar, write_json
-from utils.visualize import grid, overlay, with_caption, write_picture
+from utils.visualize import grid, legend, overlay, with_caption, write_picture
 
 PAST = 4  # frames before a labelled one that are looked at: as many as the recipe uses
 USUAL_VOID = (250, 255)
 SHOWN = 20  # problems of a kind on the console; check.json has all
 NARROWEST, WIDEST = 480, 1024  # half an overlay picture, pixels
-FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.45)
 MISPLACED, UNREADABLE, NO_IDS = "files that are not where they should be", "unreadable files", "labels that hold no ids"
 Problem = NamedTuple("Problem", [("kind", str), ("split", str), ("text", str)])
 
@@ -104,8 +102,8 @@ def _layout(dataset: str, root: Path, split: str) -> tuple[Path, Sequence[Part],
 
 def _by_name(folder: Path, part: Part, split: str) -> tuple[dict, dict]:
     """Frames, and labels, by the texts by which they pair."""
-    labels = _matches(folder, part.labels, "labels")
-    frames = {path: key for path, key in _matches(folder, part.frames, "frames").items() if path not in labels}
+    labels = matches(folder, part.labels, "labels")
+    frames = {path: key for path, key in matches(folder, part.frames, "frames").items() if path not in labels}
     last = -min(len(wildcards(part.frames)), len(wildcards(part.labels)))
     mixed = part.labels.startswith("label_id/")  # CamVid's video layout: the names tell the splits
     return tuple(
@@ -118,26 +116,13 @@ def look(path: Path, is_label: bool) -> Seen:
     try:
         content = path.read_bytes()
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        if _is_damaged_png(content):  # torchvision's decoder may end the process over it
-            return Seen(digest, fault=f"{path}: damaged or cut off ({len(content)} bytes)")
         picture = read_ids(path) if is_label else read_image(path)
     except UserError as error:
         return Seen(digest, fault=error.line, kind=NO_IDS if is_label and look(path, False).size else UNREADABLE)
-    except (OSError, cv2.error) as error:
-        return Seen(digest, fault=f"{path}: cannot be read ({getattr(error, 'strerror', 'not a picture')})")
+    except OSError as error:
+        return Seen(digest, fault=f"{path}: cannot be read ({error.strerror})")
     size = f"{picture.shape[1]} x {picture.shape[0]}"
     return Seen(digest, size, np.bincount(picture.ravel(), minlength=256) if is_label else None)
-
-
-def _is_damaged_png(content: bytes) -> bool:
-    """Whether a checksum is wrong, or the end is missing."""
-    place, kind = 8, b""
-    while content.startswith(b"\x89PNG") and kind != b"IEND":
-        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
-        if zlib.crc32(content[place + 4 : end]).to_bytes(4, "big") != content[end : end + 4]:
-            return True
-        place, kind = end + 4, content[place + 4 : place + 8]
-    return False
 
 
 def look_at_all(frames: Sequence[LabelledFrame], workers: int) -> dict[Path, Seen]:
@@ -232,20 +217,8 @@ def draw(found: Found, seen: Mapping[Path, Seen], config: DatasetConfig, count: 
         painted = with_caption(overlay(image, label, config.colours), "label; what has no class stays as it is")
         panels = grid([[with_caption(image, frame.name), painted]])
         names.append(f"{stem.name}_{number}_{frame.name}.png")
-        write_picture(stem.with_name(names[-1]), np.vstack([panels, legend(config, panels.shape[1])]))
+        write_picture(stem.with_name(names[-1]), np.vstack([panels, legend(config.classes, config.colours, panels.shape[1])]))
     return names
-
-
-def legend(config: DatasetConfig, width: int) -> np.ndarray:
-    """Colours and names of the classes as an RGB strip, (H,width,3)."""
-    cell = 34 + max(cv2.getTextSize(name, *FONT, 1)[0][0] for name in config.classes)
-    columns = max(1, width // cell)
-    strip = np.full((22 * math.ceil(config.num_classes / columns) + 6, width, 3), 24, np.uint8)
-    for c, (name, colour) in enumerate(zip(config.classes, config.colours)):
-        x, y = c % columns * cell + 6, c // columns * 22 + 6
-        cv2.rectangle(strip, (x, y), (x + 16, y + 14), colour, cv2.FILLED)
-        cv2.putText(strip, name, (x + 22, y + 12), *FONT, (235, 235, 235), 1, cv2.LINE_AA)
-    return strip
 
 
 def print_split(split: str, report: Mapping) -> None:

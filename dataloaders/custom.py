@@ -32,8 +32,8 @@ def find_custom(root: Path, split: str, past: int) -> list[LabelledFrame]:
 def _find_part(data: CustomData, split: str, part: Part, past: int) -> Iterator[tuple[tuple[Path, ...], Path]]:
     """Each labelled frame behind its past, and its label."""
     folder, where = data.file.parent, f"{data.file}: {split}"
-    frames = _matches(folder, part.frames, f"{where}: frames")
-    labels = _matches(folder, part.labels, f"{where}: labels")
+    frames = matches(folder, part.frames, f"{where}: frames")
+    labels = matches(folder, part.labels, f"{where}: labels")
     frames = {path: key for path, key in frames.items() if path not in labels}  # which may lie in the same folder
     if not frames:
         raise UserError(f"{where}: {part.frames} of frames matches nothing but the labels; give it the frames' names or ending")
@@ -44,7 +44,7 @@ def _find_part(data: CustomData, split: str, part: Part, past: int) -> Iterator[
                 yield tuple(video[max(0, t - past) : t + 1]), label_of[frame]
 
 
-def _matches(folder: Path, pattern: str, where: str) -> dict[Path, Key]:
+def matches(folder: Path, pattern: str, where: str) -> dict[Path, Key]:
     """Files that `pattern` matches, in natural order, with what its wildcards stand for in each."""
     found = [Path(name) for name in glob.glob(pattern, root_dir=folder, recursive=True)]
     found = [path for path in found if (folder / path).is_file()]

@@ -1,5 +1,6 @@
 """Pictures and label maps from disk."""
 import os
+import zlib
 from pathlib import Path
 
 import cv2
@@ -64,18 +65,36 @@ def id_table(dataset: DatasetConfig) -> np.ndarray:
 def _decode(path: Path, mode: ImageReadMode) -> np.ndarray:
     """(H,W,channels) of a picture file.
 
-    torchvision's decoder takes what it knows: it is the quickest (docs/results.md) and refuses damaged files.
+    torchvision's decoder takes what it knows: it is the quickest (docs/results.md).
     """
     size = _size(path)
     if path.suffix.lower() in TORCHVISION_READS:
         try:
-            return decode_image(read_file(str(path)), mode).permute(1, 2, 0).numpy()
+            content = read_file(str(path))
+            if _is_damaged_png(memoryview(content.numpy())):
+                raise _unreadable(path, size)
+            return decode_image(content, mode).permute(1, 2, 0).numpy()
         except RuntimeError as error:
             raise _unreadable(path, size) from error
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR if mode == ImageReadMode.RGB else cv2.IMREAD_UNCHANGED)
+    try:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR if mode == ImageReadMode.RGB else cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        picture = None
     if picture is None:
         raise _unreadable(path, size)
     return picture[..., ::-1].copy() if picture.ndim == 3 else picture[:, :, None]
+
+
+def _is_damaged_png(content: memoryview) -> bool:
+    """Whether a PNG's checksum is wrong, or its end missing. The decoder ends the whole process over a wrong byte in the
+    pixels (torchvision 0.29), and a loader process that dies cannot say which file it was."""
+    place, kind = 8, b""
+    while content[:4] == b"\x89PNG" and kind != b"IEND":
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if zlib.crc32(content[place + 4 : end]).to_bytes(4, "big") != content[end : end + 4]:
+            return True
+        place, kind = end + 4, bytes(content[place + 4 : place + 8])
+    return False
 
 
 def _png_header(path: Path) -> tuple[int, int]:

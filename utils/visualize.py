@@ -1,4 +1,5 @@
 """Pictures of label maps."""
+import math
 from pathlib import Path
 from typing import Sequence
 
@@ -35,6 +36,18 @@ def with_caption(image: np.ndarray, text: str) -> np.ndarray:
     strip = np.full((24, image.shape[1], 3), 24, np.uint8)
     cv2.putText(strip, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235, 235, 235), 1, cv2.LINE_AA)
     return np.vstack([strip, image])
+
+
+def legend(classes: Sequence[str], colours: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """Colours and names of the classes as an RGB strip, (H,width,3)."""
+    cell = 34 + max(cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0] for name in classes)
+    columns = max(1, width // cell)
+    strip = np.full((22 * math.ceil(len(classes) / columns) + 6, width, 3), 24, np.uint8)
+    for c, (name, colour) in enumerate(zip(classes, colours)):
+        x, y = c % columns * cell + 6, c // columns * 22 + 6
+        cv2.rectangle(strip, (x, y), (x + 16, y + 14), colour, cv2.FILLED)
+        cv2.putText(strip, name, (x + 22, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
+    return strip
 
 
 def grid(panels: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from config.camvid import CAMVID
-from dataloaders.check import legend, look, main
+from dataloaders.check import look, main
+from utils.visualize import legend
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 24, 32
@@ -102,7 +103,7 @@ def test_clean_data_has_no_problems(tmp_path, capsys):
 def test_pictures_show_frame_label_and_legend(tmp_path):
     run(clean(tmp_path / "data"), tmp_path / "check", "--split", "val", "--pictures", "1")
     picture = cv2.imread(str(tmp_path / "check" / "val_0_0016E5_07959.png"))[..., ::-1]
-    strip = legend(CAMVID, 960)
+    strip = legend(CAMVID.classes, CAMVID.colours, 960)
     assert picture.shape == (24 + 360 + len(strip), 960, 3) and (picture[-len(strip) :] == strip).all()
     shown = {tuple(pixel) for pixel in strip.reshape(-1, 3).tolist()}
     assert set(CAMVID.colours) <= shown
@@ -122,10 +123,10 @@ def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
         ("labels without a frame", f"{labels}/lost2.png"),
         ("labels that hold no ids", f"{labels}/bits.png: a label file has 8 bits a pixel, this PNG has 16; save it as an 8-bit one"),
         ("labels that hold no ids", f"{labels}/colour.png: a label file has one 8-bit channel of class ids, this one has 3 of uint8"),
-        ("unreadable files", f"{labels}/cut.png: damaged or cut off ({size['cut']} bytes)"),
-        ("unreadable files", f"{frames}/cutframe.png: damaged or cut off ({size['cutframe']} bytes)"),
+        ("unreadable files", f"{labels}/cut.png: not a readable picture ({size['cut']} bytes); restore the file from the data set"),
+        ("unreadable files", f"{frames}/cutframe.png: not a readable picture ({size['cutframe']} bytes); restore the file from the data set"),
         ("unreadable files", f"{frames}/empty.png: not a readable picture (0 bytes); restore the file from the data set"),
-        ("unreadable files", f"{labels}/flipped.png: damaged or cut off ({size['flipped']} bytes)"),
+        ("unreadable files", f"{labels}/flipped.png: not a readable picture ({size['flipped']} bytes); restore the file from the data set"),
         ("labels of another size than their frame", f"{labels}/small.png: 32 x 12 pixels, but {frames}/small.png has 32 x 24"),
         ("frames of different sizes", "32 x 24 (12), unreadable (2), 64 x 48 (1); a training wants one size"),
         ("ids of no class", f"77: 64 pixels; files: 1, first {labels}/odd.png; ignored: give it a class, or void's id 255"),

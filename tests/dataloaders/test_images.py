@@ -75,3 +75,18 @@ def test_label_of_few_grey_levels_is_refused_not_scaled(tmp_path):
     Image.fromarray(np.zeros((8, 8), bool)).save(tmp_path / "l.png")
     with pytest.raises(UserError, match="this PNG has 1; save it as an 8-bit one"):
         read_ids(tmp_path / "l.png")
+
+
+def test_a_wrong_byte_anywhere_in_a_png_is_an_error_and_not_the_end_of_the_process(tmp_path):
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (24, 30, 3)).astype(np.uint8))
+    whole, found = path.read_bytes(), read_image(path)
+    rng = np.random.default_rng(1)
+    for place in [*range(40), *rng.integers(40, len(whole), 60)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="a.png: not a readable picture"):
+            read_image(path)
+    path.write_bytes(whole)
+    assert (read_image(path) == found).all()
