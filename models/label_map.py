@@ -1,11 +1,14 @@
 """From logits on the propagation grid to a label map at full size: one align-upsampling, then the largest class."""
+from typing import Optional
+
 import torch
 from torch import Tensor
 
 from models.resize import align
 
-CHUNK = 512  # cells computed at once, so that what is between stays in the processor's cache
-WORTH_CHOOSING = 0.3  # share of cells to compute above which computing all of them is quicker
+CHUNK = 1024  # cells computed at once, so that what is between stays in the processor's cache
+FEW = 4  # classes that are told apart where no more can win, which is nearly everywhere
+WORTH_CHOOSING = 0.5  # share of cells to compute above which computing all of them is quicker
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -27,28 +30,63 @@ def _by_cells(logits: Tensor, ids: Tensor, mixed: Tensor, size: tuple[int, int])
 
     Every output pixel lies in a cell between four grid points, and its logits are a convex combination of theirs. So a
     class that is the largest at all four is the largest everywhere between them, and only cells whose corners disagree
-    need to be interpolated.
+    need to be interpolated; and in those, only the classes that may win.
     """
-    height, width = logits.shape[-2:]
-    top, down = _cells(height, size[0])  # (H,)
-    left, across = _cells(width, size[1])  # (W,)
+    top, down = _cells(logits.shape[1], size[0])  # (H,)
+    left, across = _cells(logits.shape[2], size[1])  # (W,)
     labels = torch.empty(size[0] * size[1] + 1, dtype=torch.uint8)  # the last one takes what no pixel wants
-    labels[:-1] = ids[top].index_select(1, left).view(-1)  # (H*W,), right wherever the corners agree
+    # Right wherever the corners agree; columns first, so that rows are copied in one piece.
+    torch.index_select(ids.index_select(1, left), 0, top, out=labels[:-1].view(size))  # (H,W)
+    y, x = mixed.nonzero(as_tuple=True)  # (M,)
+    corners = _corners(logits, y, x)  # (4,C,M)
+    # Nowhere in a cell does a class win whose best corner is below some other class's worst.
+    best, worst = corners.amax(0), corners.amin(0)  # (C,M)
+    simple = (best >= worst.amax(0)).sum(0) <= FEW  # (M,)
+    axes = (top, down, logits.shape[1]), (left, across, logits.shape[2])
+    if simple.any():
+        chosen = best[:, simple].t().contiguous().topk(min(FEW, len(logits)), dim=1).indices.t()  # (FEW,m), classes
+        values = corners[:, :, simple].gather(1, chosen.expand(4, -1, -1))  # (4,FEW,m)
+        _interpolate(labels, size, axes, y[simple], x[simple], values, chosen)
+    if not simple.all():
+        _interpolate(labels, size, axes, y[~simple], x[~simple], corners[:, :, ~simple], None)
+    return labels[:-1].view(size)  # (H,W)
+
+
+def _corners(logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Logits (C,h,w) at the four corners of the cells at y, x (M,): (4,C,M), in the order of reading."""
+    height, width = logits.shape[1:]
+    below, right = (y + 1).clamp(max=height - 1), (x + 1).clamp(max=width - 1)
+    flat = logits.flatten(1)  # (C,h*w)
+    return torch.stack([flat.index_select(1, row * width + column) for row in (y, below) for column in (x, right)])
+
+
+Axis = tuple[Tensor, Tensor, int]  # as `_cells` returns them for one side, and the number of grid points
+
+
+def _interpolate(
+    labels: Tensor, size: tuple[int, int], axes: tuple[Axis, Axis], y: Tensor, x: Tensor, corners: Tensor, classes: Optional[Tensor]
+) -> None:
+    """Write the labels of the cells at y, x (M,) into `labels` (H*W+1,).
+
+    corners: (4,k,M), logits of k classes each; classes: which those are (k,M), all in order where None.
+    """
+    (top, down, height), (left, across, width) = axes
     rows, columns = _spans(top, height), _spans(left, width)  # (h,2), (w,2)
     reach_y, reach_x = (torch.arange(int(spans[:, 1].max())) for spans in (rows, columns))
-    cell_y, cell_x = mixed.nonzero(as_tuple=True)  # (M,)
-    for y, x in zip(cell_y.split(CHUNK), cell_x.split(CHUNK)):
-        out_y, out_x = rows[y, :1] + reach_y, columns[x, :1] + reach_x  # (M,ry), (M,rx): the cells' pixels, and some more
-        inside = (reach_y < rows[y, 1:])[:, :, None] & (reach_x < columns[x, 1:])[:, None]  # (M,ry,rx)
-        where = (out_y[:, :, None] * size[1] + out_x[:, None]).masked_fill(~inside, len(labels) - 1)  # (M,ry,rx)
+    for start in range(0, len(y), CHUNK):
+        part = slice(start, start + CHUNK)
+        row, column = rows[y[part]], columns[x[part]]  # (m,2)
+        out_y, out_x = row[:, :1] + reach_y, column[:, :1] + reach_x  # (m,ry), (m,rx): the cells' pixels, and some more
+        inside = (reach_y < row[:, 1:])[:, :, None] & (reach_x < column[:, 1:])[:, None]  # (m,ry,rx)
+        where = (out_y[:, :, None] * size[1] + out_x[:, None]).masked_fill(~inside, len(labels) - 1)  # (m,ry,rx)
         weight_y, weight_x = down[out_y.clamp(max=size[0] - 1)], across[out_x.clamp(max=size[1] - 1)]
-        below, right = (y + 1).clamp(max=height - 1), (x + 1).clamp(max=width - 1)
-        above_left, above_right, below_left, below_right = (logits[:, i, j] for i in (y, below) for j in (x, right))  # (C,M)
-        at_left = torch.lerp(above_left[..., None], below_left[..., None], weight_y)  # (C,M,ry)
-        at_right = torch.lerp(above_right[..., None], below_right[..., None], weight_y)  # (C,M,ry)
-        values = torch.lerp(at_left[..., None], at_right[..., None], weight_x[:, None])  # (C,M,ry,rx)
-        labels[where] = values.max(dim=0).indices.to(torch.uint8)
-    return labels[:-1].view(size)  # (H,W)
+        above_left, above_right, below_left, below_right = corners[:, :, part, None]  # (k,m,1)
+        at_left = torch.lerp(above_left, below_left, weight_y)  # (k,m,ry)
+        at_right = torch.lerp(above_right, below_right, weight_y)  # (k,m,ry)
+        won = torch.lerp(at_left[..., None], at_right[..., None], weight_x[:, None]).max(dim=0).indices  # (m,ry,rx)
+        if classes is not None:
+            won = classes[:, part].t().gather(1, won.flatten(1)).view(won.shape)
+        labels.scatter_(0, where.flatten(), won.to(torch.uint8).flatten())
 
 
 def _mixed(ids: Tensor) -> Tensor:
