@@ -174,6 +174,10 @@ def resolve(given: dict[str, Any]) -> Options:
         if options.stage == "flow":
             raise UserError("--stage flow trains a flow network; --optical-flow-network none is none")
         options = dataclasses.replace(options, load_flow=False)
+    if options.stage == "segnet" and "method" not in given:
+        options = dataclasses.replace(options, method="per-frame")
+    if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
+        raise UserError(f"--stage segnet --evaluate 1 knows --method per-frame or copy; {options.method} belongs to --stage gsv")
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate; its end-point error is printed while it trains")
     _check_video(options, given)

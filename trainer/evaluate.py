@@ -25,6 +25,8 @@ from utils.metrics import ConfusionMatrix, by_interval, summary
 from utils.visualize import write_picture
 
 DRY_RUN_FRAMES = 10
+TORCH_WEIGHTS = Path(torch.hub.get_dir()) / "checkpoints"  # where torchvision's own downloads lie
+TEMPORAL_PAST = 12  # frames before a labelled one that measures over time look at; a multiple of 2, 3 and 4
 Matrices = dict[str, dict[int, ConfusionMatrix]]  # by method and position
 
 
@@ -134,7 +136,10 @@ class Evaluation:
         self.first: Optional[Seen] = None  # frame of the last run
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
         past = max(self.positions)
-        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=past)
+        # Where only some frames are labelled, consistency over time wants more past than the positions: enough keyframes of
+        # every interval, however many positions are evaluated.
+        seen = max(past, TEMPORAL_PAST, 2 * (past + 1)) if temporal else past
+        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=seen)
         for position in list(self.positions):
             enough = len(with_past(frames, position))
             if enough < len(frames):
@@ -148,9 +153,11 @@ class Evaluation:
         self.videos = share(frames, rank=ranks.rank, ranks=ranks.count, whole_videos=temporal)
         # Intervals l of which all positions 0..l-1 are evaluated.
         self.intervals = [l for l in range(1, max(self.positions) + 2) if set(range(l)) <= set(self.positions)] if temporal else []
+        if temporal and not self.intervals:
+            logger.info("no table by keyframe interval, and no consistency over time: position 0 is not evaluated")
         self.flow_name, self.flow = None, None
         if self.intervals:
-            self.flow_name, self.flow = flow_source(videos_of(frames), [Path(options.weights_dir)], device)
+            self.flow_name, self.flow = flow_source(videos_of(frames), [Path(options.weights_dir), TORCH_WEIGHTS], device)
         self.loader = video_loader(
             VideoDataset(self.videos, self.dataset, picture_cache(options), with_flow=bool(self.intervals) and self.flow is None),
             workers=options.num_worker,
@@ -178,7 +185,8 @@ class Evaluation:
         for method, by_position in matrices.items():
             content = {
                 "dataset": self.dataset.name, "segnet": options.segnet, "flow": options.optical_flow_network,
-                "method": method, "scale": options.scale, "classes": list(self.dataset.classes),
+                "intra": options.intra, "edge": options.edge, "method": method, "scale": options.scale,
+                "classes": list(self.dataset.classes),
                 **summary(by_position, self.dataset.classes),
             }
             content["intervals"] = by_interval(content["positions"], by_position)

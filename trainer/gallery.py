@@ -25,9 +25,10 @@ def panel(seen: Seen, method: str, colours: Sequence[Sequence[int]]) -> np.ndarr
 
 @dataclass(frozen=True)
 class Shown:
-    """A frame to show, and its own mIoU at the first and at the last position evaluated there."""
+    """A frame to show, and its own mIoU at the first and at the last position evaluated."""
 
     seen: Seen
+    positions: tuple[int, int]
     first_miou: float
     last_miou: float
 
@@ -39,8 +40,8 @@ class Shown:
         """As metrics.json lists it under `worst`."""
         frame = self.seen.frame
         return {
-            "name": frame.name, "path": str(frame.frames[-1]), "first_miou": self.first_miou, "last_miou": self.last_miou,
-            "lost": self.lost,
+            "name": frame.name, "path": str(frame.frames[-1]), "first_position": self.positions[0],
+            "last_position": self.positions[1], "first_miou": self.first_miou, "last_miou": self.last_miou, "lost": self.lost,
         }
 
 
@@ -48,16 +49,17 @@ class Gallery:
     """An `on_frame` that keeps the frames that lost most mIoU between position 0 and the last, and a few drawn at random."""
 
     def __init__(self, method: str, positions: Sequence[int]):
-        self.method, self.last = method, max(positions)
+        self.method, self.first, self.last = method, min(positions), max(positions)
         self._worst: list[tuple[float, int, Shown]] = []  # a heap, the least loss first
         self._usual: list[Shown] = []
         self._number, self._rng = 0, np.random.default_rng(0)
 
     def __call__(self, seen: Seen) -> None:
         counts = seen.counts[self.method]
-        if self.last not in counts or min(counts) == self.last:
+        if self.last not in counts:
             return
-        shown = Shown(seen, scores(counts[min(counts)])["miou"], scores(counts[self.last])["miou"])
+        ends = (self.first, self.last)
+        shown = Shown(seen, ends, *(scores(counts[position])["miou"] for position in ends))
         if shown.lost != shown.lost:  # no labelled pixel
             return
         self._number += 1
@@ -80,7 +82,9 @@ class Gallery:
         return sorted(shown, key=lambda x: (-x.lost, x.seen.frame.name))[:WORST]
 
     def usual(self) -> list[Shown]:
-        return [x for found in from_all_ranks(self._usual) for x in found][:USUAL]
+        """Those of all ranks, each rank's in turn."""
+        by_rank = from_all_ranks(self._usual)
+        return [found[i] for i in range(USUAL) for found in by_rank if i < len(found)][:USUAL]
 
 
 def _on_cpu(seen: Seen, method: str) -> Seen:

@@ -81,9 +81,12 @@ def _refuse_other_networks(options: Options, path: Path, content: Mapping) -> No
     wanted = {"gsv": ["segnet"], "segnet": ["segnet"], "flow": ["optical_flow_network"]}[options.stage]
     if options.stage == "gsv" and options.load_flow:
         wanted.append("optical_flow_network")
+    if options.stage == "gsv":  # what a network was trained without, it cannot be given; to take a part away is an ablation
+        wanted += [name for name in ("intra", "edge") if getattr(options, name)]
     for name in wanted:
         if trained.get(name, getattr(options, name)) != getattr(options, name):
-            raise UserError(f"{path}: was trained with {flag(name)} {trained[name]}, this run has {getattr(options, name)}")
+            theirs, ours = (int(x) if isinstance(x, bool) else x for x in (trained[name], getattr(options, name)))
+            raise UserError(f"{path}: was trained with {flag(name)} {theirs}, this run has {ours}")
     bias = content["state_dict"].get(CLASS_COUNT_TENSOR) if options.stage == "gsv" else None
     classes = dataset_config(options.dataset, options.data_path).num_classes
     if bias is not None and bias.ndim == 1 and len(bias) != classes:
@@ -166,6 +169,13 @@ def networks_for_training(options: Options, resumed: Optional[Resumed]) -> GSVNe
 
 def networks_for_evaluation(options: Options) -> GSVNet:
     """Networks with all the weights that `--method` needs. Raises UserError where they are not named."""
+    if options.stage == "segnet":
+        net = untrained_networks(options)
+        resumed = read_resumed(options)
+        if resumed is None:
+            return build_networks(options, None)
+        load_segmenter(net.segmenter, resumed.content, resumed.path, options.segnet)
+        return net
     if options.method in ("per-frame", "copy"):
         return build_networks(options, None)
     resumed = read_resumed(options)
@@ -177,6 +187,6 @@ def networks_for_evaluation(options: Options) -> GSVNet:
     net = build_networks(options, resumed)
     if resumed is None or not options.load_flow:
         if options.optical_flow_network == "light" and not options.flow_weights:
-            raise UserError("--method warp wants a flow network: --resume 1, PATH or auto, or --flow-weights PATH")
+            raise UserError(f"--method {options.method} wants a flow network: --flow-weights PATH, or --resume with --load-flow 1")
         net.flow = starting_flow(options)
     return net

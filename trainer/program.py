@@ -73,8 +73,6 @@ def choose_device(options: Options) -> torch.device:
 
 def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict:
     """Evaluate, print the tables, write metrics.json, tables and report (and predictions); returns the metrics."""
-    if options.stage == "segnet" and options.method == "gsv":
-        raise UserError("--stage segnet --evaluate 1 wants --method per-frame or copy; gsv belongs to --stage gsv")
     evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
     net = networks_for_evaluation(options).to(device)
     folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]

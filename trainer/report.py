@@ -66,7 +66,7 @@ def _charts(metrics: dict, dataset: DatasetConfig) -> str:
     over_time = _over_time(metrics["intervals"])
     if over_time:
         figure = lines(over_time, x_label="keyframe interval", y_label="%")
-        column.append(_chart("Consistency over time by keyframe interval", svg(figure, "Consistency by interval")))
+        column.append(_chart("Accuracy and consistency over time by keyframe interval", svg(figure, "Consistency by interval")))
     ends = [rows[0], rows[-1]] if len(rows) > 1 else rows
     bars = [(f"position {row['position']}", [_per_cent(row["class_iou"][name]) for name in metrics["classes"]]) for row in ends]
     by_class = class_bars(metrics["classes"], dataset.colours, bars, x_label="IoU (%)")
@@ -78,14 +78,16 @@ def _chart(title: str, picture: str) -> str:
 
 
 def _over_time(intervals: Sequence[dict]) -> list[Line]:
-    """TC, and mVC of every window, by keyframe interval; only what was measured."""
+    """mIoU, TC, and mVC of every window, by keyframe interval; only what was measured, and nothing but together with mIoU."""
     rows = [row for row in intervals if "tc" in row]
     at = [row["interval"] for row in rows]
     drawn = [
-        Line("TC", at, [_per_cent(row["tc"]) for row in rows], hue=0),
-        Line("TC visible", at, [_per_cent(row["tc_visible"]) for row in rows], hue=0, dashed=True),
+        Line("mean mIoU", at, [_per_cent(row["mean_miou"]) for row in rows], hue=0),
+        Line("minimum mIoU", at, [_per_cent(row["min_miou"]) for row in rows], hue=0, dashed=True),
+        Line("TC", at, [_per_cent(row["tc"]) for row in rows], hue=1),
+        Line("TC visible", at, [_per_cent(row["tc_visible"]) for row in rows], hue=1, dashed=True),
     ]
-    for hue, window in enumerate(rows[0]["mvc"] if rows else (), start=1):
+    for hue, window in enumerate(rows[0]["mvc"] if rows else (), start=2):
         drawn += [
             Line(f"mVC{window}", at, [_per_cent(row["mvc"][window]) for row in rows], hue=hue),
             Line(f"mVC{window} right", at, [_per_cent(row["mvc_right"][window]) for row in rows], hue=hue, dashed=True),

@@ -10,6 +10,9 @@ POSITION_COLUMNS = (
 )
 
 
+ABLATIONS = (("intra", "intra features"), ("edge", "edge map"))
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells as text, the first column left-aligned. Figures are per cent unless the heading says otherwise."""
@@ -26,7 +29,8 @@ class Table:
 
     def markdown(self) -> list[str]:
         rule = ["---", *["---:"] * (len(self.head) - 1)]
-        return [f"**{self.title}**", "", *("| " + " | ".join(row) + " |" for row in (self.head, rule, *self.rows)), ""]
+        cells = [[x.replace("|", "\\|") for x in row] for row in (self.head, rule, *self.rows)]
+        return [f"**{self.title}**", "", *("| " + " | ".join(row) + " |" for row in cells), ""]
 
 
 def percent(x: Optional[float]) -> str:
@@ -66,9 +70,11 @@ def classes_table(metrics: dict) -> Table:
 
 
 def worst_table(metrics: dict) -> Table:
-    """The frames that lost most between position 0 and the last, if `worst` is there."""
-    rows = [(x["path"], percent(x["first_miou"]), percent(x["last_miou"]), percent(x["lost"])) for x in metrics.get("worst", [])]
-    return Table("Frames that lost most", ("frame", "mIoU at position 0", "at the last", "lost"), tuple(rows))
+    """The frames that lost most between the first and the last position, if `worst` is there."""
+    worst = metrics.get("worst", [])
+    first, last = (f"mIoU at position {worst[0][key]}" if worst else "" for key in ("first_position", "last_position"))
+    rows = [(x["path"], percent(x["first_miou"]), percent(x["last_miou"]), percent(x["lost"])) for x in worst]
+    return Table("Frames that lost most", ("frame", first, last, "lost"), tuple(rows))
 
 
 def tables(metrics: dict) -> list[Table]:
@@ -82,7 +88,8 @@ def averages(metrics: dict) -> list[str]:
 
 def heading(metrics: dict) -> str:
     flow = f", {metrics['flow']} flow" if metrics["method"] in ("gsv", "warp") else ""
-    return f"{metrics['dataset']} val: {metrics['method']}, {metrics['segnet']}{flow}, keyframes at scale {metrics['scale']:g}"
+    left_out = "".join(f", without {part}" for key, part in ABLATIONS if metrics["method"] == "gsv" and not metrics.get(key, True))
+    return f"{metrics['dataset']} val: {metrics['method']}, {metrics['segnet']}{flow}{left_out}, keyframes at scale {metrics['scale']:g}"
 
 
 def notes(metrics: dict) -> list[str]:
@@ -95,7 +102,7 @@ def notes(metrics: dict) -> list[str]:
         lines.append(
             f"TC: mIoU between the label map of each frame and the next one's, brought back by optical flow ({metrics['temporal_flow']}); "
             "visible: without what the next frame hides. mVCn: share of the pixels whose label stays the same for n frames whose "
-            "prediction does too; right: and equals the label."
+            "prediction does too; right: and equals the label. Neither says that a map is right: read them beside mIoU."
         )
     return lines
 

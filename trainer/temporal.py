@@ -39,7 +39,7 @@ class TemporalMeasures:
 
     def begin(self) -> None:
         """A new video."""
-        self.time, self.before, self.maps_before = 0, {}, {}
+        self.time, self.before, self.maps_before, self.label_size = 0, {}, {}, None
         for measures in self.video.values():
             for measure in measures:
                 measure.begin()
@@ -57,14 +57,16 @@ class TemporalMeasures:
                 self.consistency[stream].add(self.maps_before[stream], maps[stream], where, visible)
             self.pairs += 1
         label = item["label"]
+        if label.shape != self.label_size:  # unlabelled, or of another size: other windows
+            self.label_size = label.shape
+            for measure in (measure for measures in self.video.values() for measure in measures):
+                measure.begin()
         for (method, l), measures in self.video.items():
             for measure in measures:
                 if label.numel():
                     start = self.time - self.time % l
                     prediction = maps[method, l] if tuple(label.shape) == size else look(method, start, tuple(label.shape))
                     measure.add(label, prediction, label < self.classes)
-                else:
-                    measure.begin()  # windows hold labelled frames only
         self.before, self.maps_before, self.time = dict(item), maps, self.time + 1
 
     def _partners(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> tuple[tuple[Tensor, Tensor], Tensor]:

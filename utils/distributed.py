@@ -33,7 +33,7 @@ def join(local_rank: int, cuda: bool) -> Ranks:
         return Ranks(local=local_rank)
     if cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank)
 
 

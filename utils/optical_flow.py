@@ -19,6 +19,7 @@ RAFT_FILES = {  # names under which torchvision publishes the weights
     "raft_large_C_T_SKHT_V2-ff5fadd5.pth": optical_flow.raft_large,
     "raft_small_C_T_V2-01064c6d.pth": optical_flow.raft_small,
 }
+DIS_SIDE = 16  # least height and width that OpenCV's DIS takes
 RAFT_SIDE = 128  # least height and width that RAFT takes; its sizes are multiples of 8
 
 
@@ -36,8 +37,11 @@ def dis_flow() -> FlowBetween:
     engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def between(first: Tensor, second: Tensor) -> Tensor:
+        height, width = first.shape[:2]
         grey = [cv2.cvtColor(np.ascontiguousarray(x.cpu().numpy()), cv2.COLOR_RGB2GRAY) for x in (first, second)]
-        return torch.from_numpy(engine.calc(grey[0], grey[1], None)).to(first.device)
+        edges = (0, max(0, DIS_SIDE - height), 0, max(0, DIS_SIDE - width))
+        grey = [cv2.copyMakeBorder(x, *edges, cv2.BORDER_REPLICATE) for x in grey]
+        return torch.from_numpy(engine.calc(grey[0], grey[1], None)[:height, :width].copy()).to(first.device)
 
     return between
 

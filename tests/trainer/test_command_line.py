@@ -118,7 +118,7 @@ def test_ablations_train_and_evaluate(call, tmp_path, words):
     assert call(*TRAIN, *words, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step", "1") == 0
     trained, found = str(experiment(tmp_path, "swiftnet_test") / LATEST), []
     for more in (["--resume", trained, *words], ["--resume", "1", *words], ["--resume", "1"]):
-        path = tmp_path / "metrics.json"
+        path = tmp_path / "metrics.json"  # of the whole method, or said to be without the part
         assert call("--evaluate", "1", *more, "--eval-multi-step", "1", "--eval-single", "0", "--temporal", "0",
                     "--metrics-file", str(path)) == 0
         found.append(json.loads(path.read_text())["positions"][0]["confusion"])
@@ -146,10 +146,10 @@ def test_evaluation_leaves_tables_and_consistency_over_time(call, tmp_path, caps
         assert 0 < row["tc"] <= 1 and 0 < row["tc_visible"] <= 1 and row["pairs"] == 2 * 5
         assert row["mvc"] == row["mvc_right"] == {"8": None, "16": None}  # these videos have six frames
     assert metrics["intervals"][-1]["pooled_miou"] == pytest.approx(metrics["pooled_miou"])
-    assert len(metrics["worst"]) == 4 and all(Path(row["path"]).is_file() for row in metrics["worst"])
+    assert all(Path(row["path"]).is_file() and row["last_position"] == 4 for row in metrics["worst"])
     lost = [row["lost"] for row in metrics["worst"]]
-    assert lost == sorted(lost, reverse=True)
-    assert lost[0] == pytest.approx(metrics["worst"][0]["first_miou"] - metrics["worst"][0]["last_miou"])
+    assert lost == sorted(lost, reverse=True) and all(x > 0 for x in lost)
+    assert lost == [pytest.approx(row["first_miou"] - row["last_miou"]) for row in metrics["worst"]]
     rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
     assert ["position", "2", "miou", "", repr(miou[2])] in rows
     printed, page = capsys.readouterr().out, (folder / "metrics.md").read_text()
@@ -255,6 +255,37 @@ def test_imagenet_weights_out_of_reach_say_what_to_do(call, capsys, monkeypatch)
     monkeypatch.setattr("models.resnet.resnet18", unreachable)
     assert call("--stage", "segnet", *TRAIN) == 2
     assert "could not be downloaded" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_three_processes_evaluate_two_videos_as_one_process_does(call, streets, weights, tmp_path):
+    """Consistency over time included; one of the three has no video."""
+    assert call("--evaluate", "1", "--resume", "1", "--eval-multi-step", "1", "--metrics-file", str(tmp_path / "one.json")) == 0
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3", str(ROOT / "main.py"),
+             "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu", "--num-worker",
+             "0", "--log-folder", str(tmp_path / "logs"), "--evaluate", "1", "--resume", "1", "--eval-multi-step", "1",
+             "--metrics-file", str(tmp_path / "three.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, three = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "three"))
+    assert one["positions"] == three["positions"] and one["worst"] == three["worst"]
+    for a, b in zip(one["intervals"], three["intervals"], strict=True):
+        assert a["tc"] == pytest.approx(b["tc"]) and a["tc_visible"] == pytest.approx(b["tc_visible"]) and a["pairs"] == b["pairs"]
+
+
+def test_segmenter_stage_evaluates_the_file_it_is_given(call, weights, tmp_path, capsys):
+    assert call("--stage", "segnet", "--evaluate", "1", "--resume", "nowhere.pt", "--eval-multi-step") == 2
+    assert "nowhere.pt: not found" in capsys.readouterr().err
+    assert call("--stage", "segnet", "--evaluate", "1", "--resume", str(weights / "cityscapes-swnet-R18.pt"), "--eval-multi-step",
+                "--metrics-file", str(tmp_path / "metrics.json")) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["method"] == "per-frame"
+
+
+def test_what_was_trained_without_a_part_is_not_given_it(call, tmp_path, capsys):
+    assert call(*TRAIN, "--edge", "0", "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step", "1") == 0
+    trained = str(experiment(tmp_path, "swiftnet_test") / LATEST)
+    assert call("--evaluate", "1", "--resume", trained) == 2
+    assert "was trained with --edge 0, this run has 1" in capsys.readouterr().err
 
 
 def test_two_processes_train_and_count_every_frame_once(streets, weights, tmp_path):

@@ -93,7 +93,7 @@ def made_up(positions, dataset=SYNTHETIC, size=(20, 40), image_size=None, name="
     image = torch.from_numpy(rng.integers(0, 256, (*(image_size or size), 3), dtype=np.uint8))
     frame = LabelledFrame(name, (Path(f"val/{name}.png"),), Path("label.png"), "prediction.png")
     mious = [scores(counts[k])["miou"] for k in positions]
-    shown = Shown(Seen(frame, image, label, {"gsv": predictions}, {"gsv": counts}), mious[0], mious[-1])
+    shown = Shown(Seen(frame, image, label, {"gsv": predictions}, {"gsv": counts}), (0, 2), mious[0], mious[-1])
     metrics = {
         "dataset": dataset.name, "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75,
         "classes": list(dataset.classes), **summary(matrices, dataset.classes), "worst": [shown.row()],
@@ -119,10 +119,10 @@ def test_page_says_what_the_evaluation_found(evaluated):
         assert line in page.texts
     for name in SYNTHETIC.classes:
         assert page.texts.count(name) >= 3, name  # chart, table, legend
-    assert "TC visible" in page.texts and "Consistency over time by keyframe interval" in page.texts
+    assert "TC visible" in page.texts and "Accuracy and consistency over time by keyframe interval" in page.texts
     described = [x["alt"] for x in page.all("img")]
     frames = len(page.all("article"))
-    assert frames > len(metrics["worst"]) == 6 and len(described) == len(set(described)) == frames * (2 + 2 * 3)
+    assert frames > len(metrics["worst"]) > 0 and len(described) == len(set(described)) == frames * (2 + 2 * 3)
     assert page.shown_positions("img") == ["2"] * 2 * frames
     assert [(x["min"], x["max"], x["data-positions"]) for x in page.all("input")] == [("0", "2", "0 1 2")] * 2
 
@@ -167,7 +167,7 @@ def test_page_without_frames_without_time_and_with_unknown_figures():
     page = Page(report(metrics, [], [], SYNTHETIC))
     assert page.read_tables() == tables(metrics)
     assert not page.all("img") and "Frames" not in page.texts
-    assert "Consistency over time by keyframe interval" not in page.texts
+    assert "Accuracy and consistency over time by keyframe interval" not in page.texts
     assert page.texts.count("-") == 2 + 2 * 17  # in the headline, of the position, and of the classes that never occur
 
 

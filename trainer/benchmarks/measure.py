@@ -3,6 +3,7 @@
 Ratios inside one run are what to compare; times depend on the machine and what else it does.
 """
 import contextlib
+import math
 import platform
 import re
 import resource
@@ -90,7 +91,7 @@ def waiter(device: torch.device) -> Callable[[], object]:
 def median_and_p95(seconds: list[float]) -> tuple[float, float]:
     """Milliseconds."""
     ordered = sorted(seconds)
-    return 1e3 * statistics.median(ordered), 1e3 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return 1e3 * statistics.median(ordered), 1e3 * ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
 class Parts:
@@ -117,6 +118,22 @@ class Parts:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def milliseconds(values: Optional[tuple[float, float]]) -> str:
+    """Median and 95th percentile as text."""
+    return "-" if values is None else f"{values[0]:.1f} ({values[1]:.1f})"
+
+
+def memory_gib(device: torch.device) -> float:
+    """Memory in use now: of the device on a GPU, of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**30
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) / 2**20
+    return 0.0
 
 
 def reset_peak(device: torch.device) -> None:

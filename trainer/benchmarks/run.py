@@ -11,18 +11,26 @@ from trainer.benchmarks.schedule import benchmark_schedule
 from trainer.benchmarks.table import benchmark_table
 from trainer.benchmarks.train import benchmark_train
 from trainer.benchmarks.video import benchmark_video
-from utils.logging import logger, write_json
+from utils.charts import write_chart
+from utils.logging import logger, write_json, write_text
 
 BENCHMARKS = {"train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table, "video": benchmark_video, "schedule": benchmark_schedule}
 
 
 def run_benchmark(options: Options, device: torch.device) -> dict:
-    """Run the benchmark that `--benchmark` names, print its table, write it as JSON; returns the JSON's content."""
+    """Run the benchmark that `--benchmark` names, print its table, write it as JSON; returns the JSON's content.
+
+    Where it gives `markdown` and a `figure`, they are written beside the JSON.
+    """
     content = {"benchmark": options.benchmark, "machine": machine(device)}
     content |= BENCHMARKS[options.benchmark](options, device)
     for line in [machine_line(content["machine"]), *content["table"]]:
         logger.info("%s", line)
-    path = Path(options.metrics_file or Path(options.log_folder) / f"benchmark_{options.benchmark}.json")
+    path = Path(options.metrics_file or Path(options.log_folder) / f"benchmark_{options.benchmark}.json").with_suffix(".json")
+    if "markdown" in content:
+        write_text(path.with_suffix(".md"), "\n".join([machine_line(content["machine"]), "", *content.pop("markdown")]))
+    if "figure" in content:
+        write_chart(path.with_suffix(".png"), content.pop("figure"))
     write_json(path, content)
     logger.info("written: %s", path)
     return content

@@ -5,7 +5,7 @@ Accuracy comes from metrics.json files (`--results`); published figures stand be
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Optional, Sequence
 
 import numpy as np
 import torch
@@ -17,15 +17,19 @@ from config.options import Options
 from models.build import build_gsvnet
 from models.gsvnet import GSVNet
 from models.resize import grid_size, scaled_size
-from trainer.benchmarks.measure import median_and_p95, peak_gib, reset_peak, turns, waiter
+from trainer.benchmarks.measure import median_and_p95, memory_gib, milliseconds, peak_gib, reset_peak, turns, waiter
 from trainer.engines import Engine, build_engine
 from trainer.tables import Table, percent
-from utils.charts import scatter_figure, write_chart
+from utils.charts import scatter_figure
 from utils.complexity import gmac, parameters, published_fusion_gmac
-from utils.logging import logger, write_text
+from utils.logging import logger
+from utils.metrics import scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIZE = (1024, 2048)
-REPEATS = 10
+REPEATS = {"cpu": 20, "cuda": 100}
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,8 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
     classes, results = dataset_config("cityscapes_2k", "").num_classes, [read_result(Path(path)) for path in options.results]
     rows = []
     for row in ROWS:
-        net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
-        found = {"name": row.name, **asdict(row), **complexity(row, net, classes, options.interval)}
-        found |= speed(row, net, options, device)
+        found = {"name": row.name, **asdict(row), **complexity(row, classes, options.interval)}
+        found |= speed(row, classes, options, device)
         found |= accuracy(row, results, options.interval)
         rows.append(found)
         logger.info("%s: %.1f frames/s, network only %.1f", row.name, found["end_to_end"]["fps"], found["network"]["fps"])
@@ -76,25 +79,23 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
         f"{SIZE[1]} x {SIZE[0]}, batch 1, interval {options.interval}, engine {options.engine}, "
         f"{'float32' if options.amp == 'off' else options.amp}, BatchNorm folded, untrained weights; end to end: from the "
         "uint8 frame in memory to the full-size uint8 label map, argmax included; network: logits of a frame that has the "
-        "segmenter's size already, normalisation included"
+        "segmenter's size already, normalisation included; memory: peak, less what was in use before the row's networks were made"
     )
     tables = [cost_table(rows), speed_table(rows), accuracy_table(rows)]
-    path = Path(options.metrics_file or Path(options.log_folder) / f"benchmark_{options.benchmark}.json")
-    write_text(path.with_suffix(".md"), "\n".join([settings, "", *(line for table in tables for line in table.markdown())]))
-    plot(rows, path.with_suffix(".png"))
     return {
         "settings": settings, "interval": options.interval, "rows": rows,
         "table": [settings, *(line for table in tables for line in table.console())],
+        "markdown": [settings, "", *(line for table in tables for line in table.markdown())], "figure": plot(rows),
     }
 
 
-def complexity(row: Row, net: GSVNet, classes: int, interval: int) -> dict:
+def complexity(row: Row, classes: int, interval: int) -> dict:
     """Parameters that inference needs, and GMAC of keyframe, propagated frame and the average over an interval.
 
     The guided convolution counts as published; this code's form of it saves `published_fusion_gmac`.
     """
     (h, w), (height, width) = grid_size(*SIZE), scaled_size(*SIZE, row.scale)
-    net = net.to("meta")
+    net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval().to("meta")
     key = gmac(net.segmenter, meta(1, 3, height, width))
     count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
     propagated = key
@@ -113,18 +114,21 @@ def meta(*shape: int) -> Tensor:
     return torch.empty(*shape, device="meta")
 
 
-def speed(row: Row, net: GSVNet, options: Options, device: torch.device) -> dict:
+def speed(row: Row, classes: int, options: Options, device: torch.device) -> dict:
     """Latency of keyframes and propagated frames, apart and on average, and peak memory."""
-    classes = net.segmenter.classes
+    before = memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
     engine = build_engine(options.engine, net, scale=row.scale, device=device, amp=options.amp)
     frame, smooth = sample_inputs(classes)
     image, logits = torch.from_numpy(frame)[None], smooth.to(device)
     reset_peak(device)
-    works = network_works(engine, row, net, image, logits) | end_to_end_works(engine, row, image, logits)
-    seconds = turns(works, REPEATS, waiter(device))
-    found: dict = {"peak_gib": peak_gib(device)}
+    works, wait = end_to_end_works(engine, row, image, logits), waiter(device)
+    for work in works.values():
+        work()
+    wait()
+    found: dict = {"peak_gib": peak_gib(device) - before}
+    seconds = turns(network_works(engine, row, net, image, logits) | works, REPEATS[device.type], wait)
     for kind in ("network", "end_to_end"):
         key = median_and_p95(seconds[f"{kind} keyframe"])
         propagated = median_and_p95(seconds[f"{kind} propagated"]) if row.flow is not None else key
@@ -145,7 +149,7 @@ def sample_inputs(classes: int) -> tuple[np.ndarray, Tensor]:
 def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: Tensor) -> dict[str, Callable]:
     """The networks alone: a frame that has the segmenter's size already, two views."""
     height, width = scaled_size(*SIZE, row.scale)
-    scaled = image[:, :height, :width].contiguous()
+    scaled = image[:, :height, :width].contiguous().to(engine.device)
     segmenter = build_engine(engine.name, net, scale=1.0, device=engine.device, amp=engine.amp)
     view = engine.view(image)
     works = {"network keyframe": lambda: segmenter.keyframe(scaled)}
@@ -175,23 +179,30 @@ def read_result(path: Path) -> dict:
     """A metrics.json. Raises UserError."""
     try:
         content = json.loads(path.read_text())
-        if not isinstance(content, dict) or "positions" not in content:
-            raise ValueError("no positions in it")
+        missing = {"dataset", "segnet", "flow", "method", "scale", "positions"} - set(content)
+        if missing:
+            raise ValueError(f"no {', '.join(sorted(missing))} in it")
         return content
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a metrics.json ({error}); --results wants those that --evaluate 1 writes") from error
 
 
 def accuracy(row: Row, results: Sequence[dict], interval: int) -> dict:
-    """mIoU of the row from the user's results: mean and minimum over positions 0..interval-1."""
+    """mIoU of the row from the user's results, if one is of it: over positions 0..interval-1 of the whole method."""
     method = "per-frame" if row.flow is None else "gsv"
+    found = {"dataset": None, "frames": None, "avg_miou": None, "pooled_miou": None, "min_miou": None}
     for content in results:
         same = (content["method"], content["segnet"], content["scale"]) == (method, row.segnet, row.scale)
-        if same and (row.flow is None or content["flow"] == row.flow):
-            for summary in content.get("intervals", []):
-                if summary["interval"] == interval:
-                    return {"dataset": content["dataset"], "avg_miou": summary["mean_miou"], "min_miou": summary["min_miou"]}
-    return {"dataset": None, "avg_miou": None, "min_miou": None}
+        whole = content.get("intra", True) and content.get("edge", True)
+        positions = {x["position"]: x for x in content["positions"] if x["position"] < interval}
+        if same and (row.flow is None or content["flow"] == row.flow and whole) and len(positions) == interval:
+            miou = [x["miou"] for x in positions.values()]
+            pooled = scores(sum(torch.tensor(x["confusion"]) for x in positions.values()))["miou"]
+            found = {
+                "dataset": content["dataset"], "frames": positions[0]["frames"], "avg_miou": sum(miou) / interval,
+                "pooled_miou": pooled, "min_miou": min(miou),
+            }
+    return found
 
 
 def cost_table(rows: Sequence[dict]) -> Table:
@@ -211,7 +222,7 @@ def speed_table(rows: Sequence[dict]) -> Table:
         cell = [row["name"]]
         for kind in ("network", "end_to_end"):
             found = row[kind]
-            cell += [pair(found["keyframe_ms"]), pair(found["propagated_ms"]), f"{found['fps']:.2f}"]
+            cell += [milliseconds(found["keyframe_ms"]), milliseconds(found["propagated_ms"]), f"{found['fps']:.2f}"]
         cells.append((*cell, f"{row['peak_gib']:.2f}", shown(row["published"][2])))
     head = (
         "model", "network: keyframe ms (p95)", "propagated ms (p95)", "FPS", "end to end: keyframe ms (p95)",
@@ -222,26 +233,27 @@ def speed_table(rows: Sequence[dict]) -> Table:
 
 def accuracy_table(rows: Sequence[dict]) -> Table:
     cells = [
-        (row["name"], percent(row["avg_miou"]), percent(row["min_miou"]), row["dataset"] or "-", *map(shown, row["published"][:2]))
+        (row["name"], *(percent(row[key]) for key in ("avg_miou", "pooled_miou", "min_miou")), row["dataset"] or "-",
+         shown(row["frames"]), *map(shown, row["published"][:2]))
         for row in rows
     ]
-    head = ("model", "avg. mIoU", "min. mIoU", "measured on", "published avg. (Cityscapes val)", "published min.")
+    head = (
+        "model", "mean mIoU", "pooled mIoU", "min. mIoU", "measured on", "frames", "published avg. (pooled, Cityscapes val)",
+        "published min.",
+    )
     return Table("Accuracy", head, tuple(cells))
 
 
-def plot(rows: Sequence[dict], path: Path) -> None:
-    """mIoU against frames a second; the published mIoU where the user has none."""
+def plot(rows: Sequence[dict]) -> "Figure":
+    """mIoU against frames a second; the published mIoU where the user has none. Labels say which."""
     points = []
     for row in rows:
         measured = row["avg_miou"]
         value = 100 * measured if measured is not None else row["published"][0]
         if value is not None:
-            points.append((row["name"] + ("" if measured is not None else " (mIoU as published)"), row["end_to_end"]["fps"], value))
-    write_chart(path, scatter_figure(points, x_label="frames per second, end to end", y_label="average mIoU, per cent"))
-
-
-def pair(values: Optional[tuple[float, float]]) -> str:
-    return "-" if values is None else f"{values[0]:.1f} ({values[1]:.1f})"
+            source = row["dataset"] if measured is not None else "mIoU as published"
+            points.append((f"{row['name']} ({source})", row["end_to_end"]["fps"], value))
+    return scatter_figure(points, x_label="frames per second, end to end", y_label="average mIoU, per cent")
 
 
 def shown(x: Optional[float]) -> str:

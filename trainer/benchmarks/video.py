@@ -13,7 +13,7 @@ from dataloaders.transforms import channels_first, normalise
 from models.gsvnet import GSVNet, grid_view
 from models.resize import align
 from models.warp import grid_flow, warp
-from trainer.benchmarks.measure import median_and_p95, turns, waiter
+from trainer.benchmarks.measure import median_and_p95, milliseconds, turns, waiter
 from trainer.benchmarks.reference import stacked_guided
 from trainer.engines import ENGINES, Engine, build_engine
 from trainer.networks import networks_for_benchmark
@@ -128,9 +128,9 @@ def table_lines(rows: dict[str, dict], agree: dict[str, float]) -> list[str]:
     for name, row in rows.items():
         gain = rows["plain"]["group_ms"][0] / row["group_ms"][0]
         title = "straightforward" if name == "plain" else name
-        line = f"{title:<24}" + "".join(f"{pair(row[key]):>18}" for key in ("keyframe_ms", "propagated_ms", "group_ms")) + f"{row['fps']:>7.2f}{gain:>9.2f}"
+        line = f"{title:<24}" + "".join(f"{milliseconds(row[key]):>18}" for key in ("keyframe_ms", "propagated_ms", "group_ms")) + f"{row['fps']:>7.2f}{gain:>9.2f}"
         if name != "plain":
-            line += f"{pair(row['per_frame_ms']):>18}{row['fps'] / row['per_frame_fps']:>13.2f}{100 * agree[name]:>8.2f}%"
+            line += f"{milliseconds(row['per_frame_ms']):>18}{row['fps'] / row['per_frame_fps']:>13.2f}{100 * agree[name]:>8.2f}%"
         lines.append(line)
     lines.append(f"{'stages, ms':<24}{'view':>9}{'keyframe':>10}{'propagate':>11}{'labels':>9}{'network FPS':>13}")
     for name, row in rows.items():
@@ -138,7 +138,3 @@ def table_lines(rows: dict[str, dict], agree: dict[str, float]) -> list[str]:
             parts = row["stages_ms"]
             lines.append(f"{name:<24}{parts['view']:>9.1f}{parts['keyframe']:>10.1f}{parts['propagate']:>11.1f}{parts['labels']:>9.1f}{row['network_fps']:>13.2f}")
     return lines
-
-
-def pair(values: tuple[float, float] | None) -> str:
-    return "-" if values is None else f"{values[0]:.1f} ({values[1]:.1f})"
