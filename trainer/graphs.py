@@ -80,6 +80,8 @@ def session(model: "onnx.ModelProto", providers: Sequence[str] = (CPU_PROVIDER,)
     options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = _QUIET
+    # Its idle threads would otherwise spin on the cores that torch's own next step wants.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
     if made.get_providers()[0] != providers[0]:
         raise UserError(

@@ -3,6 +3,8 @@
 Ratios inside one run are what to compare; times depend on the machine and what else it does.
 """
 import contextlib
+import ctypes
+import gc
 import math
 import platform
 import re
@@ -127,8 +129,11 @@ def milliseconds(values: Optional[tuple[float, float]]) -> str:
 
 def memory_gib(device: torch.device) -> float:
     """Memory in use now: of the device on a GPU, of the process on a CPU."""
+    gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**30
+    with contextlib.suppress(OSError, AttributeError):  # the C library keeps what was freed, unless told otherwise
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
         if found:
