@@ -64,7 +64,8 @@ class GuideNet(nn.Module):
         x = self.up1(align(quarter, half.shape[-2:]))  # (N,64,h/2,w/2)
         x = self.up2(align(x, encoded.shape[-2:]))  # (N,32,h,w)
         kernels = self.decoder(encoded + x).float()  # (N,11,h,w); the epsilon below vanishes in half precision
-        return kernels / (kernels.sum(dim=1, keepdim=True) + EPSILON)
+        # The paper adds epsilon; as a least value it is the same up to rounding, and ONNX Runtime does not drop it as nothing.
+        return kernels / kernels.sum(dim=1, keepdim=True).clamp(min=EPSILON)
 
 
 class GuidedConv(nn.Module):

@@ -69,6 +69,16 @@ def test_onnx_gives_eagers_labels(segmenter, flow, size):
     assert agreement(net, "onnx", moving_frames(*size)) >= 0.999
 
 
+def test_onnx_gives_numbers_where_no_kernel_is_above_zero(tiny_net):
+    """There the kernels' sum is zero, and only the epsilon keeps the division from giving none."""
+    norm = tiny_net.guided.guide.decoder[1]
+    norm.bias.data.fill_(-100.0)
+    engines_ = [build_engine(name, tiny_net, scale=0.75, device=CPU) for name in ("eager", "onnx")]
+    logits, view = torch.randn(1, 5, 8, 16), torch.randn(1, 3, 8, 16)
+    eager, onnx = (engine.propagate(logits, view, view) for engine in engines_)
+    assert torch.isfinite(eager).all() and torch.equal(eager, onnx)
+
+
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile wants a C++ compiler")
 def test_compiled_networks_give_eagers_labels(tiny_net):
     assert agreement(tiny_net, "compile", moving_frames(64, 64)) >= 0.999
