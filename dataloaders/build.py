@@ -4,7 +4,7 @@ from typing import Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from config.datasets import CUSTOM, dataset_config
 from config.errors import UserError
@@ -100,6 +100,20 @@ def video_loader(frames: Dataset, *, workers: int) -> DataLoader:
     return _loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
 
 
+def _one_size(samples: list[dict]) -> dict:
+    """A batch of samples. Raises UserError where their frames or labels differ in size."""
+    first = samples[0]
+    for sample in samples[1:] if isinstance(first, dict) else ():
+        for part, sides in (("clip", slice(-3, -1)), ("label", slice(None))):
+            if part in first and sample[part].shape != first[part].shape:
+                (h, w), (other_h, other_w) = sample[part].shape[sides], first[part].shape[sides]
+                raise UserError(
+                    f"{sample['name']}: its {'frames have' if part == 'clip' else 'label has'} {w} x {h} pixels, those of "
+                    f"{first['name']} {other_w} x {other_h}; a batch wants one size: --batch-size 1, or pictures of one size"
+                )
+    return default_collate(samples)
+
+
 def _loader(dataset: Dataset, *, sampler, batch: Optional[int], workers: int) -> DataLoader:
     return DataLoader(
         dataset,
@@ -109,4 +123,5 @@ def _loader(dataset: Dataset, *, sampler, batch: Optional[int], workers: int) ->
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
+        collate_fn=None if batch is None else _one_size,
     )

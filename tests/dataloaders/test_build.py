@@ -5,7 +5,7 @@ from torch.utils.data import TensorDataset
 
 from config.datasets import NAMES
 from config.errors import UserError
-from dataloaders.build import FINDERS, EpochSampler, evaluation_loader, labelled_frames, prepare_data
+from dataloaders.build import FINDERS, EpochSampler, TrainingLoader, evaluation_loader, labelled_frames, prepare_data
 
 
 def shares(length: int, batch: int, ranks: int, words=(1,), skip=0) -> list[list[int]]:
@@ -66,3 +66,11 @@ def test_evaluation_visits_each_of_the_first_samples_once(length, ranks, limit, 
     parts = [[int(x) for (x,) in evaluation_loader(dataset, workers=0, rank=r, ranks=ranks, limit=limit)] for r in range(ranks)]
     assert sorted(x for part in parts for x in part) == list(range(expected))
     assert all(part == sorted(part) for part in parts)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_different_sizes_names_them(workers):
+    samples = [{"clip": torch.zeros(1, 8, side, 3), "label": torch.zeros(8, side), "name": f"frame {side}"} for side in (10, 12)]
+    loader = TrainingLoader({0: samples}, batch=2, workers=workers)
+    with pytest.raises(UserError, match=r"frame 1[02]: its frames have 1[02] x 8 pixels, those of frame 1[02] 1[02] x 8; .* --batch-size 1"):
+        list(loader.start(0, seed=(1,))[1])
