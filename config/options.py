@@ -62,6 +62,7 @@ class Options:
     weight_decay: float = _option(5e-4, "weight decay", kind=float, low=0)
     param_ce: float = _option(10.0, "weight of the whole loss", kind=float, low=0)
     param_ce_distil: float = _option(10.0, "weight of the distillation beside the cross-entropy", kind=float, low=0)
+    class_weights: bool = _switch(True, "weigh the cross-entropy of the propagation by class, as the recipe does")
     distil: bool = _switch(True, "distil from the segmenter on the last frame")
     train_filter: bool = _switch(False, "train the filter bank")
     train_optical_flow: bool = _switch(True, "train the flow network")

@@ -56,8 +56,9 @@ class PropagationStage(Stage):
         # What the frozen segmenter computes never changes, so it may run in the quickest form.
         self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
         self.trained = self._wrap(ClipPropagation(self.net, finetune_all=options.finetune_all), self.net.flow, self.net.guided)
+        weights = self.dataset.class_weights if options.class_weights else (1.0,) * self.dataset.num_classes
         self.criterion = PropagationLoss(
-            self.dataset.class_weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
+            weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
             ignore=self.dataset.ignore, average=mean_over_ranks,
         ).to(device)
         if options.compile:
