@@ -141,12 +141,15 @@ class MadeClips:
         self.depth = inverse_depth(label[:, ::COARSE, ::COARSE], self.cameras, dataset, self.rngs)  # (N,H/4,W/4)
         colours = image.permute(0, 3, 1, 2).float()  # (N,3,H,W)
         self.layers = torch.cat([colours, without_objects(colours, objects)], dim=1)  # (N,6,H,W)
+        self.shots = [[draw_shot(rng, back) for rng in self.rngs] for back in range(1, steps + 1)]
 
     def frame(self, back: int, rows: Tensor, columns: Tensor) -> Tensor:
         """The frame `back` frames before the last at `rows` (h,) and `columns` (w,), pixels: (N,3,h,w) float32, 0..255."""
         x, y, owner = self._sources(back, rows, columns)
         seen = self.sample_at(self.layers, *mirrored(x, y, self.size))  # (N,6,h,w)
-        return exposed(torch.where((owner > 0)[:, None], seen[:, :3], seen[:, 3:]), back, self.rngs)
+        # A blur of one pixel of the picture is less than one of a coarser view.
+        dense = 1 / max(1.0, float(rows[-1] - rows[0]) / max(len(rows) - 1, 1))
+        return exposed(torch.where((owner > 0)[:, None], seen[:, :3], seen[:, 3:]), self.shots[back - 1], dense)
 
     def flow(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """True flow from the last frame to the one before: (N,2,h,w) pixels of the picture, x first, at `rows` and `columns`;
@@ -183,7 +186,8 @@ class MadeClips:
 
     def _scene(self, back: int, at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:
         """For what does not move: points (N,h,w) of the frame `back` frames ago -> the same points in the picture."""
-        depth = self.sample_at(self.depth[:, None], at_x / COARSE, at_y / COARSE)[:, 0].clamp(min=0.02)  # (N,h,w)
+        last_y, last_x = self.depth.shape[1] - 1, self.depth.shape[2] - 1  # beyond its last points, depth goes on
+        depth = self.sample_at(self.depth[:, None], (at_x / COARSE).clamp(0, last_x), (at_y / COARSE).clamp(0, last_y))[:, 0]  # (N,h,w)
         x, y = torch.empty_like(at_x), torch.empty_like(at_y)
         for n, camera in enumerate(self.cameras):
             x[n], y[n] = look(camera, depth[n], back, at_x[n], at_y[n], self.size)
@@ -291,13 +295,33 @@ def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
     return torch.where(known, colours, behind)
 
 
-def exposed(frame: Tensor, back: int, rngs: Sequence[np.random.Generator]) -> Tensor:
-    """Earlier frames (N,3,h,w) as a camera gives them: light that drifts, a softer focus at times, noise."""
+@dataclass(frozen=True)
+class Shot:
+    """How one frame of one clip was taken: softness 0..1, gain, offset and grain on the 0..255 scale, seed of the grain."""
+
+    softness: float
+    gain: float
+    offset: float
+    grain: float
+    seed: int
+
+
+def draw_shot(rng: np.random.Generator, back: int) -> Shot:
+    softness = rng.uniform(0.2, 0.9) if rng.random() < 0.4 else 0.0
+    return Shot(
+        softness, 1 + rng.normal(0, 0.01) * back, rng.normal(0, 1.5) * back, rng.uniform(0, 4), int(rng.integers(2**62))
+    )
+
+
+def exposed(frame: Tensor, shots: Sequence[Shot], dense: float) -> Tensor:
+    """Earlier frames (N,3,h,w) as a camera gives them: other light, a softer focus at times, noise.
+
+    dense: how many of the picture's rows a row stands for, inverted.
+    """
     softened = F.avg_pool2d(frame, 3, stride=1, padding=1, count_include_pad=False)
-    shots = []
-    for one, soft, rng in zip(frame, softened, rngs):
-        one = torch.lerp(one, soft, float(rng.uniform(0.2, 0.9)) if rng.random() < 0.4 else 0.0)
-        noise = torch.Generator(device=one.device).manual_seed(int(rng.integers(2**62)))
-        grain = torch.randn(one.shape, generator=noise, device=one.device) * float(rng.uniform(0, 4))
-        shots.append(one * float(1 + rng.normal(0, 0.01) * back) + float(rng.normal(0, 1.5) * back) + grain)
-    return torch.stack(shots).clamp(0, 255)
+    taken = []
+    for one, soft, shot in zip(frame, softened, shots):
+        noise = torch.Generator(device=one.device).manual_seed(shot.seed)
+        grain = torch.randn(one.shape, generator=noise, device=one.device) * shot.grain
+        taken.append(torch.lerp(one, soft, shot.softness * dense) * shot.gain + shot.offset + grain)
+    return torch.stack(taken).clamp(0, 255)

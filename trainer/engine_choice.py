@@ -34,6 +34,7 @@ def choose_engine(
         return build_engine(name, net, **settings)
     if name != "auto":
         return _set_up(name, net, size, **settings)
+    logger.info("--engine auto: trying which is the quickest here")
     found: dict[str, tuple[float, Engine]] = {}
     remarks = []
     for candidate, seconds in SET_UP.items():

@@ -125,4 +125,6 @@ ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine
 
 def build_engine(name: str, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off") -> Engine:
     """The engine of that name of `ENGINES`. Raises UserError where it cannot be had here."""
+    if name not in ENGINES:
+        raise UserError(f"no engine {name!r}; it takes one of: {', '.join(ENGINES)} (auto chooses for --video only)")
     return ENGINES[name](net, scale=scale, device=device, amp=amp)

@@ -48,6 +48,9 @@ class SceneCut(FixedInterval):
         return super().wants_keyframe(since, previous, view) or change(previous, view) > self.threshold
 
 
+MOST = 20  # times a frame's share that the first keyframe counts for at most
+
+
 class Budget:
     """As many keyframes as an average of `milliseconds` a frame pays for.
 
@@ -66,6 +69,8 @@ class Budget:
         return self.keyframe_cost is not None and self.saved + self.share >= self.keyframe_cost
 
     def spent(self, keyframe: bool, seconds: float) -> None:
+        if keyframe and self.keyframe_cost is None:  # it may hold what is done once: compiling, waking a device
+            seconds = min(seconds, MOST * self.share)
         self.saved += self.share - seconds
         if keyframe:
             self.keyframe_cost = seconds

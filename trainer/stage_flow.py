@@ -5,7 +5,7 @@ from typing import Mapping, Optional, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from config.errors import UserError
 from config.options import Options
@@ -22,6 +22,7 @@ from trainer.networks import Resumed, starting_flow
 from trainer.stage import Stage
 from trainer.train import FlowOutput, views_of
 from utils.distributed import Ranks, add_over_ranks, mean_over_ranks
+from utils.logging import logger
 from utils.sampling import aligned_step
 
 
@@ -45,16 +46,27 @@ class FlowStage(Stage):
         self.optimizer = self._optimizer(groups)
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
         self.scheduler = optim.per_iteration(self.optimizer, schedule)
-        self.validation_loader = evaluation_loader(
-            self._pairs("val"), workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
-            limit=DRY_RUN_FRAMES if options.early_stop else None,
-        )
+        self.validation_loader = self._validation_loader()
+
+    def _validation_loader(self) -> Optional[DataLoader]:
+        """Over the val split; None, with a word, where there is none."""
+        options, ranks = self.options, self.ranks
+        try:
+            pairs = self._pairs("val")
+        except UserError as error:
+            logger.info("no evaluation while training: %s", error)
+            return None
+        if not len(pairs):
+            logger.info("no evaluation while training: %s: the val split has no true flow", options.data_path)
+            return None
+        limit = DRY_RUN_FRAMES if options.early_stop else None
+        return evaluation_loader(pairs, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count, limit=limit)
 
     def _pairs(self, split: str) -> Dataset:
         """Two frames and the flow between them: of the data set, or made from its stills."""
         options, stills = self.options, self.options.clip_source == "stills"
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split=split, past=0 if stills else 1)
-        return StillsDataset(frames, 1, self.dataset) if stills else FlowDataset(frames, GRID_STRIDE)
+        return StillsDataset(frames, 1, self.dataset, self._prepare_cache(frames)) if stills else FlowDataset(frames, GRID_STRIDE)
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         views, truth, valid = self._inputs(batch, seed)
@@ -87,6 +99,8 @@ class FlowStage(Stage):
     @torch.no_grad()
     def evaluate(self) -> Optional[dict]:
         """End-point error in grid pixels over the val split, and that of predicting no motion."""
+        if self.validation_loader is None:
+            return None
         self.flow.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         for number, batch in enumerate(self.validation_loader):

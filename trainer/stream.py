@@ -50,7 +50,7 @@ class VideoSegmenter:
         """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: a name of
         `engines.ENGINES`, or an engine, which several segmenters may share."""
         if isinstance(engine, str):
-            engine = build_engine(engine, net.eval(), scale=scale, device=torch.device(device), amp=amp)
+            engine = build_engine(engine, net, scale=scale, device=torch.device(device), amp=amp)
         self.engine, self.schedule = engine, schedule or FixedInterval(3)
         self.state: Optional[StreamState] = None
 
@@ -63,7 +63,7 @@ class VideoSegmenter:
     @classmethod
     def from_run(cls, folder: str | Path, **settings) -> "VideoSegmenter":
         """From a propagation run's folder, with the segmenter that it was trained on. Raises UserError."""
-        return cls.from_options(run_options(Path(folder)), **settings)
+        return cls.from_options(run_options(Path(folder)), **{"amp": "off", **settings})  # not what it was trained in
 
     @classmethod
     def from_released(cls, weights_dir: str | Path, segnet: str = "swiftnet", **settings) -> "VideoSegmenter":

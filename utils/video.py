@@ -112,12 +112,12 @@ class VideoFile:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         shape = (size[1], size[0])
-        writer = cv2.VideoWriter(
-            str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), self.fps, shape, settings
-        )
+        # MPEG-4 counts time in at most 65535 parts a second: a high rate has room for fewer decimals.
+        rate = self.fps if self.fps < 65 else round(self.fps, 2 if self.fps < 655 else 1)
+        writer = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), rate, shape, settings)
         if not writer.isOpened():
             self._remove()
-            raise UserError(f"{self.path}: no video of {shape[0]} x {shape[1]} pixels at {self.fps:g} frames a second can be written")
+            raise UserError(f"{self.path}: no video of {shape[0]} x {shape[1]} pixels at {self.fps:g} frames a second can be written; --fps sets another rate")
         self._writer = writer
 
     def _remove(self) -> None:

@@ -34,6 +34,8 @@ def main(exported: Path, output: Path, frames: list[Path]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(frames):
         image = read(path)[None]  # (1,H,W,3)
+        if image.shape[1:3] != (height, width):
+            sys.exit(f"{path}: has {image.shape[2]} x {image.shape[1]} pixels, the export is for {width} x {height}; see --export-size")
         view = view_of.run(None, {"image": image})[0]  # (1,3,h,w)
         if number % model["keyframe"]["interval"] == 0:
             logits = keyframe.run(None, {"image": image})[0]  # (1,C,h,w)

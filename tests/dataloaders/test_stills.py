@@ -40,7 +40,7 @@ def make(*, seeds=((1, 2),), steps=4, parts=None, **changes):
 @pytest.fixture
 def clean(monkeypatch):
     """Without noise, blur and drift, so that pixels can be compared."""
-    monkeypatch.setattr(stills, "exposed", lambda frame, back, rngs: frame)
+    monkeypatch.setattr(stills, "exposed", lambda frame, shots, dense: frame)
 
 
 def test_objects_are_regions_from_far_to_near_that_the_edge_does_not_cut():
@@ -90,6 +90,26 @@ def test_the_same_words_make_the_same_clip_whatever_else_is_in_the_batch():
     alone, together = make(seeds=[(5, 1)]), make(seeds=[(3, 3), (5, 1)])
     first, second = alone.frame(2, ROWS, COLUMNS), together.frame(2, ROWS, COLUMNS)
     assert torch.equal(first[0], second[1]) and not torch.equal(second[0], second[1])
+
+
+def test_depth_goes_on_to_the_edges_and_the_flow_inverts_the_motion():
+    for seed in range(10):
+        made = make(seeds=[(seed,)])
+        at_x, at_y = made._points(ROWS, COLUMNS)
+        flow, visible = made.flow(ROWS, COLUMNS)
+        back_x, back_y = made._scene(1, at_x + flow[:, 0], at_y + flow[:, 1])
+        scene_only = visible & (scene()[2] == 0)
+        gap = torch.maximum((back_x - at_x).abs(), (back_y - at_y).abs())[scene_only]
+        assert gap.max() < 0.25 and gap.mean() < 0.01
+        x, y = made._scene(4, at_x, at_y)
+        assert ((x[0, -1] - x[0, -4]).abs() < 6).all() and ((y[0, :, -1] - y[0, :, -4]).abs() < 6).all()
+
+
+def test_a_frame_is_the_same_whenever_it_is_asked_for():
+    made = make()
+    first = made.frame(2, ROWS, COLUMNS)
+    made.frame(1, ROWS, COLUMNS)
+    assert torch.equal(first, made.frame(2, ROWS, COLUMNS))
 
 
 def test_only_the_rows_and_columns_asked_for_are_made(clean):

@@ -29,7 +29,7 @@ from trainer.stream import VideoSegmenter
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "onnx_numpy.py"
 # Of the default domain; TensorRT's table of operators (onnx-tensorrt, 8.5 and later) has all of them.
 STANDARD = set(
-    "Add ArgMax AveragePool BatchNormalization Cast Concat ConstantOfShape Conv ConvTranspose Div Equal Gather GatherND GridSample "
+    "Add ArgMax AveragePool BatchNormalization Cast Clip Concat ConstantOfShape Conv ConvTranspose Div Equal Gather GatherND GridSample "
     "LeakyRelu MaxPool Mul Not Pad ReduceMean ReduceSum Relu Reshape Resize Sigmoid Slice Sub Transpose Unsqueeze Where".split()
 )
 FILES = {f"{name}.{kind}" for name in ("view", "keyframe", "propagation") for kind in ("onnx", "pt2")} | {"model.json"}

@@ -73,6 +73,18 @@ def test_budget_below_a_propagated_frame_has_one_keyframe_and_above_a_keyframe_h
     assert keyframes(Budget(150)) == list(range(40))
 
 
+def test_budget_gets_over_a_slow_start():
+    schedule = Budget(20)
+    found = keyframes(schedule, costs=(0.03, 0.005), count=200, views=[STILL] * 200)
+    schedule.reset()
+    schedule.spent(True, 3.0)  # set-up
+    waited = 1
+    while not schedule.wants_keyframe(waited, STILL, STILL):
+        schedule.spent(False, 0.005)
+        waited += 1
+    assert waited < 80 and len(found) > 50
+
+
 def test_budget_forgets_with_a_new_stream():
     schedule = Budget(20)
     assert keyframes(schedule) == keyframes(schedule) != [0]
