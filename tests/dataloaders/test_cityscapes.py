@@ -59,3 +59,13 @@ def test_other_split_is_not_mixed_in(tmp_path):
     touch(tmp_path, "ulm", 0, [0], [0])
     with pytest.raises(UserError, match="gtFine/train: no such folder"):
         find_cityscapes(tmp_path, "train", 0)
+
+
+def test_stills_of_the_usual_download_serve_without_the_sequences(tmp_path):
+    name = "aachen_000001_000019"
+    for folder, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+        path = tmp_path / folder / "train" / "aachen" / f"{name}_{ending}.png"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (frame,) = find_cityscapes(tmp_path, "train", 0)
+    assert frame.name == name and frame.frames == (tmp_path / "leftImg8bit" / "train" / "aachen" / f"{name}_leftImg8bit.png",)
