@@ -10,7 +10,7 @@ from config.options import Options
 from dataloaders.build import labelled_frames
 from dataloaders.videos import Video, VideoDataset, videos_of
 from trainer.networks import networks_for_evaluation
-from trainer.schedule import FixedInterval, SceneCut, Schedule
+from trainer.schedule import FixedInterval, SceneCut, Schedule, change
 from trainer.stream import VideoSegmenter
 from utils.logging import watched
 from utils.metrics import ConfusionMatrix, scores
@@ -37,9 +37,19 @@ def benchmark_schedule(options: Options, device: torch.device) -> dict:
         if row["keyframes"] <= fixed["keyframes"]:
             break
     rows.append(row)
+    within, across = changes(segmenter, items, cut)
     table = [f"{len(cut)} frames, {cuts} cuts, change above {options.cut_threshold:g} is a cut", f"{'keyframes':<28}{'number':>8}{'mIoU':>8}{'pixel acc.':>12}"]
     table += [f"{row['name']:<28}{row['keyframes']:>8}{100 * row['miou']:>8.2f}{100 * row['pixel_accuracy']:>12.2f}" for row in rows]
-    return {"frames": len(cut), "cuts": cuts, "rows": rows, "table": table}
+    table.append(f"change from frame to frame: at most {within:.3f} within a shot, at least {across:.3f} at a cut")
+    return {"frames": len(cut), "cuts": cuts, "rows": rows, "most_within": within, "least_across": across, "table": table}
+
+
+def changes(segmenter: VideoSegmenter, items: VideoDataset, cut: Video) -> tuple[float, float]:
+    """Largest change between neighbours within a shot, smallest at a cut: what a threshold has to lie between."""
+    views = [segmenter.engine.view(items[i]["image"][None]) for i in range(len(items))]
+    follows = [b.labelled.frames[-2:-1] == (a.path,) for a, b in zip(cut, cut[1:])]
+    found = [(change(a, b), same) for a, b, same in zip(views, views[1:], follows)]
+    return max(x for x, same in found if same), min(x for x, same in found if not same)
 
 
 def cut_together(videos: list[Video], rng: np.random.Generator) -> tuple[Video, int]:
