@@ -63,7 +63,8 @@ class Budget:
         self.reset()
 
     def reset(self) -> None:
-        self.saved, self.keyframe_cost = 0.0, None  # type: float, Optional[float]
+        self.saved = 0.0  # seconds
+        self.keyframe_cost: Optional[float] = None
 
     def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
         return self.keyframe_cost is not None and self.saved + self.share >= self.keyframe_cost
