@@ -1,11 +1,15 @@
 # make setup   the environment alone (.venv)
 # make demo    synthetic street video: trains and evaluates everything, a few minutes
-# make test    the tests
+# make test    style, types and the tests but the slow ones
+# make test-all     all tests, about half an hour
+# make reliability  everything that is done to break the program, and the table of it in docs/reliability.md
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test clean
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup -q tests
+
+.PHONY: setup demo style test test-all reliability clean
 
 setup: $(VENV)/.installed
 
@@ -20,8 +24,18 @@ $(VENV)/.installed: requirements.txt
 demo: setup
 	$(RUN) main.py --demo 1
 
-test: setup
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup -q tests
+style: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+test: style
+	$(PYTEST) -m "not slow" --cov --cov-report=term
+
+test-all: style
+	$(PYTEST) --cov --cov-report=term
+
+reliability: setup
+	$(PYTEST) -m tried --reliability docs/reliability.md
 
 clean:
 	rm -rf demo logs

@@ -5,7 +5,6 @@
 """
 # Names without underscore are entry points for torch.hub.
 from pathlib import Path as _Path
-from typing import Optional as _Optional
 
 from torch import nn as _nn
 
@@ -21,7 +20,7 @@ from trainer.stream import VideoSegmenter as _VideoSegmenter
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "yaml"]
 
 
-def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: _Optional[int] = None, **settings) -> _VideoSegmenter:
+def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings) -> _VideoSegmenter:
     """A VideoSegmenter: SwiftNet on keyframes, propagation between them.
 
     weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: of
@@ -31,7 +30,7 @@ def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: _Optional
     return _gsvnet("swiftnet", weights_dir, run, interval, settings)
 
 
-def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: _Optional[int] = None, **settings) -> _VideoSegmenter:
+def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings) -> _VideoSegmenter:
     """A VideoSegmenter: BiSeNet on keyframes, propagation between them. Arguments as of gsvnet_swiftnet."""
     return _gsvnet("bisenet", weights_dir, run, interval, settings)
 
@@ -49,7 +48,7 @@ def bisenet(*, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn
     return _segmenter("bisenet", weights, classes)
 
 
-def _gsvnet(segnet: str, weights_dir: str, run: str, interval: _Optional[int], settings: dict) -> _VideoSegmenter:
+def _gsvnet(segnet: str, weights_dir: str, run: str, interval: int | None, settings: dict) -> _VideoSegmenter:
     if bool(weights_dir) == bool(run):
         raise _UserError("gsvnet wants weights_dir=FOLDER, of the released files, or run=FOLDER, of a propagation run")
     if interval is not None:

@@ -3,9 +3,10 @@ import difflib
 import itertools
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 from config.dataset import DatasetConfig
 from config.errors import UserError
@@ -31,7 +32,7 @@ class Part:
     frames: str
     labels: str
     video: bool = True
-    step: Optional[int] = None
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _weight(weight: Any, where: str) -> float:
     return float(weight)
 
 
-def _crop(crop: Any, where: str) -> Optional[tuple[int, int]]:
+def _crop(crop: Any, where: str) -> tuple[int, int] | None:
     if crop is None:
         return None
     if not isinstance(crop, list) or len(crop) != 2 or not all(_whole(side, SMALLEST_CROP, math.inf) for side in crop):

@@ -1,6 +1,5 @@
 """What differs between data sets, as plain values."""
 from dataclasses import dataclass
-from typing import Optional
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class DatasetConfig:
     colours: tuple[tuple[int, int, int], ...]  # RGB
     class_weights: tuple[float, ...]  # of the propagation's cross-entropy
     default_path: str
-    crop: Optional[tuple[int, int]] = None
+    crop: tuple[int, int] | None = None
     ignore: int = 250
     movable: tuple[str, ...] = ()  # names of classes whose regions move by themselves, in clips made from stills
     ground: tuple[str, ...] = ()

@@ -3,8 +3,9 @@ import argparse
 import dataclasses
 import difflib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Sequence
+from typing import Any
 
 from config.datasets import NAMES, dataset_config
 from config.errors import UserError
@@ -16,8 +17,8 @@ METHODS = ("gsv", "per-frame", "copy", "warp")
 ENGINES = ("auto", "eager", "compile", "onnx")
 
 
-def _option(default: Any, help: str, *, kind: Callable = str, choices: Sequence = (), low: Optional[float] = None,
-            above: Optional[float] = None, high: Optional[float] = None, count: Any = None) -> Any:
+def _option(default: Any, help: str, *, kind: Callable = str, choices: Sequence = (), low: float | None = None,
+            above: float | None = None, high: float | None = None, count: Any = None) -> Any:
     metadata = dict(help=help, kind=kind, choices=choices, low=low, above=above, high=high, count=count)
     if isinstance(default, (list, tuple)):
         return dataclasses.field(default_factory=lambda: tuple(default), metadata=metadata)

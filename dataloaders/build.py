@@ -1,6 +1,6 @@
 """The way into the data: labelled frames of a data set by name, and loaders over them."""
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class TrainingLoader:
         return (len(self._loader), iter(self._loader)) if self._order else (0, iter(()))
 
 
-def evaluation_loader(dataset: Dataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: Optional[int] = None) -> DataLoader:
+def evaluation_loader(dataset: Dataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: int | None = None) -> DataLoader:
     """Every sample exactly once over all ranks, one by one, in order; at most `limit` of them."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     return _loader(dataset, sampler=list(indices[rank::ranks]), batch=1, workers=workers)
@@ -114,7 +114,7 @@ def _one_size(samples: list[dict]) -> dict:
     return default_collate(samples)
 
 
-def _loader(dataset: Dataset, *, sampler, batch: Optional[int], workers: int) -> DataLoader:
+def _loader(dataset: Dataset, *, sampler, batch: int | None, workers: int) -> DataLoader:
     return DataLoader(
         dataset,
         batch_size=batch,

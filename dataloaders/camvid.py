@@ -1,7 +1,6 @@
 """CamVid in its two usual layouts: the video frames at 30 Hz, and the common 360 x 480 stills."""
 import re
 from pathlib import Path
-from typing import Optional
 
 from config.errors import UserError
 from dataloaders.clips import LabelledFrame
@@ -26,7 +25,7 @@ def find_camvid(root: Path, split: str, past: int) -> list[LabelledFrame]:
     )
 
 
-def split_of(name: str) -> Optional[str]:
+def split_of(name: str) -> str | None:
     """The usual split (367 train, 101 val, 233 test) that a labelled frame belongs to."""
     match = NAME.fullmatch(name)
     if match is None:
@@ -45,7 +44,7 @@ def _find_stills(root: Path, split: str, past: int) -> list[LabelledFrame]:
         raise UserError(f"{root / f'{split}annot'}: holds no labels (NAME.png)")
     found: list[LabelledFrame] = []
     run: list[Path] = []  # consecutive frames up to the present one
-    before: Optional[tuple[str, int]] = None
+    before: tuple[str, int] | None = None
     for label in labels:
         frame = root / split / label.name
         if not frame.is_file():

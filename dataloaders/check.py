@@ -5,10 +5,11 @@ import math
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,7 +33,10 @@ USUAL_VOID = (250, 255)
 SHOWN = 20  # problems of a kind on the console; check.json has all
 NARROWEST, WIDEST = 480, 1024  # half an overlay picture, pixels
 MISPLACED, UNREADABLE, NO_IDS = "files that are not where they should be", "unreadable files", "labels that hold no ids"
-Problem = NamedTuple("Problem", [("kind", str), ("split", str), ("text", str)])
+class Problem(NamedTuple):
+    kind: str
+    split: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Seen:
 
     digest: bytes = b""
     size: str = ""
-    ids: Optional[np.ndarray] = None
+    ids: np.ndarray | None = None
     fault: str = ""
     kind: str = UNREADABLE
 

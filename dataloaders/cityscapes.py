@@ -1,7 +1,7 @@
 """Cityscapes video sequences, and every data set in their folder layout."""
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from config.errors import UserError
 from dataloaders.clips import LabelledFrame

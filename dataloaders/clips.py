@@ -1,7 +1,7 @@
 """Labelled frames with the frames before them, and the clips that end at them."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
 
 import cv2
 import numpy as np
@@ -28,8 +28,8 @@ class LabelledFrame:
     frames: tuple[Path, ...]
     label: Path
     prediction: str  # file name of a prediction for it
-    flow: Optional[Path] = None
-    ahead: Optional[Path] = None
+    flow: Path | None = None
+    ahead: Path | None = None
 
 
 def with_past(frames: Sequence[LabelledFrame], interval: int) -> list[LabelledFrame]:
@@ -46,7 +46,7 @@ class ClipDataset(Dataset):
     """
 
     def __init__(
-        self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: Optional[PictureCache] = None
+        self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: PictureCache | None = None
     ):
         self.frames = with_past(frames, interval)
         self.interval = interval
@@ -68,9 +68,9 @@ class ClipDataset(Dataset):
         return read_ids(path) if self.cache is None else self.cache.read(path, read_ids)
 
 
-def read_clip(paths: Sequence[Path], cache: Optional[PictureCache] = None) -> Tensor:
+def read_clip(paths: Sequence[Path], cache: PictureCache | None = None) -> Tensor:
     """Frames of one clip -> (T,H,W,3) uint8 RGB. Raises UserError where their sizes differ."""
-    clip: Optional[np.ndarray] = None
+    clip: np.ndarray | None = None
     for index, path in enumerate(paths):
         picture = read_image(path) if cache is None else cache.read(path, read_image)  # (H,W,3)
         if clip is None:

@@ -2,8 +2,8 @@
 import glob
 import itertools
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Sequence
 
 from config.custom import WILDCARD, CustomData, Part, read_custom, wildcards
 from config.errors import UserError

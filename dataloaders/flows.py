@@ -1,5 +1,5 @@
 """Pairs of frames with their true optical flow, for the flow stage."""
-from typing import Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np

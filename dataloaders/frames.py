@@ -2,9 +2,9 @@
 import glob
 import itertools
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ class Frames:
     images: Iterable[np.ndarray]
     fps: float
     size: tuple[int, int]
-    count: Optional[int] = None
+    count: int | None = None
     files: tuple[Path, ...] = ()
     names: Sequence[str] = ()
 

@@ -6,8 +6,8 @@ cover and uncover what is behind them, and light, focus and noise vary. The true
 
 A frame is computed only where it is looked at: at the rows and columns of a training crop, or of its 1/8 view.
 """
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ class StillsDataset(Dataset):
     """
 
     def __init__(
-        self, frames: Sequence[LabelledFrame], steps: int, dataset: DatasetConfig, cache: Optional[PictureCache] = None
+        self, frames: Sequence[LabelledFrame], steps: int, dataset: DatasetConfig, cache: PictureCache | None = None
     ):
         self.pictures, self.steps = ClipDataset(frames, 0, dataset, cache), steps
         self.movable = [dataset.classes.index(name) for name in dataset.movable]
@@ -193,7 +193,7 @@ class MadeClips:
             x[n], y[n] = look(camera, depth[n], back, at_x[n], at_y[n], self.size)
         return x, y
 
-    def _owners(self, back: int, at_x: Tensor, at_y: Tensor, sources: Optional[tuple[Tensor, Tensor]]) -> Tensor:
+    def _owners(self, back: int, at_x: Tensor, at_y: Tensor, sources: tuple[Tensor, Tensor] | None) -> Tensor:
         """Which object (0: none) the frame `back` frames ago shows at points (N,h,w). Where one is shown, `sources`, if given,
         are made to look at it."""
         owner = torch.zeros(at_x.shape, dtype=self.objects.dtype, device=at_x.device)

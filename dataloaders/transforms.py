@@ -1,6 +1,6 @@
 """From bytes to what the networks see: augmentation and normalisation, on the device that holds the batch."""
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def draw_augmentation(
     rng: np.random.Generator,
     frame: tuple[int, int],
     *,
-    crop: Optional[tuple[int, int]],
+    crop: tuple[int, int] | None,
     scales: Sequence[float],
     continuous: bool,
     flip: float,

@@ -1,7 +1,7 @@
 """Videos to evaluate on: runs of consecutive frames, of which some are labelled."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
 
 import cv2
 import torch
@@ -19,7 +19,7 @@ class VideoFrame:
     """One frame of a video; `labelled` where the data set labels it."""
 
     path: Path
-    labelled: Optional[LabelledFrame] = None
+    labelled: LabelledFrame | None = None
 
 
 Video = tuple[VideoFrame, ...]
@@ -67,7 +67,7 @@ class VideoDataset(Dataset):
     """
 
     def __init__(
-        self, videos: Sequence[Video], dataset: DatasetConfig, cache: Optional[PictureCache] = None, *, with_flow: bool = False
+        self, videos: Sequence[Video], dataset: DatasetConfig, cache: PictureCache | None = None, *, with_flow: bool = False
     ):
         self.frames = [frame for video in videos for frame in video]
         self.table, self.cache, self.with_flow = label_table(dataset), cache, with_flow

@@ -1,6 +1,5 @@
 """GSVNet: joins keyframe segmenter, flow network, warp and guided convolution. It remembers nothing."""
 from dataclasses import dataclass
-from typing import Optional
 
 from torch import Tensor, nn
 
@@ -42,11 +41,11 @@ class GSVNet(nn.Module):
         logits = self.segmenter(align(frame, scaled_size(height, width, scale)))
         return State(align(logits, grid_size(height, width)), grid_view(frame))
 
-    def propagate(self, state: State, view: Tensor, flow: Optional[Tensor] = None) -> State:
+    def propagate(self, state: State, view: Tensor, flow: Tensor | None = None) -> State:
         """One frame on from `state`; `view` (N,3,h,w) is the current frame's `grid_view`, `flow` as in `warp`."""
         return State(self.guided(self.warp(state, view, flow), view), view)
 
-    def warp(self, state: State, view: Tensor, flow: Optional[Tensor] = None) -> Tensor:
+    def warp(self, state: State, view: Tensor, flow: Tensor | None = None) -> Tensor:
         """The previous logits moved to where the current frame shows them, (N,C,h,w).
 
         flow: (N,2,h,w) as `motion` returns it, computed where it is not given.

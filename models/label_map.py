@@ -1,5 +1,4 @@
 """From logits on the propagation grid to a label map at full size: one align-upsampling, then the largest class."""
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -64,7 +63,7 @@ Axis = tuple[Tensor, Tensor, int]  # as `_cells` returns them for one side, and 
 
 
 def _interpolate(
-    labels: Tensor, size: tuple[int, int], axes: tuple[Axis, Axis], y: Tensor, x: Tensor, corners: Tensor, classes: Optional[Tensor]
+    labels: Tensor, size: tuple[int, int], axes: tuple[Axis, Axis], y: Tensor, x: Tensor, corners: Tensor, classes: Tensor | None
 ) -> None:
     """Write the labels of the cells at y, x (M,) into `labels` (H*W+1,).
 

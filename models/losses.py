@@ -1,5 +1,5 @@
 """Losses of the training stages."""
-from typing import Callable, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class PropagationLoss(nn.Module):
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
         self.param_ce, self.param_distil, self.ignore = param_ce, param_distil, ignore
 
-    def forward(self, logits: Tensor, label: Tensor, teacher: Optional[Tensor]) -> dict[str, Tensor]:
+    def forward(self, logits: Tensor, label: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
         """logits, teacher: (N,C,h',w') at any size (resized to the label's), label: (N,H,W) int64, ids or `ignore`.
 
         Returns the scalars `total`, `ce` and `distillation` (zero where teacher is None).
@@ -38,7 +38,7 @@ class PropagationLoss(nn.Module):
         size = label.shape[-2:]
         return self.compare(align(logits, size), label, None if teacher is None else align(teacher, size))
 
-    def compare(self, logits: Tensor, label: Tensor, teacher: Optional[Tensor]) -> dict[str, Tensor]:
+    def compare(self, logits: Tensor, label: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
         """As `forward`, with logits and teacher (N,C,H,W) at the label's size."""
         predicted = F.log_softmax(logits, dim=1)  # (N,C,H,W), for both terms
         ce = cross_entropy(predicted, label, self.class_weights, self.ignore, self.average)

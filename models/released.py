@@ -3,8 +3,8 @@
 The released guided block names its tensors after its own module tree; `TENSOR_NAMES` is the whole difference
 between those names and ours. The segmenters and flow networks carry the released names themselves.
 """
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
 
 from torch import Tensor, nn
 

@@ -1,9 +1,36 @@
 """What several tests share."""
+
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 
 from dataloaders.synthetic import StreetSettings, ensure_streets
+from tests import tried
 from tests.released import write_released_files
+
+
+def pytest_addoption(parser):
+    parser.addoption("--reliability", type=Path, help="document whose table of what was tried is to be made anew")
+
+
+def pytest_configure(config):
+    path = config.getoption("reliability")
+    if path is not None and not hasattr(config, "workerinput"):  # the first process alone
+        config.pluginmanager.register(tried.Table(path))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    if call.when == "call" or call.when == "setup" and call.excinfo is not None:
+        tried.note(item)
+
+
+@pytest.fixture
+def outcomes(request) -> Counter:
+    """Cases of a test marked `tried`, by what happened; for a test that has more than one."""
+    return request.node.stash.setdefault(tried.COUNTS, Counter())
 
 
 @pytest.fixture(autouse=True)

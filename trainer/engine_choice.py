@@ -1,6 +1,6 @@
 """The engine of a stream: the one that is named, or the quickest here for frames of its size."""
 import time
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import torch
 
@@ -21,7 +21,7 @@ REMEDIES = {
 
 def choose_engine(
     name: str, net: GSVNet, *, size: tuple[int, int], interval: int, scale: float, device: torch.device, amp: str = "off",
-    frames: Optional[int] = None,
+    frames: int | None = None,
 ) -> Engine:
     """The engine for frames of `size` (H,W), a keyframe every `interval` of them; set up, except for "eager".
 
@@ -90,7 +90,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """The shortest of several times: what else the machine does meanwhile is no property of the engine."""
     work()  # a GPU's graphs are recorded in the second call, not the first
     times: list[float] = []
-    while len(times) < REPEATS[0] or len(times) < REPEATS[1] and sum(times) < PATIENCE:
+    while len(times) < REPEATS[0] or (len(times) < REPEATS[1] and sum(times) < PATIENCE):
         _wait(device)
         began = time.perf_counter()
         work()

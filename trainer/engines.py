@@ -1,6 +1,7 @@
 """Ways of computing the steps of a stream: as they stand, compiled, or by ONNX Runtime. All give the same labels."""
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn

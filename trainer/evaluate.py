@@ -1,7 +1,7 @@
 """Evaluation per frame position (paper section 4): each labelled frame as keyframe, first propagated frame, and so on."""
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class Maps:
 def evaluate(
     net: GSVNet, videos: Sequence[Video], frames: Sequence[Mapping[str, Tensor]], positions: Sequence[int], *, classes: int,
     methods: Sequence[str], scale: float, device: torch.device, ranks: Ranks = Ranks(),
-    measures: Optional[TemporalMeasures] = None, on_frame: Optional[OnFrame] = None, quiet: bool = False,
+    measures: TemporalMeasures | None = None, on_frame: OnFrame | None = None, quiet: bool = False,
 ) -> Matrices:
     """Go once through `videos`, whose frames (items of VideoDataset, one after the other) are `frames`.
 
@@ -119,7 +119,7 @@ def score(frame: LabelledFrame, item: Mapping[str, Tensor], maps: Maps, t: int, 
     return Seen(frame, item["image"], item["label"], predictions, counts)
 
 
-def picture_cache(options: Options) -> Optional[PictureCache]:
+def picture_cache(options: Options) -> PictureCache | None:
     """The cache of decoded frames that `--cache-dir` asks for, if it does."""
     return PictureCache(Path(options.cache_dir)) if options.cache_dir else None
 
@@ -133,7 +133,7 @@ class Evaluation:
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, *, temporal: bool = False):
         self.options, self.device, self.ranks = options, device, ranks
         self.dataset = dataset_config(options.dataset, options.data_path)
-        self.first: Optional[Seen] = None  # frame of the last run
+        self.first: Seen | None = None  # frame of the last run
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
         past = max(self.positions)
         # Where only some frames are labelled, consistency over time wants more past than the positions: enough keyframes of
@@ -163,7 +163,7 @@ class Evaluation:
             workers=options.num_worker,
         )
 
-    def run(self, net: GSVNet, *, methods: Sequence[str], on_frame: Optional[OnFrame] = None) -> dict[str, dict]:
+    def run(self, net: GSVNet, *, methods: Sequence[str], on_frame: OnFrame | None = None) -> dict[str, dict]:
         """Evaluate `net`; returns the content of metrics.json by method."""
         options, classes = self.options, self.dataset.num_classes
         measures = None

@@ -1,7 +1,7 @@
 """The frames worth looking at after an evaluation, and pictures of them."""
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Sequence
 
 import cv2
 import numpy as np

@@ -1,7 +1,7 @@
 """Networks with their weights, as the options ask for them."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional
 
 from torch import nn
 
@@ -11,8 +11,16 @@ from config.options import Options, flag
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.gsvnet import GSVNet
 from models.released import (
-    CLASS_COUNT_TENSOR, FLOWNET_FILE, GSVNET_FILES, SEGMENTER_FILES, load_flow, load_gsvnet, load_segmenter, read_flow,
-    read_gsvnet, read_segmenter,
+    CLASS_COUNT_TENSOR,
+    FLOWNET_FILE,
+    GSVNET_FILES,
+    SEGMENTER_FILES,
+    load_flow,
+    load_gsvnet,
+    load_segmenter,
+    read_flow,
+    read_gsvnet,
+    read_segmenter,
 )
 from trainer.runs import LATEST, PREVIOUS, latest_experiment
 from utils.logging import logger
@@ -26,7 +34,7 @@ class Resumed:
     content: Mapping
 
 
-def resume_path(options: Options) -> Optional[Path]:
+def resume_path(options: Options) -> Path | None:
     """The file that `--resume` means; None for no resuming, and for `auto` without an earlier run."""
     if options.resume == "0":
         return None
@@ -48,7 +56,7 @@ def resume_path(options: Options) -> Optional[Path]:
     return Path(options.resume)
 
 
-def read_resumed(options: Options) -> Optional[Resumed]:
+def read_resumed(options: Options) -> Resumed | None:
     """Read the file that `--resume` means, if any. With auto, a damaged latest file gives way to the one before it."""
     path = resume_path(options)
     if path is None:
@@ -99,7 +107,7 @@ def segmenter_path(options: Options) -> Path:
     return Path(options.weights_dir) / SEGMENTER_FILES[options.segnet]
 
 
-def starting_segmenter(options: Options, resumed: Optional[Resumed]) -> nn.Module:
+def starting_segmenter(options: Options, resumed: Resumed | None) -> nn.Module:
     """The keyframe segmenter as its training starts: resumed, or fresh (with ImageNet weights if asked for)."""
     pretrained = options.pretrained_backbone and resumed is None
     classes = dataset_config(options.dataset, options.data_path).num_classes
@@ -115,7 +123,7 @@ def starting_segmenter(options: Options, resumed: Optional[Resumed]) -> nn.Modul
     return segmenter
 
 
-def starting_flow(options: Options, resumed: Optional[Resumed] = None) -> nn.Module:
+def starting_flow(options: Options, resumed: Resumed | None = None) -> nn.Module:
     """The flow network as training starts: resumed, `--flow-weights`, the FlowNet2-S file if there, or random."""
     name = options.optical_flow_network
     flow = build_flow(name=name)
@@ -130,7 +138,7 @@ def starting_flow(options: Options, resumed: Optional[Resumed] = None) -> nn.Mod
     return flow
 
 
-def build_networks(options: Options, resumed: Optional[Resumed]) -> GSVNet:
+def build_networks(options: Options, resumed: Resumed | None) -> GSVNet:
     """GSVNet with the segmenter's weights, and the resumed checkpoint's where there is one."""
     net = untrained_networks(options)
     path = segmenter_path(options)
@@ -159,7 +167,7 @@ def networks_for_benchmark(options: Options) -> tuple[GSVNet, str]:
     return networks_for_evaluation(options), f"weights of {resume_path(options)}"
 
 
-def networks_for_training(options: Options, resumed: Optional[Resumed]) -> GSVNet:
+def networks_for_training(options: Options, resumed: Resumed | None) -> GSVNet:
     """Networks as the propagation's training starts."""
     net = build_networks(options, resumed)
     if resumed is None or not options.load_flow:

@@ -1,8 +1,8 @@
 """Optimizers and learning-rate schedules of the recipes."""
 import importlib
 import math
+from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Callable, Iterable
 
 import torch
 from torch import nn

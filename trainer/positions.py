@@ -1,6 +1,6 @@
 """All positions of a video in one pass: groups that begin at different keyframes are carried along together."""
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Iterable, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class VideoPropagation:
     def __init__(self, net: GSVNet, segment: KeyframeStep, see: ViewStep, plan: Plan, *, methods: Sequence[str]):
         self.net, self.segment, self.see, self.plan, self.methods = net, segment, see, plan, methods
         self.time = 0
-        self.view: Optional[Tensor] = None  # of the frame before
+        self.view: Tensor | None = None  # of the frame before
         self.starts: list[int] = []  # keyframes of the groups under way
         self.logits: dict[str, list[Tensor]] = {method: [] for method in methods if method != "per-frame"}
 
@@ -60,7 +60,7 @@ class VideoPropagation:
         if self.starts:
             self._carry(view)
         keyframe = None
-        if self.logits and t in self.plan.last_use or "per-frame" in self.methods and wanted:
+        if (self.logits and t in self.plan.last_use) or ("per-frame" in self.methods and wanted):
             keyframe = self.segment(image[None])  # (1,C,h,w)
         if self.logits and t in self.plan.last_use:
             self.starts.append(t)
@@ -69,7 +69,7 @@ class VideoPropagation:
         found = {
             method: {start: self.logits[method][self.starts.index(start)] for start in wanted}
             if method in self.logits
-            else {start: keyframe for start in wanted}
+            else dict.fromkeys(wanted, keyframe)
             for method in self.methods
         }
         self._drop(t)

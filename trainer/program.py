@@ -21,7 +21,6 @@ from utils.distributed import Ranks, from_all_ranks, join, leave, wait_for_all
 from utils.logging import logger, start_console, write_json, write_text
 from utils.visualize import write_picture
 
-
 WITHOUT_DATA = ("table", "video")  # benchmarks that look at no data set
 
 
@@ -62,7 +61,7 @@ def run(options: Options) -> int:
 
 def choose_device(options: Options) -> torch.device:
     """`--device`, with auto for the GPU where there is one. Raises UserError for a GPU that is not there."""
-    if options.device == "cpu" or options.device == "auto" and not torch.cuda.is_available():
+    if options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: no usable GPU here; use --device cpu or auto")

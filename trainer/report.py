@@ -1,9 +1,9 @@
 """An evaluation as one HTML page that needs nothing else: figures, charts, tables, and frames to look through."""
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Optional, Sequence
 
 import cv2
 import numpy as np
@@ -95,7 +95,7 @@ def _over_time(intervals: Sequence[dict]) -> list[Line]:
     return [line for line in drawn if any(y is not None for y in line.y)]
 
 
-def _per_cent(x: Optional[float]) -> Optional[float]:
+def _per_cent(x: float | None) -> float | None:
     return None if x is None or x != x else 100 * x
 
 

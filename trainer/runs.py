@@ -3,7 +3,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Optional
 
 from config.errors import UserError
 from config.options import FIELDS, Options
@@ -40,7 +39,7 @@ def new_experiment(options: Options) -> Path:
     return folder
 
 
-def latest_experiment(options: Options) -> Optional[Path]:
+def latest_experiment(options: Options) -> Path | None:
     """The newest experiment folder of this run name that holds a checkpoint."""
     folders = [path for path in run_root(options).glob(f"{_PREFIX}*") if (path / LATEST).is_file()]
     return max(folders, key=_number, default=None)

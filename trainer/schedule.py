@@ -1,5 +1,5 @@
 """When a frame of a stream becomes a keyframe."""
-from typing import Optional, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -64,7 +64,7 @@ class Budget:
 
     def reset(self) -> None:
         self.saved = 0.0  # seconds
-        self.keyframe_cost: Optional[float] = None
+        self.keyframe_cost: float | None = None
 
     def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
         return self.keyframe_cost is not None and self.saved + self.share >= self.keyframe_cost

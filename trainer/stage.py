@@ -3,9 +3,9 @@
 A stage offers the trainer: `passes` (data sets by clip interval, gone through in order in each epoch), `optimizer`,
 `scheduler`, `loss(batch, augmentation seed)`, `train_mode()`, `evaluate()` and `state()`.
 """
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from trainer.train import freeze_batch_norm
 from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
 from utils.logging import logger
 
-
 CLIP_SEED = 1  # keeps the clips' draws apart from the augmentation's
 
 
@@ -38,7 +37,7 @@ class Stage:
 
     trained: nn.Module  # called by loss(), wrapped for several GPUs where there are any
     passes: dict[int, Dataset]
-    evaluation: Optional[Evaluation] = None
+    evaluation: Evaluation | None = None
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
 
@@ -93,14 +92,14 @@ class Stage:
         options = self.options
         return labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
 
-    def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> Optional[PictureCache]:
+    def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> PictureCache | None:
         """The cache of decoded frames, if there is to be one, after saying how much it will take."""
         cache = picture_cache(self.options)
         if cache is not None and self.ranks.first:
             cache.announce((path for frame in frames for path in frame.frames), read_image)
         return cache
 
-    def validation(self, options: Options) -> Optional[Evaluation]:
+    def validation(self, options: Options) -> Evaluation | None:
         """Evaluation on the val split, or None, with a word, where there is no such split."""
         try:
             return Evaluation(options, self.device, self.ranks)
@@ -108,7 +107,7 @@ class Stage:
             logger.info("no evaluation while training: %s", error)
             return None
 
-    def picture(self) -> Optional[np.ndarray]:
+    def picture(self) -> np.ndarray | None:
         """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
         seen = self.evaluation.first if self.evaluation is not None else None
         return None if seen is None else panel(seen, next(iter(seen.predictions)), self.dataset.colours)

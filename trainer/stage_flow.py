@@ -1,6 +1,6 @@
 """Stage flow: the flow network alone."""
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from utils.sampling import aligned_step
 class FlowStage(Stage):
     """Stage flow: the flow network alone, on frames whose true flow is known."""
 
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None):
         super().__init__(options, device, ranks)
         self.passes = {1: self._pairs("train")}
         if not len(self.passes[1]):
@@ -48,7 +48,7 @@ class FlowStage(Stage):
         self.scheduler = optim.per_iteration(self.optimizer, schedule)
         self.validation_loader = self._validation_loader()
 
-    def _validation_loader(self) -> Optional[DataLoader]:
+    def _validation_loader(self) -> DataLoader | None:
         """Over the val split; None, with a word, where there is none."""
         options, ranks = self.options, self.ranks
         try:
@@ -97,7 +97,7 @@ class FlowStage(Stage):
         return views, flow * steps, visible[:, None].float()
 
     @torch.no_grad()
-    def evaluate(self) -> Optional[dict]:
+    def evaluate(self) -> dict | None:
         """End-point error in grid pixels over the val split, and that of predicting no motion."""
         if self.validation_loader is None:
             return None

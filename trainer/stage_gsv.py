@@ -1,5 +1,5 @@
 """Stage gsv: the propagation."""
-from typing import Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class PropagationStage(Stage):
     """
 
     def __init__(
-        self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed], net: Optional[GSVNet] = None
+        self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None, net: GSVNet | None = None
     ):
         super().__init__(options, device, ranks)
         stills = options.clip_source == "stills"
@@ -117,11 +117,11 @@ class PropagationStage(Stage):
         views = [view.contiguous() for view in (first, *between, last)]  # channels first, as the logits beside them
         return ends, views, augmentation.label(label).long()
 
-    def frozen_logits(self, ends: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+    def frozen_logits(self, ends: Tensor) -> tuple[Tensor, Tensor | None]:
         """Keyframe logits (N,C,h,w) and teacher logits of the augmented first and last frame."""
         return frozen_pass(self.frozen, ends[:, 0], ends[:, 1], distil=self.options.distil)
 
-    def evaluate(self) -> Optional[dict]:
+    def evaluate(self) -> dict | None:
         if self.evaluation is None:
             return None
         return self.evaluation.run(self.net, methods=("gsv",))["gsv"]

@@ -1,6 +1,6 @@
 """Stage segnet: the keyframe segmenter."""
 import dataclasses
-from typing import Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from utils.distributed import Ranks, mean_over_ranks
 class SegmenterStage(Stage):
     """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper)."""
 
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Optional[Resumed]):
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None):
         super().__init__(options, device, ranks)
         frames = self.training_frames(0)
         self.passes = {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames))}
@@ -56,7 +56,7 @@ class SegmenterStage(Stage):
             outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
         return self.criterion([x.float() for x in outputs], torch.stack(labels).long())
 
-    def evaluate(self) -> Optional[dict]:
+    def evaluate(self) -> dict | None:
         if self.evaluation is None:
             return None
         net = GSVNet(self.segmenter, nn.Identity(), nn.Identity())

@@ -1,8 +1,8 @@
 """Segmenting video as it comes: frames in, label maps out."""
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class VideoSegmenter:
     """
 
     def __init__(
-        self, net: GSVNet, *, schedule: Optional[Schedule] = None, scale: float = 0.75, engine: str | Engine = "eager",
+        self, net: GSVNet, *, schedule: Schedule | None = None, scale: float = 0.75, engine: str | Engine = "eager",
         device: torch.device | str = "cpu", amp: str = "off",
     ):
         """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: a name of
@@ -52,7 +52,7 @@ class VideoSegmenter:
         if isinstance(engine, str):
             engine = build_engine(engine, net, scale=scale, device=torch.device(device), amp=amp)
         self.engine, self.schedule = engine, schedule or FixedInterval(3)
-        self.state: Optional[StreamState] = None
+        self.state: StreamState | None = None
 
     @classmethod
     def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings) -> "VideoSegmenter":
@@ -82,7 +82,7 @@ class VideoSegmenter:
         for frame in frames:
             yield self(frame)
 
-    def __call__(self, frame: np.ndarray, size: Optional[tuple[int, int]] = None) -> np.ndarray:
+    def __call__(self, frame: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
         """The next frame -> its labels at `size`, the frame's own by default."""
         began = time.perf_counter()
         image = as_image(frame)  # (1,H,W,3)
@@ -91,13 +91,13 @@ class VideoSegmenter:
         self.schedule.spent(self.state.is_keyframe, time.perf_counter() - began)
         return labels
 
-    def logits(self, size: Optional[tuple[int, int]] = None) -> np.ndarray:
+    def logits(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Logits (C,h,w) float32 of the last frame on the propagation grid, or align-upsampled to `size`."""
         if self.state is None:
             raise UserError("VideoSegmenter.logits: no frame was segmented yet")
         return (self.state.logits if size is None else align(self.state.logits, size))[0].cpu().numpy()
 
-    def advance(self, state: Optional[StreamState], image: Tensor) -> StreamState:
+    def advance(self, state: StreamState | None, image: Tensor) -> StreamState:
         """One frame (1,H,W,3) on from `state`; keeps nothing."""
         size, view = tuple(image.shape[1:3]), self.engine.view(image)
         if state is not None and state.size == size:
@@ -117,7 +117,7 @@ class CameraGroup:
     def __init__(self, engine: Engine, count: int, interval: int = 3):
         self.engine, self.interval = engine, interval
         self.phase = [number * interval // count for number in range(count)]
-        self.states: list[Optional[StreamState]] = [None] * count
+        self.states: list[StreamState | None] = [None] * count
         self.time = 0
 
     def reset(self, number: int) -> None:

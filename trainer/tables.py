@@ -1,8 +1,8 @@
 """The content of metrics.json as tables: for the console, as Markdown, as CSV."""
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
 
 AVERAGES = (("avg_miou", "average over positions"), ("pooled_miou", "pooled over positions"), ("min_miou", "minimum"))
 POSITION_COLUMNS = (
@@ -33,7 +33,7 @@ class Table:
         return [f"**{self.title}**", "", *("| " + " | ".join(row) + " |" for row in cells), ""]
 
 
-def percent(x: Optional[float]) -> str:
+def percent(x: float | None) -> str:
     return "-" if x is None else f"{100 * x:.2f}"
 
 

@@ -1,6 +1,6 @@
 """Measures over time of streams: what a viewer sees of a video that is segmented with a keyframe interval."""
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ Stream = tuple[str, int]  # method, keyframe interval
 TRUE_FLOW = "true flow of the data set"
 
 
-def flow_source(videos: Sequence[Video], folders: list[Path], device: torch.device) -> tuple[str, Optional[FlowBetween]]:
+def flow_source(videos: Sequence[Video], folders: list[Path], device: torch.device) -> tuple[str, FlowBetween | None]:
     """Name of the flow that brings labels back in time, and its function; None for the data set's own, where it has one."""
     pairs = [frame for video in videos for frame in video[:-1]]
     if pairs and all(frame.labelled is not None and frame.labelled.ahead is not None for frame in pairs):
@@ -27,7 +27,7 @@ def flow_source(videos: Sequence[Video], folders: list[Path], device: torch.devi
 class TemporalMeasures:
     """TC and mVC of streams, one for each method and keyframe interval; a stream's first keyframe is a video's first frame."""
 
-    def __init__(self, classes: int, *, methods: Sequence[str], intervals: Sequence[int], flow: Optional[FlowBetween]):
+    def __init__(self, classes: int, *, methods: Sequence[str], intervals: Sequence[int], flow: FlowBetween | None):
         self.classes, self.intervals, self.flow = classes, tuple(intervals), flow
         # Segmenting every frame knows no interval.
         self.streams: list[Stream] = [
@@ -100,9 +100,9 @@ class TemporalMeasures:
                 row["mvc_right"][str(window)] = right / windows if windows else None
             found.setdefault(stream[0], {})[stream[1]] = row
         if "per-frame" in found:
-            found["per-frame"] = {interval: found["per-frame"][1] for interval in self.intervals}
+            found["per-frame"] = dict.fromkeys(self.intervals, found["per-frame"][1])
         return found
 
 
-def _known(x: float) -> Optional[float]:
+def _known(x: float) -> float | None:
     return None if x != x else x

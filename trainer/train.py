@@ -1,5 +1,5 @@
 """What one training step of each stage computes. Plain modules and functions: no loop, no saving, no printing."""
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn

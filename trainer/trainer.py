@@ -2,9 +2,9 @@
 import dataclasses
 import math
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Trainer:
         self.loader = TrainingLoader(
             self.stage.passes, batch=options.batch_size, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count
         )
-        self.folder: Optional[Path] = None
+        self.folder: Path | None = None
         if resumed is not None:
             self._resume(resumed)
         self.signal = 0  # number of the signal that asked to end
@@ -85,7 +85,7 @@ class Trainer:
         wait_for_all()
         return self.folder
 
-    def _epoch(self, log: Optional[RunLog]) -> None:
+    def _epoch(self, log: RunLog | None) -> None:
         progress, passes = self.progress, list(self.stage.passes)
         while progress.pass_index < len(passes):
             self._pass(passes[progress.pass_index], log)
@@ -96,14 +96,14 @@ class Trainer:
         progress.epoch, progress.pass_index = progress.epoch + 1, 0
         score = score_of(metrics) if metrics is not None else None
         # Without evaluation the newest weights count as the best known.
-        improved = score is None and progress.best == -math.inf or score is not None and score > progress.best
+        improved = (score is None and progress.best == -math.inf) or (score is not None and score > progress.best)
         if score is not None and improved:
             progress.best = score
         self._save(score, improved)
         if metrics is not None and self.ranks.first:
             self._report(metrics, improved, log)
 
-    def _evaluate(self) -> Optional[dict]:
+    def _evaluate(self) -> dict | None:
         """Evaluate, which can be long: what was trained is saved first, and a signal need not wait."""
         self._save(None, improved=False)
         self._stop_if_asked()
@@ -113,7 +113,7 @@ class Trainer:
         finally:
             self.all_saved = False
 
-    def _pass(self, interval: int, log: Optional[RunLog]) -> None:
+    def _pass(self, interval: int, log: RunLog | None) -> None:
         """The rest, from `progress.step` on, of one pass over the clips of one interval."""
         options, progress, stage = self.options, self.progress, self.stage
         seed = (options.seed, progress.epoch, progress.pass_index)
@@ -184,7 +184,7 @@ class Trainer:
         if picture is not None:
             log.image(progress.iteration, "val/overlay", picture)
 
-    def _save(self, score: Optional[float], improved: bool) -> None:
+    def _save(self, score: float | None, improved: bool) -> None:
         self.random_states = from_all_ranks(random_state())
         if not self.ranks.first:
             return
@@ -193,7 +193,7 @@ class Trainer:
         if improved:
             save_checkpoint(self.folder / BEST, content)
 
-    def _content(self, score: Optional[float]) -> dict:
+    def _content(self, score: float | None) -> dict:
         """Everything that a later run needs to go on as if this one had not stopped.
 
         Sampling and augmentation are drawn from the seed and the place in training alone, so the place is their state.

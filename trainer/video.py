@@ -1,10 +1,10 @@
 """Segmenting a video from end to end: `--video IN --output OUT`."""
 import signal
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ def schedule_of(options: Options) -> Schedule:
     return FixedInterval(options.interval)
 
 
-def outputs(options: Options, frames: Frames) -> tuple[Optional[Path], Optional[Path]]:
+def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]:
     """The video and the folder of label maps that `--output` names, None for what it does not. Raises UserError."""
     paths = [Path(name) for name in options.output]
     for path in paths:
@@ -166,7 +166,7 @@ def segment(
 
 
 def _writers(
-    options: Options, frames: Frames, video: Optional[Path], folder: Optional[Path], stack: ExitStack
+    options: Options, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
 ) -> Iterator[WriteBehind[Segmented]]:
     """What writes the outputs, each in a thread of its own; `stack` completes them, or gives them up after an error."""
     dataset = dataset_config(options.dataset, options.data_path)

@@ -7,10 +7,11 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING
 
 from config.errors import UserError
 
@@ -76,12 +77,12 @@ def write_chart(path: Path, figure: "Figure") -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _gaps(values: Sequence[Optional[float]]) -> list[float]:
+def _gaps(values: Sequence[float | None]) -> list[float]:
     return [float("nan") if x is None else x for x in values]
 
 
 @_style()
-def trend(x: Sequence[int], y: Sequence[Optional[float]], *, average: Optional[float], x_label: str, y_label: str) -> "Figure":
+def trend(x: Sequence[int], y: Sequence[float | None], *, average: float | None, x_label: str, y_label: str) -> "Figure":
     """One value at each of a few whole numbers, every point with its figure; average and minimum marked."""
     axes, y = _axes(6.4, 3.4), _gaps(y)
     axes.plot(x, y, color=BLUE, marker="o", zorder=3)
@@ -122,7 +123,7 @@ class Line:
 
     label: str
     x: Sequence[int]
-    y: Sequence[Optional[float]]
+    y: Sequence[float | None]
     hue: int
     dashed: bool = False
 
@@ -144,7 +145,7 @@ def lines(drawn: Sequence[Line], *, x_label: str, y_label: str) -> "Figure":
 
 @_style()
 def class_bars(
-    names: Sequence[str], colours: Sequence[Sequence[int]], bars: Sequence[tuple[str, Sequence[Optional[float]]]], *, x_label: str
+    names: Sequence[str], colours: Sequence[Sequence[int]], bars: Sequence[tuple[str, Sequence[float | None]]], *, x_label: str
 ) -> "Figure":
     """Per class a swatch of its colour (RGB 0..255) and one or two bars, 0..100; between two, the change in figures.
 
@@ -177,7 +178,7 @@ def class_bars(
     return axes.figure
 
 
-def _known(values: Sequence[Optional[float]]) -> list[Optional[float]]:
+def _known(values: Sequence[float | None]) -> list[float | None]:
     return [None if x is None or x != x else x for x in values]
 
 

@@ -8,8 +8,8 @@ import pickle
 import shutil
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping, Optional
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, exp
     module.load_state_dict({name: tensors[name] for name in own})
 
 
-def save_checkpoint(path: Path, content: dict, *, previous: Optional[Path] = None) -> None:
+def save_checkpoint(path: Path, content: dict, *, previous: Path | None = None) -> None:
     """Write `content` beside `path` first, flush, then rename: a reader sees the old file or the new one, whole.
 
     The file that stood at `path` is kept as `previous`, where given. Raises UserError when the disk refuses.

@@ -1,9 +1,9 @@
 """Everything about being one of several processes. With one process, all of it does nothing."""
 import importlib.util
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Iterable
 
 import torch
 import torch.distributed as dist

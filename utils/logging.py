@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator, Sized
 from pathlib import Path
-from typing import Iterator, Optional, Sized
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +23,7 @@ def start_console(quiet: bool = False) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
-def progress_bar(*, total: Optional[int], description: str, unit: str, show: bool = True, done: int = 0) -> tqdm:
+def progress_bar(*, total: int | None, description: str, unit: str, show: bool = True, done: int = 0) -> tqdm:
     """A progress bar that vanishes when done; where nobody watches a terminal, it speaks only now and then."""
     watched = sys.stdout.isatty()
     return tqdm(  # standard error is for errors alone

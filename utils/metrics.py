@@ -1,5 +1,5 @@
 """Segmentation metrics from exact confusion matrices."""
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch

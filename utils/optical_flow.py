@@ -1,6 +1,6 @@
 """Optical flow that owes nothing to the networks under test, for measures over time."""
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import cv2
 import numpy as np

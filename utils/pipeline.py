@@ -1,7 +1,8 @@
 """Reading ahead and writing behind: threads of their own, joined to the caller's by bounded queues."""
 import threading
 from collections import deque
-from typing import Callable, Generic, Iterable, Iterator, Optional, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
 
 DEPTH = 4  # items that wait between two threads
 Item = TypeVar("Item")
@@ -15,7 +16,7 @@ class Channel(Generic[Item]):
         self._depth = depth
         self._changed = threading.Condition()
         self._ended = self._closed = False
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
 
     def put(self, item: Item) -> bool:
         """Wait for room, then queue the item; False, without waiting, where nobody takes any more."""
@@ -27,7 +28,7 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
             return True
 
-    def end(self, error: Optional[BaseException] = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Nothing more will be put. Who takes gets what is queued, then the error, if any."""
         with self._changed:
             self._ended, self._error = True, error
@@ -93,7 +94,7 @@ class WriteBehind(Generic[Item]):
     def __init__(self, write: Callable[[Item], object], depth: int = DEPTH):
         self._write, self._channel = write, Channel(depth)
         self._thread = threading.Thread(target=self._work, name="write behind")
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
 
     def put(self, item: Item) -> None:
         if not self._channel.put(item):
@@ -103,7 +104,7 @@ class WriteBehind(Generic[Item]):
         self._thread.start()
         return self
 
-    def __exit__(self, kind: Optional[type], *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
         if kind is None:
             self._channel.end()
         else:

@@ -1,5 +1,4 @@
 """How steady segmentation is over time: temporal consistency (TC) and video consistency (VC)."""
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ class TemporalConsistency:
         self.classes = classes
         self.everywhere, self.visible = ConfusionMatrix(classes), ConfusionMatrix(classes)
 
-    def add(self, current: Tensor, following: Tensor, where: Correspondence, visible: Optional[Tensor]) -> None:
+    def add(self, current: Tensor, following: Tensor, where: Correspondence, visible: Tensor | None) -> None:
         """current, following: class indices (H,W) of t and t+1; where: `correspondence` from t to t+1; visible: (H,W) bool."""
         index, inside = where
         back = following.reshape(-1)[index]  # (H,W), the ids of t+1 on the pixels of t
@@ -62,8 +61,8 @@ class VideoConsistency:
 
     def begin(self) -> None:
         """A new video: what came before belongs to other windows."""
-        self._label: Optional[Tensor] = None
-        self._prediction: Optional[Tensor] = None
+        self._label: Tensor | None = None
+        self._prediction: Tensor | None = None
 
     def add(self, label: Tensor, prediction: Tensor, labelled: Tensor) -> None:
         """The next frame: label and prediction (H,W), class indices; labelled: (H,W) bool, where the label is a class."""

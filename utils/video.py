@@ -3,7 +3,6 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Optional
 
 import cv2
 import numpy as np
@@ -40,7 +39,7 @@ class VideoFile:
         self.path, self.fps, self.frames = Path(path), fps, 0
         self._size, self._pictures = (0, 0), False
         self._temporary = self.path
-        self._writer: Optional[cv2.VideoWriter] = None
+        self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray, name: str = "") -> None:
         """The next frame; `name` is for the error that one of another size is."""
@@ -87,7 +86,7 @@ class VideoFile:
     def __enter__(self) -> "VideoFile":
         return self
 
-    def __exit__(self, kind: Optional[type], *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
         if kind is None:
             self.close()
         else:

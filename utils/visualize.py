@@ -1,7 +1,7 @@
 """Pictures of label maps."""
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import cv2
 import numpy as np

@@ -5,8 +5,16 @@ import torch
 from config.errors import UserError
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.released import (
-    FLOWNET_FILE, GSVNET_FILES, SEGMENTER_FILES, load_flow, load_gsvnet, load_segmenter, read_flow, read_gsvnet,
-    read_segmenter, released_state,
+    FLOWNET_FILE,
+    GSVNET_FILES,
+    SEGMENTER_FILES,
+    load_flow,
+    load_gsvnet,
+    load_segmenter,
+    read_flow,
+    read_gsvnet,
+    read_segmenter,
+    released_state,
 )
 from tests.released import fill, filled_gsvnet, released_tensors
 

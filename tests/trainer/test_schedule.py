@@ -2,10 +2,10 @@
 import pytest
 import torch
 
+from config.options import parse
 from dataloaders.synthetic import StreetSettings, render_sequence
 from models.build import build_gsvnet
 from models.inference import ViewStep
-from config.options import parse
 from trainer.schedule import Budget, FixedInterval, SceneCut, change
 
 STILL = torch.zeros(1, 3, 4, 8)

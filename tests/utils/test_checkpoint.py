@@ -54,6 +54,7 @@ def test_damaged_file_is_named(tmp_path, content):
         read_checkpoint(path, "weights", "put it back")
 
 
+@pytest.mark.tried("Weights and checkpoints", "file cut short", "refused in one line")
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 def test_truncated_file_is_refused(tmp_path, zipped, part):

@@ -1,7 +1,7 @@
 """--benchmark loader: what the loader delivers, beside the published way."""
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import cv2
 import numpy as np

@@ -11,9 +11,9 @@ import re
 import resource
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, Optional
 
 import torch
 import torchvision
@@ -44,7 +44,7 @@ def processor() -> str:
     return found or platform.processor() or platform.machine()
 
 
-def clock_mhz(device: torch.device) -> Optional[int]:
+def clock_mhz(device: torch.device) -> int | None:
     """Clock at this moment, where the system tells: of the GPU, or of the first core."""
     if device.type == "cuda":
         with contextlib.suppress(Exception):  # wants NVIDIA's management library, which not every machine has
@@ -54,7 +54,7 @@ def clock_mhz(device: torch.device) -> Optional[int]:
     return round(float(found)) if found else None
 
 
-def _cpu_line(pattern: str) -> Optional[str]:
+def _cpu_line(pattern: str) -> str | None:
     with contextlib.suppress(OSError):
         found = re.search(pattern, Path("/proc/cpuinfo").read_text())
         return found[1] if found else None
@@ -122,7 +122,7 @@ class Parts:
             torch.cuda.synchronize(self.device)
 
 
-def milliseconds(values: Optional[tuple[float, float]]) -> str:
+def milliseconds(values: tuple[float, float] | None) -> str:
     """Median and 95th percentile as text."""
     return "-" if values is None else f"{values[0]:.1f} ({values[1]:.1f})"
 

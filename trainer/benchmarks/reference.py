@@ -4,7 +4,7 @@ Nothing but the benchmarks uses it. It computes the same values at the cost that
 clip normalised as a float at full size on the CPU, labels mapped class by class, the segmenter run once for the keyframe
 and once for the teacher, and the guided block's filtered candidates stacked.
 """
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch

@@ -3,9 +3,10 @@
 Accuracy comes from metrics.json files (`--results`); published figures stand beside as such.
 """
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ class Row:
 
     segnet: str
     scale: float
-    flow: Optional[str] = None
-    published: tuple[Optional[float], ...] = (None, None, None, None, None)
+    flow: str | None = None
+    published: tuple[float | None, ...] = (None, None, None, None, None)
 
     @property
     def name(self) -> str:
@@ -195,7 +196,7 @@ def accuracy(row: Row, results: Sequence[dict], interval: int) -> dict:
         same = (content["method"], content["segnet"], content["scale"]) == (method, row.segnet, row.scale)
         whole = content.get("intra", True) and content.get("edge", True)
         positions = {x["position"]: x for x in content["positions"] if x["position"] < interval}
-        if same and (row.flow is None or content["flow"] == row.flow and whole) and len(positions) == interval:
+        if same and (row.flow is None or (content["flow"] == row.flow and whole)) and len(positions) == interval:
             miou = [x["miou"] for x in positions.values()]
             pooled = scores(sum(torch.tensor(x["confusion"]) for x in positions.values()))["miou"]
             found = {
@@ -256,5 +257,5 @@ def plot(rows: Sequence[dict]) -> "Figure":
     return scatter_figure(points, x_label="frames per second, end to end", y_label="average mIoU, per cent")
 
 
-def shown(x: Optional[float]) -> str:
+def shown(x: float | None) -> str:
     return "-" if x is None else f"{x:g}"

@@ -1,7 +1,7 @@
 """--benchmark train: where a training step's time goes, beside the published way."""
 import copy
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Callable, Iterator, Optional
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ def timed_batches(start: Callable[[int], Iterator[dict]], part: Parts) -> Iterat
     number, batches = 0, start(0)
     for _ in range(WARM_UP + STEPS):
         with part("load"):
-            batch: Optional[dict] = next(batches, None)
+            batch: dict | None = next(batches, None)
             if batch is None:
                 number += 1
                 batches = start(number)

@@ -1,6 +1,6 @@
 """--benchmark video: a stream at full size by every engine, beside segmenting each frame and beside the straightforward program."""
+from collections.abc import Callable
 from itertools import islice
-from typing import Callable
 
 import numpy as np
 import torch
