@@ -224,27 +224,44 @@ class Trainer:
         if continued or not options.reset_optimizer:
             self._restore_optimizer(resumed)
         if continued or not options.reset_best_pred:
-            self.progress.best = float(content.get("best_pred", -math.inf))
+            try:
+                self.progress.best = float(content.get("best_pred", -math.inf))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise UserError(f"{resumed.path}: its best_pred is no number; --reset-best-pred 1 forgets it") from error
 
     def _restore_optimizer(self, resumed: Resumed) -> None:
-        content = resumed.content
-        if "optimizer" not in content:
+        if "optimizer" not in resumed.content:
             raise UserError(f"{resumed.path}: has no optimizer state; --reset-optimizer 1 starts with a fresh one")
         try:
-            self.stage.optimizer.load_state_dict(content["optimizer"])
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{resumed.path}: its optimizer state does not fit ({error}); use --reset-optimizer 1") from error
+            self._restore(resumed.content)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{resumed.path}: its optimizer state does not fit ({error}); --resume {resumed.path} --reset-optimizer 1 takes "
+                "its weights alone"
+            ) from error
+
+    def _restore(self, content: Mapping) -> None:
+        """Optimizer, schedule and place of a checkpoint. What does not fit raises what it happens to raise."""
+        optimizer = self.stage.optimizer
+        optimizer.load_state_dict(content["optimizer"])
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and (value.shape not in ((), parameter.shape) or not value.isfinite().all()):
+                    raise ValueError(f"{name} of {tuple(value.shape)} for a tensor of {tuple(parameter.shape)}, or not finite")
         if "scheduler" in content:
             self.stage.scheduler.load_state_dict(content["scheduler"])
         if content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
-        if "progress" in content:
-            self.progress = Progress(**content["progress"])
-            states = content.get("random_state", [])
-            if len(states) == self.ranks.count:
-                restore_random_state(states[self.ranks.rank])
-        else:
+        if "progress" not in content:
             self.progress.epoch = int(content.get("epoch", 0))
+            return
+        progress = Progress(**content["progress"])
+        if not all(isinstance(value, (int, float)) for value in dataclasses.astuple(progress)):
+            raise ValueError("its place in training is not in numbers")
+        self.progress = progress
+        states = content.get("random_state", [])
+        if len(states) == self.ranks.count:
+            restore_random_state(states[self.ranks.rank])
 
     def _note_signal(self, number: int, _frame) -> None:
         if self.signal:  # asked twice: end at once

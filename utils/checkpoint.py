@@ -5,8 +5,10 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import shutil
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +20,37 @@ from torch import Tensor, nn
 from config.errors import UserError
 from utils.logging import logger
 
-# What released checkpoints hold beside tensors, numbers and strings: their options, and scores as numpy scalars
-# under the module path of older numpy versions.
-_SCALAR = np.float64(0).__reduce__()[0]
+NUMPY_KINDS = ("f8", "f4", "i8", "i4", "b1")
+
+
+class _Kind:
+    """Stands for numpy.dtype while a file is read: numpy's own would take more from a file than the kind of a number."""
+
+    def __init__(self, code: str, *_: object):
+        if code not in NUMPY_KINDS:
+            raise pickle.UnpicklingError(f"a numpy number of kind {code!r}")
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:  # version, byte order and so on
+        if not isinstance(state, tuple) or state[1:2] not in (("<",), ("|",)):
+            raise pickle.UnpicklingError("a numpy number of another byte order")
+
+
+def _scalar(kind: _Kind, data: bytes) -> np.generic:
+    """Stands for the function that numpy's numbers are pickled with."""
+    return np.frombuffer(data, kind.code, count=1)[0]
+
+
+# What released checkpoints hold beside tensors, plain numbers and strings: their options, and scores as numpy numbers
+# (under the module paths of older and newer versions).
 _HARMLESS = [
     argparse.Namespace,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")},
+    (_Kind, "numpy.dtype"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
 ]
+
+CHECKSUMS = "SHA256SUMS"  # beside a file, as `sha256sum * > SHA256SUMS` writes it
 
 
 def sha256(path: Path) -> str:
@@ -41,27 +64,69 @@ def sha256(path: Path) -> str:
 def read_checkpoint(path: Path, expected: str, remedy: str = "") -> Mapping:
     """Read a file of tensors onto the CPU without running anything that it may contain.
 
-    `expected` says what the file should be, `remedy` where to get or put it. Prints the file's checksum.
-    Raises UserError for a missing, truncated, foreign or unsafe file.
+    `expected` says what the file should be, `remedy` where to get or put it. Prints the file's checksum, which has to be the
+    one that a SHA256SUMS beside it names, if any. Raises UserError for a missing, truncated, damaged, foreign or unsafe file.
     """
     path = Path(path)
     hint = f"; {remedy}" if remedy else ""
     if not path.is_file():
         raise UserError(f"{path}: not found (expected {expected}){hint}")
+    digest = _digest(path, hint)
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        _refuse_damaged_zip(path)
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is amiss is said below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, TypeError,
             AttributeError, LookupError, AssertionError, OverflowError, MemoryError, struct.error) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path}: cannot be read as {expected} ({os.path.getsize(path)} bytes; truncated, damaged, or not such a "
-            f"file: {first_line[:160]}){hint}"
+            f"file: {_reason(error)}){hint}"
         ) from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected {expected}{hint}")
-    logger.info("%s: %s, sha256 %s", path, expected, sha256(path))
+    logger.info("%s: %s, sha256 %s", path, expected, digest)
     return content
+
+
+def _digest(path: Path, hint: str) -> str:
+    """The file's checksum. Raises UserError where it cannot be read, or a SHA256SUMS beside it names another checksum."""
+    try:
+        digest, sums = sha256(path), path.with_name(CHECKSUMS)
+        lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}){hint}") from error
+    for line in lines:
+        known, _, name = line.partition(" ")
+        if name.lstrip(" *") == path.name and known.lower() != digest:
+            raise UserError(f"{path}: its sha256 is {digest}, {sums} says {known}; it is damaged, or another file{hint}")
+    return digest
+
+
+def _reason(error: Exception) -> str:
+    """What torch has against a file, without its advice to read it unsafely."""
+    text = str(error).strip() or type(error).__name__
+    foreign = re.search(r"GLOBAL (\S+)", text)
+    if foreign:
+        return f"it asks for {foreign[1]}, which weights do not need and which is not run"
+    told = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    return (told[1] if told else text.splitlines()[0])[:160]
+
+
+def _refuse_damaged_zip(path: Path) -> None:
+    """Raise BadZipFile where a part of a file in torch's present format has not the checksum that it was written with.
+
+    torch does not look at them, and would take a flipped byte for a weight.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":  # the format before 2020, which has no checksums
+            return
+    with zipfile.ZipFile(path) as content:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in content.infolist()):
+            raise zipfile.BadZipFile("compressed parts, which torch does not write")
+        damaged = content.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of its part {damaged}")
 
 
 def tensors_of(content: Mapping, path: Path, expected: str) -> dict[str, Tensor]:
@@ -72,7 +137,7 @@ def tensors_of(content: Mapping, path: Path, expected: str) -> dict[str, Tensor]
 
 
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, expected: str, *, strict: bool = True) -> None:
-    """Copy `tensors` into `module`; names and shapes have to fit.
+    """Copy `tensors` into `module`; names and shapes have to fit, and the values have to be numbers.
 
     With strict=False, names that the module lacks are ignored (missing ones never are). Raises UserError.
     """
@@ -90,7 +155,23 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, exp
             problems.append(f"{len(names)} tensors {label} ({names[0]}{', ...' if len(names) > 1 else ''})")
     if problems:
         raise UserError(f"{path}: does not fit {expected}: {'; '.join(problems)}")
+    for name in own:
+        reason = _impossible(name, tensors[name], own[name])
+        if reason:
+            raise UserError(f"{path}: {name} {reason}; the file is damaged, or its training diverged: take an earlier one")
     module.load_state_dict({name: tensors[name] for name in own})
+
+
+def _impossible(name: str, tensor: Tensor, own: Tensor) -> str:
+    """Why `tensor` cannot be the value of a module's tensor `own`; empty where it can."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_floating_point() != own.is_floating_point():
+        values = " without values" if tensor.is_meta else ""
+        return f"is a {tensor.dtype} tensor of layout {tensor.layout}{values}, where a plain one of {own.dtype} is wanted"
+    if not bool(tensor.isfinite().all()):
+        return "holds NaN or infinite values"
+    if name.endswith("running_var") and bool((tensor < 0).any()):
+        return "holds negative variances"
+    return ""
 
 
 def save_checkpoint(path: Path, content: dict, *, previous: Path | None = None) -> None:
