@@ -5,6 +5,7 @@
 """
 # Names without underscore are entry points for torch.hub.
 from pathlib import Path as _Path
+from typing import Any as _Any
 
 from torch import nn as _nn
 
@@ -20,7 +21,7 @@ from trainer.stream import VideoSegmenter as _VideoSegmenter
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "yaml"]
 
 
-def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings) -> _VideoSegmenter:
+def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings: _Any) -> _VideoSegmenter:
     """A VideoSegmenter: SwiftNet on keyframes, propagation between them.
 
     weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: of
@@ -30,7 +31,7 @@ def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | Non
     return _gsvnet("swiftnet", weights_dir, run, interval, settings)
 
 
-def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings) -> _VideoSegmenter:
+def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings: _Any) -> _VideoSegmenter:
     """A VideoSegmenter: BiSeNet on keyframes, propagation between them. Arguments as of gsvnet_swiftnet."""
     return _gsvnet("bisenet", weights_dir, run, interval, settings)
 

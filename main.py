@@ -1,12 +1,9 @@
 """GSVNet: fast semantic segmentation of video. Parses the command line and hands it to the trainer."""
-import errno
 import sys
 import traceback
 
 from config.errors import UserError
 from config.options import parse
-
-MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # by making room, or by other folders
 
 
 def main(arguments: list[str]) -> int:
@@ -16,21 +13,23 @@ def main(arguments: list[str]) -> int:
 
         return run(options)
     except UserError as error:
-        return fail(arguments, error.line)
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        return fail(arguments, f"{error.filename or 'a file'}: {error.strerror}; make room, or choose another folder")
+        return fail(arguments, error.line, 2)
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return fail(arguments, f"{error.filename or 'a file'}: {reason}; make room, or choose another folder", 2)
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), "no reason given")
+        return fail(arguments, f"{type(error).__name__}: {first} (unexpected: a fault of this program; --debug 1 shows where)", 1)
 
 
-def fail(arguments: list[str], line: str) -> int:
+def fail(arguments: list[str], line: str, status: int) -> int:
     """Say what went wrong in one line (with `--debug 1` with its traceback); returns the exit status."""
     if "--debug=1" in " ".join(arguments).replace("--debug 1", "--debug=1"):
         traceback.print_exc()
     print(f"error: {line}", file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from config.contradictions import flag, refuse_contradictions
 from config.datasets import NAMES, dataset_config
 from config.errors import UserError
 
@@ -37,7 +38,10 @@ class Options:
     stage: str = _option("gsv", "what to train or evaluate: propagation, keyframe segmenter, or the flow network alone", choices=STAGES)
     evaluate: bool = _switch(False, "evaluate instead of training")
     demo: bool = _switch(False, "train and evaluate everything on synthetic streets, quickly")
-    benchmark: str = _option("", "measure instead of training: a training step, the loader, evaluation, the published comparison, a video stream, keyframes at scene cuts", choices=("train", "loader", "eval", "table", "video", "schedule"))
+    benchmark: str = _option(
+        "", "measure instead of training: a training step, the loader, evaluation, the published comparison, a video stream, "
+        "keyframes at scene cuts", choices=("train", "loader", "eval", "table", "video", "schedule"),
+    )
     # networks
     segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
     optical_flow_network: str = _option("light", "flow network; none: nothing is assumed to move", choices=FLOW_NETWORKS)
@@ -46,13 +50,22 @@ class Options:
     # data
     dataset: str = _option("cityscapes_2k", "data set; custom: your own, described by the file --data-path", choices=NAMES)
     data_path: str = _option("", "folder of the data set (default: data/NAME); of custom data the YAML file, see docs/custom_data.md")
-    num_worker: int = _option(4, "loader processes per rank", kind=int, low=0)
+    on_bad_sample: str = _option(
+        "error", "a training sample that cannot be read: stop, or take the next in its place, count and list it",
+        choices=("error", "skip"),
+    )
+    num_worker: int = _option(4, "loader processes per rank", kind=int, low=0, high=512)
     cache_dir: str = _option("", "folder for decoded frames, memory-mapped (default: none; its size is announced first)")
-    clip_source: str = _option("video", "where training clips come from: the data set's video, or made from its labelled pictures", choices=("video", "stills"))
+    clip_source: str = _option(
+        "video", "where training clips come from: the data set's video, or made from its labelled pictures", choices=("video", "stills")
+    )
     use_crop: bool = _switch(True, "random scale and crop in training")
     crop_height: int = _option(768, "height of the training crop, pixels", kind=int, low=32)
     crop_width: int = _option(1536, "width of the training crop, pixels", kind=int, low=32)
-    random_scale: tuple[float, ...] = _option((), "LOW HIGH: range of the random scale of --use-crop (default: the stage's recipe; gsv: 0.75, 1, 1.5 or 1.75)", kind=float, above=0, count=2)
+    random_scale: tuple[float, ...] = _option(
+        (), "LOW HIGH: range of the random scale of --use-crop (default: the stage's recipe; gsv: 0.75, 1, 1.5 or 1.75)",
+        kind=float, above=0, count=2,
+    )
     flip: float = _option(0.4, "probability of a horizontal flip in training", kind=float, low=0, high=1)
     # optimisation
     optim: str = _option("sgd", "optimizer", choices=("sgd", "adam"))
@@ -71,10 +84,12 @@ class Options:
     freeze_bn: bool = _switch(False, "keep BatchNorm statistics as they are")
     batch_size: int = _option(8, "batch over all ranks", kind=int, low=1)
     epoch: int = _option(100, "epochs", kind=int, low=1)
-    multi_step: tuple[int, ...] = _option((1, 2, 3, 4), "clip intervals trained, one after the other, in an epoch", kind=int, low=1, count="+")
+    multi_step: tuple[int, ...] = _option(
+        (1, 2, 3, 4), "clip intervals trained, one after the other, in an epoch", kind=int, low=1, count="+"
+    )
     save_every: int = _option(0, "optimizer steps between checkpoints within an epoch (0: only after each epoch)", kind=int, low=0)
     early_stop: bool = _switch(False, "dry run: 5 training and 10 evaluation iterations")
-    seed: int = _option(1, "seed of everything random", kind=int, low=0)
+    seed: int = _option(1, "seed of everything random", kind=int, low=0, high=2**32 - 1)
     # evaluation
     eval_multi_step: tuple[int, ...] = _option((1, 2, 3, 4), "positions evaluated: frames since the keyframe", kind=int, low=1, count="*")
     eval_single: bool = _switch(True, "evaluate position 0, the keyframe itself, too")
@@ -82,21 +97,34 @@ class Options:
     method: str = _option("gsv", "what carries the segmentation between keyframes", choices=METHODS)
     scale: float = _option(0.75, "scale at which the keyframe is segmented in evaluation", kind=float, above=0, high=2)
     temporal: bool = _switch(True, "measure consistency over time (TC, mVC) in --evaluate 1 too")
-    interval: int = _option(3, "keyframe interval of a video or benchmark: one keyframe, then this many less one propagated frames", kind=int, low=1)
+    interval: int = _option(
+        3, "keyframe interval of a video or benchmark: one keyframe, then this many less one propagated frames", kind=int, low=1
+    )
     results: tuple[str, ...] = _option((), "metrics.json files that fill the accuracy columns of --benchmark table", count="*")
     metrics_file: str = _option("", "also write metrics.json to this file")
     save_predictions: str = _option("", "folder for predicted label maps")
     export: str = _option("", "folder for the networks as ONNX and torch.export files, with a description, see docs/export.md")
-    export_size: tuple[int, ...] = _option((1024, 2048), "H W: frame size that --export is for", kind=int, low=32, count=2)
+    export_size: tuple[int, int] = _option((1024, 2048), "H W: frame size that --export is for", kind=int, low=32, count=2)
     visualization: bool = _switch(False, "write overlay pictures of the evaluated frames into the run folder")
     # a video of your own
-    video: str = _option("", "segment this video into --output: a file, a folder or a quoted glob of pictures, a camera's number, or demo, a rendered street")
+    video: str = _option(
+        "", "segment this video into --output: a file, a folder or a quoted glob of pictures, a camera's number, or demo, a "
+        "rendered street"
+    )
     output: tuple[str, ...] = _option((), "of --video: a video (.mp4, .avi, .mkv), a folder of label maps, or one of each", count="+")
-    style: str = _option("overlay", "what the written video shows: colours over the frame, colours alone, or frame and colours", choices=("overlay", "colour", "side-by-side"))
+    style: str = _option(
+        "overlay", "what the written video shows: colours over the frame, colours alone, or frame and colours",
+        choices=("overlay", "colour", "side-by-side"),
+    )
     ids: str = _option("dataset", "what label maps hold: the data set's label ids, or class indices", choices=("dataset", "train"))
     fps: float = _option(0.0, "frames a second of --video (0: its own; 30 for pictures)", kind=float, low=0, high=1000)
-    schedule: str = _option("fixed", "when a frame of --video becomes a keyframe: every --interval frames; at cuts too; as often as --budget pays for", choices=("fixed", "cut", "budget"))
-    cut_threshold: float = _option(0.5, "of --schedule cut: mean change of the picture, in standard deviations, that is a cut", kind=float, above=0)
+    schedule: str = _option(
+        "fixed", "when a frame of --video becomes a keyframe: every --interval frames; at cuts too; as often as --budget pays for",
+        choices=("fixed", "cut", "budget"),
+    )
+    cut_threshold: float = _option(
+        0.5, "of --schedule cut: mean change of the picture, in standard deviations, that is a cut", kind=float, above=0
+    )
     budget: float = _option(0.0, "of --schedule budget: milliseconds a frame may take on average", kind=float, above=0)
     # files
     weights_dir: str = _option("./weights", "folder of the released files")
@@ -111,7 +139,10 @@ class Options:
     log_folder: str = _option("./logs", "where run folders go")
     # machine
     device: str = _option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    engine: str = _option("auto", "what runs the networks of a video: PyTorch as it is, torch.compile, ONNX Runtime; auto: the quickest here", choices=ENGINES)
+    engine: str = _option(
+        "auto", "what runs the networks of a video: PyTorch as it is, torch.compile, ONNX Runtime; auto: the quickest here",
+        choices=ENGINES,
+    )
     amp: str = _option("off", "mixed precision in training", choices=("off", "bf16", "fp16"))
     compile: bool = _switch(False, "compile the networks with torch.compile before training")
     sync_bn: bool = _switch(False, "take BatchNorm statistics over all processes")
@@ -135,10 +166,6 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("flow", "light"): dict(optim="adam", lr=1e-3, weight_decay=0.0, multi_step=(1,)),
     ("flow", "flownet"): dict(optim="adam", lr=1e-4, weight_decay=0.0, multi_step=(1,)),
 }
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -168,60 +195,16 @@ def resolve(given: dict[str, Any]) -> Options:
     if dataset.crop is not None:
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     options = Options(**{**defaults, **given})
-    if not options.eval_single and not options.eval_multi_step:
-        raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
-    if options.random_scale and options.random_scale[0] > options.random_scale[1]:
-        raise UserError("--random-scale wants LOW HIGH, the lower bound first")
-    if options.optical_flow_network == "none":
-        if options.stage == "flow":
-            raise UserError("--stage flow trains a flow network; --optical-flow-network none is none")
-        options = dataclasses.replace(options, load_flow=False)
     if options.stage == "segnet" and "method" not in given:
         options = dataclasses.replace(options, method="per-frame")
-    if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
-        raise UserError(f"--stage segnet --evaluate 1 knows --method per-frame or copy; {options.method} belongs to --stage gsv")
-    if options.stage == "flow" and options.evaluate:
-        raise UserError("--stage flow has no --evaluate; its end-point error is printed while it trains")
-    _check_video(options, given)
-    _check_export(options, given)
+    if options.optical_flow_network == "none":
+        options = dataclasses.replace(options, load_flow=False)
+    refuse_contradictions(options, given)
     return options
 
 
-def _check_video(options: Options, given: dict[str, Any]) -> None:
-    """Refuse what contradicts itself among the options of --video."""
-    if options.video and not options.output:
-        raise UserError("--video wants --output: a video's file (.mp4, .avi, .mkv), a folder for label maps, or both")
-    if options.output and not options.video:
-        raise UserError("--output belongs to --video IN; --save-predictions is for --evaluate 1")
-    if len(options.output) > 2:
-        raise UserError(f"--output takes one video, one folder, or both, not {len(options.output)} names")
-    others = [flag(name) for name in ("evaluate", "demo", "benchmark") if getattr(options, name)]
-    if options.video and others:
-        raise UserError(f"--video and {others[0]} are different things to do; choose one")
-    if options.video and (options.stage != "gsv" or options.method in ("copy", "warp")):
-        raise UserError("--video goes with --stage gsv, and --method gsv or per-frame")
-    for name, schedule in (("cut_threshold", "cut"), ("budget", "budget")):
-        if name in given and options.schedule != schedule:
-            raise UserError(f"{flag(name)} belongs to --schedule {schedule}, this is --schedule {options.schedule}")
-    if options.schedule == "budget" and not options.budget:
-        raise UserError("--schedule budget wants --budget MILLISECONDS, what a frame may take on average")
-
-
-def _check_export(options: Options, given: dict[str, Any]) -> None:
-    """Refuse what contradicts itself among the options of --export."""
-    if "export_size" in given and not options.export:
-        raise UserError("--export-size belongs to --export DIR")
-    others = [flag(name) for name in ("evaluate", "demo", "benchmark", "video") if getattr(options, name)]
-    if options.export and others:
-        raise UserError(f"--export and {others[0]} are different things to do; choose one")
-    if options.export and (options.stage != "gsv" or options.method != "gsv"):
-        raise UserError("--export writes keyframe and propagation: it goes with --stage gsv and --method gsv")
-    if options.export and options.resume == "0":
-        raise UserError("--export wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's)")
-
-
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists all options")
 
 
@@ -232,12 +215,13 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    kinds: dict[type, Callable[[str], object]] = {bool: _boolean, int: _integer, float: _number, str: str}
     for name, field in FIELDS.items():
         names = [flag(name)] + (["--local_rank"] if name == "local_rank" else [])
-        default = field.default if field.default is not dataclasses.MISSING else list(field.default_factory())
+        default = field.default if field.default_factory is dataclasses.MISSING else list(field.default_factory())
         shown = int(default) if isinstance(default, bool) else default
         text = field.metadata["help"] + (f" (default: {shown})" if default not in ("", []) else "")
-        kind = _boolean if field.metadata["kind"] is bool else {int: _integer, float: _number, str: str}[field.metadata["kind"]]
+        kind = kinds[field.metadata["kind"]]
         parser.add_argument(*names, dest=name, type=kind, nargs=field.metadata["count"], help=text, metavar=_metavar(field))
     return parser
 

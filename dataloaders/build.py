@@ -1,6 +1,7 @@
 """The way into the data: labelled frames of a data set by name, and loaders over them."""
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from dataloaders.camvid import find_camvid
 from dataloaders.cityscapes import find_cityscapes
 from dataloaders.clips import LabelledFrame
 from dataloaders.custom import find_custom
+from dataloaders.sized import SizedDataset
 from dataloaders.synthetic import StreetSettings, ensure_streets
+from utils.interrupts import leave_to_parent, starting_processes
 
 FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic": find_cityscapes, CUSTOM: find_custom}
 
@@ -56,26 +59,43 @@ class EpochSampler(Sampler[int]):
 
 
 class _Passes(Dataset):
-    """The data sets of all passes as one, indexed by (pass, sample), so that one set of workers serves them all."""
+    """The data sets of all passes as one, indexed by (pass, sample), so that one set of workers serves them all.
 
-    def __init__(self, datasets: Mapping[int, Dataset]):
-        self.datasets = datasets
+    skip_bad: a sample that cannot be read is replaced by the next that can, which carries the reasons as `bad`.
+    """
+
+    def __init__(self, datasets: Mapping[int, SizedDataset], skip_bad: bool):
+        self.datasets, self.skip_bad = datasets, skip_bad
 
     def __getitem__(self, index: tuple[int, int]) -> dict:
         which, sample = index
-        return self.datasets[which][sample]
+        return _readable(self.datasets[which], sample) if self.skip_bad else self.datasets[which][sample]
+
+
+def _readable(dataset: SizedDataset, index: int) -> dict:
+    """Item `index`, or the next one that can be read, with what was wrong with those before it as `bad`. Raises UserError."""
+    bad: list[str] = []
+    for number in range(len(dataset)):
+        try:
+            return dataset[(index + number) % len(dataset)] | {"bad": bad}
+        except UserError as error:
+            bad.append(error.line)
+    raise UserError(f"none of the {len(dataset)} training samples can be read; the first of them: {bad[0]}")
 
 
 class TrainingLoader:
     """Shuffled batches of `batch` over all ranks (this rank's share of them); the incomplete last one is left out.
 
-    Its worker processes stay from pass to pass and epoch to epoch.
+    Its worker processes stay from pass to pass and epoch to epoch. skip_bad: another sample takes the place of one that
+    cannot be read; what was wrong with such is the batch's `bad`, lines of text.
     """
 
-    def __init__(self, datasets: Mapping[int, Dataset], *, batch: int, workers: int, rank: int = 0, ranks: int = 1):
+    def __init__(
+        self, datasets: Mapping[int, SizedDataset], *, batch: int, workers: int, rank: int = 0, ranks: int = 1, skip_bad: bool = False
+    ):
         self.datasets, self.batch, self.rank, self.ranks = datasets, batch, rank, ranks
         self._order: list[tuple[int, int]] = []  # filled anew, in place, for every pass
-        self._loader = _loader(_Passes(datasets), sampler=self._order, batch=max(1, batch // ranks), workers=workers)
+        self._loader = _loader(_Passes(datasets, skip_bad), sampler=self._order, batch=max(1, batch // ranks), workers=workers)
 
     def start(self, which: int, *, seed: Sequence[int], skip: int = 0) -> tuple[int, Iterator[dict]]:
         """Batches of one pass over data set `which`, in an order that depends on `seed` alone: their number, and they.
@@ -89,13 +109,13 @@ class TrainingLoader:
         return (len(self._loader), iter(self._loader)) if self._order else (0, iter(()))
 
 
-def evaluation_loader(dataset: Dataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: int | None = None) -> DataLoader:
+def evaluation_loader(dataset: SizedDataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: int | None = None) -> DataLoader:
     """Every sample exactly once over all ranks, one by one, in order; at most `limit` of them."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     return _loader(dataset, sampler=list(indices[rank::ranks]), batch=1, workers=workers)
 
 
-def video_loader(frames: Dataset, *, workers: int) -> DataLoader:
+def video_loader(frames: SizedDataset, *, workers: int) -> DataLoader:
     """The frames of videos one by one, in order; an item is as the data set gives it, without a batch axis."""
     return _loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
 
@@ -103,6 +123,10 @@ def video_loader(frames: Dataset, *, workers: int) -> DataLoader:
 def _one_size(samples: list[dict]) -> dict:
     """A batch of samples. Raises UserError where their frames or labels differ in size."""
     first = samples[0]
+    if isinstance(first, dict) and "bad" in first:
+        return _one_size([{k: x for k, x in sample.items() if k != "bad"} for sample in samples]) | {
+            "bad": [line for sample in samples for line in sample["bad"]]
+        }
     for sample in samples[1:] if isinstance(first, dict) else ():
         for part, sides in (("clip", slice(-3, -1)), ("label", slice(None))):
             if part in first and sample[part].shape != first[part].shape:
@@ -114,8 +138,16 @@ def _one_size(samples: list[dict]) -> dict:
     return default_collate(samples)
 
 
-def _loader(dataset: Dataset, *, sampler, batch: int | None, workers: int) -> DataLoader:
-    return DataLoader(
+class _Loader(DataLoader):
+    """A loader whose processes leave signals to the program: it still wants their samples, and ends them itself."""
+
+    def __iter__(self) -> Any:
+        with starting_processes():
+            return super().__iter__()
+
+
+def _loader(dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: int) -> DataLoader:
+    return _Loader(
         dataset,
         batch_size=batch,
         sampler=sampler,
@@ -124,4 +156,5 @@ def _loader(dataset: Dataset, *, sampler, batch: int | None, workers: int) -> Da
         prefetch_factor=4 if workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
         collate_fn=None if batch is None else _one_size,
+        worker_init_fn=leave_to_parent,
     )

@@ -1,4 +1,5 @@
 """An optional cache of decoded pictures on disk: raw bytes, memory-mapped, so that a second epoch decodes nothing."""
+import contextlib
 import hashlib
 import os
 import shutil
@@ -28,8 +29,8 @@ class PictureCache:
         pictures = sorted(set(pictures))
         if not pictures:
             return
-        each = decode(pictures[0]).nbytes
-        missing = sum(not self._entry(path).is_file() for path in pictures)
+        each = _size_of_first(pictures, decode)
+        missing = sum(not self._holds(path) for path in pictures)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -46,14 +47,18 @@ class PictureCache:
         """What decode(path) returns, memory-mapped and read-only."""
         entry = self._entry(path)
         try:
-            return np.load(entry, mmap_mode="r")
-        except FileNotFoundError:
-            pass
-        except ValueError:  # not a whole .npy file, left by a machine that lost power, say
-            entry.unlink(missing_ok=True)
-        picture = decode(path)
+            return _mapped(entry)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or a damaged one, which is replaced
+            picture = decode(path)
+        except OSError as error:
+            raise UserError(f"{entry}: cannot be read ({error.strerror}); mend --cache-dir, choose another, or drop it") from error
         self._write(entry, picture)
         return picture
+
+    def _holds(self, path: Path) -> bool:
+        with contextlib.suppress(UserError):  # what is wrong with a picture is said when it is needed
+            return self._entry(path).is_file()
+        return True
 
     def _entry(self, path: Path) -> Path:
         try:
@@ -73,8 +78,32 @@ class PictureCache:
         except OSError as error:
             raise UserError(f"{entry}: cannot be written ({error.strerror}); free some space or drop --cache-dir") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         key = entry.name.split("-")[0]
         for other in entry.parent.glob(f"{key}-*.npy"):
             if other != entry:
                 other.unlink(missing_ok=True)
+
+
+def _mapped(entry: Path) -> np.ndarray:
+    """A decoded picture, (H,W) or (H,W,3) uint8, memory-mapped. Raises OSError, and ValueError where it is no whole one: left by
+    a machine that lost power, say."""
+    try:
+        picture = np.lib.format.open_memmap(entry, mode="r")  # takes no pickled objects, which could run code
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged header raises is of many kinds
+        raise ValueError(f"{entry}: no .npy file") from error
+    whole = picture.dtype == np.uint8 and picture.flags.c_contiguous and picture.shape[2:] in ((), (3,)) and picture.ndim >= 2
+    if not whole or entry.stat().st_size != picture.offset + picture.nbytes:
+        raise ValueError(f"{entry}: no decoded picture")
+    return picture
+
+
+def _size_of_first(pictures: Iterable[Path], decode: Decode) -> int:
+    """Bytes of the first picture that can be decoded: what is wrong with the others is said when they are needed."""
+    for path in pictures:
+        with contextlib.suppress(UserError):
+            return decode(path).nbytes
+    return 0

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 from config.errors import UserError
+from config.layouts import advice, contents, listed
 from dataloaders.clips import LabelledFrame
 
 NAME = re.compile(r"(?P<seq>[^_]+)_(?P<prefix>\D*)(?P<number>\d+)")
@@ -21,7 +22,7 @@ def find_camvid(root: Path, split: str, past: int) -> list[LabelledFrame]:
         return _find_stills(root, split, past)
     raise UserError(
         f"{root}: no CamVid here; --data-path wants either {split}/NAME.png with {split}annot/NAME.png, or "
-        "frames/SEQ/NAME.png with label_id/NAME_L.png"
+        f"frames/SEQ/NAME.png with label_id/NAME_L.png; {contents(root)}{advice(root, ['camvid'])}"
     )
 
 
@@ -39,32 +40,33 @@ def split_of(name: str) -> str | None:
 
 
 def _find_stills(root: Path, split: str, past: int) -> list[LabelledFrame]:
-    labels = sorted((root / f"{split}annot").glob("*.png"))
+    folder = root / f"{split}annot"
+    labels = [path for path in listed(folder) if path.suffix == ".png"]
     if not labels:
-        raise UserError(f"{root / f'{split}annot'}: holds no labels (NAME.png)")
+        raise UserError(f"{folder}: holds no labels (NAME.png); {contents(folder)}")
     found: list[LabelledFrame] = []
     run: list[Path] = []  # consecutive frames up to the present one
     before: tuple[str, int] | None = None
     for label in labels:
         frame = root / split / label.name
         if not frame.is_file():
-            raise UserError(f"{frame}: missing, but {label} labels it")
+            raise UserError(f"{frame}: missing, but {label} labels it; restore it, or remove the label")
         match = NAME.fullmatch(label.stem)
         here = (match["seq"], int(match["number"])) if match else (label.stem, 0)
         follows = before is not None and here[0] == before[0] and 0 < here[1] - before[1] <= VIDEO_STEP
-        run = run + [frame] if follows else [frame]
+        run = [*run, frame] if follows else [frame]
         before = here
         found.append(LabelledFrame(label.stem, tuple(run[-1 - past :]), label, f"{label.stem}_pred.png"))
     return found
 
 
 def _find_video(root: Path, split: str, past: int) -> list[LabelledFrame]:
-    found = []
-    for label in sorted((root / "label_id").glob("*_L.png")):
+    found, folder = [], root / "label_id"
+    for label in (path for path in listed(folder) if path.name.endswith("_L.png")):
         name = label.stem.removesuffix("_L")
-        if split_of(name) != split:
-            continue
         match = NAME.fullmatch(name)
+        if match is None or split_of(name) != split:
+            continue
         digits = len(match["number"])
         frames: list[Path] = []
         for number in range(int(match["number"]), int(match["number"]) - past - 1, -1):
@@ -73,8 +75,9 @@ def _find_video(root: Path, split: str, past: int) -> list[LabelledFrame]:
                 break
             frames.insert(0, path)
         if not frames:
-            raise UserError(f"{root / 'frames' / match['seq'] / f'{name}.png'}: missing, but {label} labels it")
+            frame = root / "frames" / match["seq"] / f"{name}.png"
+            raise UserError(f"{frame}: missing, but {label} labels it; restore it, or remove the label")
         found.append(LabelledFrame(name, tuple(frames), label, f"{name}_pred.png"))
     if not found:
-        raise UserError(f"{root / 'label_id'}: holds no labels NAME_L.png of the {split} split")
+        raise UserError(f"{folder}: holds no labels NAME_L.png of the {split} split; {contents(folder)}")
     return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import cv2
 import numpy as np
@@ -22,8 +22,9 @@ from dataloaders.build import labelled_frames, prepare_data
 from dataloaders.camvid import split_of
 from dataloaders.cityscapes import FRAMES, LABELS, STILLS
 from dataloaders.clips import LabelledFrame
-from dataloaders.custom import matches
-from dataloaders.images import label_table, read_ids, read_image
+from dataloaders.custom import Key, matches
+from dataloaders.images import content_of, label_table, read_ids, read_image, turned
+from dataloaders.known_ids import strangeness
 from dataloaders.videos import videos_of
 from utils.logging import progress_bar, write_json
 from utils.visualize import grid, legend, overlay, with_caption, write_picture
@@ -33,6 +34,8 @@ USUAL_VOID = (250, 255)
 SHOWN = 20  # problems of a kind on the console; check.json has all
 NARROWEST, WIDEST = 480, 1024  # half an overlay picture, pixels
 MISPLACED, UNREADABLE, NO_IDS = "files that are not where they should be", "unreadable files", "labels that hold no ids"
+
+
 class Problem(NamedTuple):
     kind: str
     split: str
@@ -55,19 +58,24 @@ class Found:
 
 @dataclass(frozen=True)
 class Seen:
-    """One file. fault, kind: why it cannot be used. size: "width x height". ids: (256,) pixels of each id of a label."""
+    """One file. fault, kind: why it cannot be used. size: "width x height". ids: (256,) pixels of each id of a label. turned:
+    whether viewers show a frame otherwise than it is read."""
 
     digest: bytes = b""
     size: str = ""
     ids: np.ndarray | None = None
     fault: str = ""
     kind: str = UNREADABLE
+    turned: bool = False
 
 
 def find(dataset: str, root: Path, split: str) -> Found:
     """What a training would find. Where its finder stops at a mistake: all else that pairs, each frame without its past."""
     folder, parts, void = _layout(dataset, root, split)
-    pairs, orphans, problems, unlabelled = {}, [], [], 0
+    pairs: dict[Path, Path] = {}
+    orphans: list[Path] = []
+    problems: list[Problem] = []
+    unlabelled = 0
     for part in parts:
         try:
             frame_of, label_of = _by_name(folder, part, split)
@@ -104,29 +112,30 @@ def _layout(dataset: str, root: Path, split: str) -> tuple[Path, Sequence[Part],
     return root, [Part(f"{kind}/{split}/*/*_leftImg8bit.png", labels, video=kind == FRAMES)], range(34)
 
 
-def _by_name(folder: Path, part: Part, split: str) -> tuple[dict, dict]:
+def _by_name(folder: Path, part: Part, split: str) -> tuple[dict[Key, Path], dict[Key, Path]]:
     """Frames, and labels, by the texts by which they pair."""
     labels = matches(folder, part.labels, "labels")
     frames = {path: key for path, key in matches(folder, part.frames, "frames").items() if path not in labels}
     last = -min(len(wildcards(part.frames)), len(wildcards(part.labels)))
     mixed = part.labels.startswith("label_id/")  # CamVid's video layout: the names tell the splits
-    return tuple(
+    frame_of, label_of = (
         {key[last:]: path for path, key in files.items() if not mixed or split_of(key[-1]) == split} for files in (frames, labels)
     )
+    return frame_of, label_of
 
 
 def look(path: Path, is_label: bool) -> Seen:
     digest = b""
     try:
-        content = path.read_bytes()
+        content = content_of(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         picture = read_ids(path) if is_label else read_image(path)
     except UserError as error:
         return Seen(digest, fault=error.line, kind=NO_IDS if is_label and look(path, False).size else UNREADABLE)
-    except OSError as error:
-        return Seen(digest, fault=f"{path}: cannot be read ({error.strerror})")
     size = f"{picture.shape[1]} x {picture.shape[0]}"
-    return Seen(digest, size, np.bincount(picture.ravel(), minlength=256) if is_label else None)
+    if is_label:
+        return Seen(digest, size, np.bincount(picture.ravel(), minlength=256))
+    return Seen(digest, size, turned=turned(content))
 
 
 def look_at_all(frames: Sequence[LabelledFrame], workers: int) -> dict[Path, Seen]:
@@ -168,11 +177,18 @@ def report_of(found: Found, seen: Mapping[Path, Seen], config: DatasetConfig) ->
     }
 
 
-def problems_of(split: str, found: Found, seen: Mapping[Path, Seen], report: Mapping) -> Iterator[Problem]:
+def problems_of(split: str, found: Found, seen: Mapping[Path, Seen], report: Mapping, config: DatasetConfig) -> Iterator[Problem]:
     yield from found.problems
     for path in dict.fromkeys(path for frame in found.frames for path in (*frame.frames, frame.label)):
         if seen[path].fault:
             yield Problem(seen[path].kind, split, seen[path].fault)
+        if seen[path].turned:
+            yield Problem("frames that viewers show turned", split, f"{path}: EXIF data; its label is taken to lie as the file does")
+    for frame in found.frames:
+        ids = seen[frame.label].ids
+        reason = strangeness(ids, config) if ids is not None else ""
+        if reason:
+            yield Problem("labels of another kind", split, f"{frame.label}: {reason}")
     for frame in found.frames:
         *earlier, own, label = (seen[path].size for path in (*frame.frames, frame.label))
         if own and label not in (own, ""):
@@ -197,7 +213,8 @@ def problems_between(found: Mapping[str, Found], seen: Mapping[Path, Seen], repo
     train, val = (found[split].frames if split in found else () for split in SPLITS)
     known = {seen[frame.frames[-1]].digest: frame for frame in train}
     for frame in val:
-        twin = known.get(seen[frame.frames[-1]].digest or None)
+        digest = seen[frame.frames[-1]].digest
+        twin = known.get(digest) if digest else None
         if twin is not None:
             same = seen[frame.label].digest == seen[twin.label].digest
             text = f"{frame.frames[-1]} is {twin.frames[-1]}, with {'the same' if same else 'another'} label"
@@ -247,7 +264,7 @@ def print_problems(problems: Sequence[Problem]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the options")
 
 
@@ -283,7 +300,7 @@ def check(arguments: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     seen = look_at_all(frames, arguments.workers)
     reports = {split: report_of(found[split], seen, config) for split in found}
-    problems = [problem for split in found for problem in problems_of(split, found[split], seen, reports[split])]
+    problems = [problem for split in found for problem in problems_of(split, found[split], seen, reports[split], config)]
     problems += problems_between(found, seen, reports)
     for split, report in reports.items():
         report["pictures"] = draw(found[split], seen, config, arguments.pictures, output / split)

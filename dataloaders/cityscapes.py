@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.errors import UserError
+from config.layouts import CITYSCAPES, advice, contents, listed, nearest
 from dataloaders.clips import LabelledFrame
 
 FRAMES, STILLS, LABELS, FLOW, AHEAD = "leftImg8bit_sequence", "leftImg8bit", "gtFine", "flow", "flow_ahead"
@@ -14,20 +15,21 @@ def find_cityscapes(root: Path, split: str, past: int) -> list[LabelledFrame]:
     """Scan `root` for the labelled frames of `split`, each with up to `past` frames before it.
 
     Layout: leftImg8bit_sequence/SPLIT/CITY/CITY_SEQ_FRAME_leftImg8bit.png and
-    gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png; leftImg8bit in place of leftImg8bit_sequence holds stills. Raises UserError where the folders, or the frame of a label,
-    are missing.
+    gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png; leftImg8bit in place of leftImg8bit_sequence holds stills. Raises
+    UserError where the folders, or the frame of a label, are missing.
     """
     labels = root / LABELS / split
     if not labels.is_dir():
         raise UserError(
             f"{labels}: no such folder; --data-path wants the layout {LABELS}/{split}/CITY/*_gtFine_labelIds.png beside "
-            f"{FRAMES}/{split}/CITY/*_leftImg8bit.png"
+            f"{FRAMES}/{split}/CITY/*_leftImg8bit.png; {contents(nearest(labels))}{advice(root, CITYSCAPES)}"
         )
-    found = []
-    for city in sorted(path for path in labels.iterdir() if path.is_dir()):
+    found: list[LabelledFrame] = []
+    cities = [path for path in listed(labels) if path.is_dir()]
+    for city in cities:
         found.extend(_find_city(root, split, city, past))
     if not found:
-        raise UserError(f"{labels}: holds no CITY/*_gtFine_labelIds.png")
+        raise UserError(f"{labels}: holds no CITY/*_gtFine_labelIds.png; {contents(cities[0] if cities else labels)}")
     return found
 
 
@@ -35,8 +37,8 @@ def _find_city(root: Path, split: str, city: Path, past: int) -> Iterator[Labell
     # Without the video sequences, the stills of the usual download serve what needs no past.
     kind = FRAMES if (root / FRAMES / split).is_dir() or not (root / STILLS / split).is_dir() else STILLS
     folder = root / kind / split / city.name
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    for label in sorted(city.iterdir()):
+    present = {path.name for path in listed(folder)} if folder.is_dir() else set()
+    for label in listed(city):
         match = LABEL_NAME.fullmatch(label.name)
         if match is None:
             continue
@@ -48,7 +50,8 @@ def _find_city(root: Path, split: str, city: Path, past: int) -> Iterator[Labell
                 break
             names.append(name)
         if not names:
-            raise UserError(f"{folder / f'{prefix}_{last:06d}_leftImg8bit.png'}: missing, but {label} labels it")
+            missing = folder / f"{prefix}_{last:06d}_leftImg8bit.png"
+            raise UserError(f"{missing}: missing, but {label} labels it; restore it, or remove the label")
         frame = f"{prefix}_{last:06d}"
         flow, ahead = (root / kind / split / city.name / f"{frame}_flow.png" for kind in (FLOW, AHEAD))
         yield LabelledFrame(

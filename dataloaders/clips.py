@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from config.dataset import DatasetConfig
 from config.errors import UserError
 from dataloaders.cache import PictureCache
 from dataloaders.images import label_table, read_ids, read_image
+from dataloaders.sized import SizedDataset
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def with_past(frames: Sequence[LabelledFrame], interval: int) -> list[LabelledFr
     return [frame for frame in frames if len(frame.frames) > interval]
 
 
-class ClipDataset(Dataset):
+class ClipDataset(SizedDataset):
     """Clips of `interval` + 1 frames that end at a labelled frame, as bytes.
 
     Items: `clip` (T,H,W,3) uint8 RGB, as decoders give it (`transforms.channels_first` is the networks' view of it), `label` (H,W)
@@ -58,14 +58,22 @@ class ClipDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
-        return {
-            "clip": read_clip(frame.frames[-1 - self.interval :], self.cache),
-            "label": torch.from_numpy(cv2.LUT(self._ids(frame.label), self.table)),
-            "name": frame.name,
-        }
+        clip, ids = read_clip(frame.frames[-1 - self.interval :], self.cache), self._ids(frame.label)
+        refuse_other_size(frame.label, ids.shape, frame.frames[-1], clip.shape[1:3])
+        return {"clip": clip, "label": torch.from_numpy(cv2.LUT(ids, self.table)), "name": frame.name}
 
     def _ids(self, path: Path) -> np.ndarray:
         return read_ids(path) if self.cache is None else self.cache.read(path, read_ids)
+
+
+def refuse_other_size(path: Path, size: Sequence[int], frame: Path, wanted: Sequence[int]) -> None:
+    """Raise UserError unless the `size` (H,W) of what `path` holds is `wanted`, that of its frame."""
+    if tuple(size) != tuple(wanted):
+        turned = "; EXIF data, which viewers obey, do not turn frames here" if tuple(size) == tuple(wanted)[::-1] else ""
+        raise UserError(
+            f"{path}: {size[1]} x {size[0]} pixels, but its frame {frame} has {wanted[1]} x {wanted[0]}; save it at its frame's "
+            f"size{turned}"
+        )
 
 
 def read_clip(paths: Sequence[Path], cache: PictureCache | None = None) -> Tensor:
@@ -78,7 +86,7 @@ def read_clip(paths: Sequence[Path], cache: PictureCache | None = None) -> Tenso
         elif picture.shape != clip.shape[1:]:
             raise UserError(
                 f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels, but {paths[0]} of the same clip has "
-                f"{clip.shape[2]} x {clip.shape[1]}"
+                f"{clip.shape[2]} x {clip.shape[1]}; the frames of a video have one size"
             )
         clip[index] = picture
     return torch.from_numpy(clip)  # (T,H,W,3)

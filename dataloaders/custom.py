@@ -1,14 +1,18 @@
 """A user's own data set: what its description's globs find on disk."""
 import glob
 import itertools
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from config.custom import WILDCARD, CustomData, Part, read_custom, wildcards
 from config.errors import UserError
+from config.layouts import contents, nearest
 from dataloaders.clips import LabelledFrame
 from dataloaders.frames import natural
+from utils.logging import logger
 
 Key = tuple[str, ...]  # what the wildcards of a glob stand for in one path
 NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)[^0-9]*")
@@ -32,13 +36,18 @@ def find_custom(root: Path, split: str, past: int) -> list[LabelledFrame]:
 def _find_part(data: CustomData, split: str, part: Part, past: int) -> Iterator[tuple[tuple[Path, ...], Path]]:
     """Each labelled frame behind its past, and its label."""
     folder, where = data.file.parent, f"{data.file}: {split}"
+    for pattern in (part.frames, part.labels):
+        _refuse_what_glob_hides(folder, pattern)
     frames = matches(folder, part.frames, f"{where}: frames")
     labels = matches(folder, part.labels, f"{where}: labels")
     frames = {path: key for path, key in frames.items() if path not in labels}  # which may lie in the same folder
     if not frames:
         raise UserError(f"{where}: {part.frames} of frames matches nothing but the labels; give it the frames' names or ending")
     label_of = _pair(frames, labels, part, where)
-    for video in _videos(frames, part):
+    videos = list(_videos(frames, part))
+    if part.video and part.step is None:
+        _say_gaps(videos, frames, where)
+    for video in videos:
         for t, frame in enumerate(video):
             if frame in label_of:
                 yield tuple(video[max(0, t - past) : t + 1]), label_of[frame]
@@ -49,9 +58,22 @@ def matches(folder: Path, pattern: str, where: str) -> dict[Path, Key]:
     found = [Path(name) for name in glob.glob(pattern, root_dir=folder, recursive=True)]
     found = [path for path in found if (folder / path).is_file()]
     if not found:
-        raise UserError(f"{where}: {pattern} matches no file; it is looked for in {folder}")
+        raise UserError(f"{where}: {pattern} matches no file; it is looked for in {folder}; {contents(nearest(folder / pattern))}")
     found.sort(key=lambda path: (natural(path.parent), str(path.parent), natural(Path(path.name)), path.name))
     return {folder / path: _key(Path(pattern), path) for path in found}
+
+
+def _refuse_what_glob_hides(folder: Path, pattern: str) -> None:
+    """Raise UserError for folders that may not be listed, and for links to nothing: without them, frames that do not follow one
+    another would seem to."""
+    parts = Path(pattern).parts
+    for depth in range(len(parts)):
+        for name in glob.glob(os.path.join(*parts[:depth], ""), root_dir=folder, recursive=True) if depth else [""]:
+            if not os.access(folder / name, os.R_OK | os.X_OK):
+                raise UserError(f"{folder / name}: cannot be listed (Permission denied); mend its permissions")
+    for name in glob.iglob(pattern, root_dir=folder, recursive=True):
+        if not os.path.exists(folder / name):
+            raise UserError(f"{folder / name}: a link to what is not there; restore that, or remove the link")
 
 
 def _key(pattern: Path, path: Path) -> Key:
@@ -120,6 +142,22 @@ def _follows(before: Path, frame: Path, frames: dict[Path, Key], part: Part) -> 
     return first[0] == second[0] and second[1] - first[1] <= part.step
 
 
+def _say_gaps(videos: Sequence[Sequence[Path]], frames: dict[Path, Key], where: str) -> None:
+    """Without `step`, a lost frame goes unnoticed: say where the frames' numbers suggest that some are."""
+    steps: dict[Path, int] = {}
+    for before, frame in itertools.chain.from_iterable(map(itertools.pairwise, videos)):
+        first, second = (NUMBER.fullmatch(frames[path][-1]) for path in (before, frame))
+        if first is not None and second is not None and first["before"] == second["before"]:
+            steps[frame] = int(second["number"]) - int(first["number"])
+    ((usual, count),) = Counter(steps.values()).most_common(1) or [(0, 0)]
+    gaps = [frame for frame, step in steps.items() if step > usual]
+    if gaps and 2 * count > len(steps):
+        logger.info(
+            "%s: %d of %d frames are numbered more than %d above the one before, %s first; if frames are missing, step: %d begins a "
+            "new video there", where, len(gaps), len(frames), usual, gaps[0], usual,
+        )
+
+
 def _number(path: Path, text: str) -> tuple[str, int]:
     """The last number in `text`, behind the text before it."""
     match = NUMBER.fullmatch(text)
@@ -132,7 +170,7 @@ def _names(data: CustomData, split: str, frames: Sequence[Path]) -> list[str]:
     """Names that differ: of the files without ending, behind as many of their folders as it takes."""
     depth = 1
     while True:
-        names = ["_".join(frame.with_suffix("").parts[-depth:]) for frame in frames]
+        names = ["_".join(frame.with_suffix("").parts[-depth:]).replace("/", "") for frame in frames]  # of the root folder
         if len(set(names)) == len(names):
             return names
         if depth >= max(len(frame.parts) for frame in frames):

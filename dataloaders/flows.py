@@ -4,13 +4,14 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from dataloaders.clips import LabelledFrame, read_clip
+from dataloaders.clips import LabelledFrame, read_clip, refuse_other_size
+from dataloaders.sized import SizedDataset
 from dataloaders.synthetic import read_flow
+from utils.logging import logger
 
 
-class FlowDataset(Dataset):
+class FlowDataset(SizedDataset):
     """Two consecutive frames and the true flow between them.
 
     Items: `clip` (2,H,W,3) uint8 RGB (previous, current); `flow` (2,h,w) float32, from the current frame to the
@@ -19,15 +20,22 @@ class FlowDataset(Dataset):
     """
 
     def __init__(self, frames: Sequence[LabelledFrame], stride: int):
-        self.frames = [frame for frame in frames if frame.flow is not None and len(frame.frames) > 1]
+        pairs = [frame for frame in frames if len(frame.frames) > 1]
+        self.frames = [frame for frame in pairs if frame.flow is not None]
         self.stride = stride
+        without = len(pairs) - len(self.frames)
+        if self.frames and without:
+            logger.info("flow: %d of %d labelled frames with a frame before them have no true flow", without, len(pairs))
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
+        assert frame.flow is not None  # the others were left out
         flow, valid = read_flow(frame.flow)  # (H,W,2) pixels, (H,W)
+        clip = read_clip(frame.frames[-2:])  # (2,H,W,3)
+        refuse_other_size(frame.flow, valid.shape, frame.frames[-1], clip.shape[1:3])
         height, width = valid.shape
         size = (max(1, width // self.stride), max(1, height // self.stride))
         weight = valid.astype(np.float32)
@@ -37,7 +45,7 @@ class FlowDataset(Dataset):
         mean[..., 0] *= size[0] / width
         mean[..., 1] *= size[1] / height
         return {
-            "clip": read_clip(frame.frames[-2:]),
+            "clip": clip,
             "flow": torch.from_numpy(np.ascontiguousarray(mean.transpose(2, 0, 1), dtype=np.float32)),
             "valid": torch.from_numpy(share[None]),
             "name": frame.name,

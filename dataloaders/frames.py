@@ -1,6 +1,7 @@
 """Frames as they come: of a video file, of pictures, of a camera, or rendered."""
 import glob
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +14,15 @@ from config.errors import UserError
 from dataloaders.images import read_image
 from dataloaders.synthetic import StreetSettings, render_sequence
 from utils.logging import logger
+from utils.video import RATES, refuse_undecodable
 
 DEMO = "demo"
 DEMO_STREET = StreetSettings(height=256, width=512, length=30)
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 USUAL_RATE = 30.0  # frames a second of what has no rate of its own
-HIGHEST_RATE = 1000.0  # above it, a file's rate is a mistake
+LAST_CAMERA = 99  # to OpenCV, higher numbers mean other things
 WILDCARD = re.compile(r"[*?[]")
-TEXT = cv2.VideoWriter_fourcc(*"ansi")  # FFmpeg shows text files as pictures of a terminal
+TEXT = cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg shows text files as pictures of a terminal
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,29 @@ def open_frames(source: str, fps: float = 0.0) -> Frames:
 
     Raises UserError where there are none; walking through them does, too, at a picture that cannot be read.
     """
+    try:
+        frames = _opened(source)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be opened ({error.strerror}); choose another one for --video, or its permissions") from error
+    return replace(frames, fps=fps) if fps else frames
+
+
+def _opened(source: str) -> Frames:
     path = Path(source)
     if source == DEMO:
-        frames = _rendered()
-    elif re.fullmatch("[0-9]+", source):
-        frames = _of_camera(int(source))
-    elif path.is_dir():
-        frames = _of_pictures(source, path.iterdir(), path)
-    elif path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
-        frames = _of_pictures(source, [path], path.parent)
-    elif path.is_file():
-        frames = _of_file(path)
-    elif WILDCARD.search(source):
-        frames = _of_pictures(source, map(Path, glob.glob(source, recursive=True)), _fixed_part(path))
-    else:
-        raise UserError(
-            f"{source}: no such file; wanted is a video file, a folder or a quoted glob of pictures, a camera's number, or {DEMO}"
-        )
-    return replace(frames, fps=fps) if fps else frames
+        return _rendered()
+    if re.fullmatch("[0-9]+", source):
+        return _of_camera(int(source))
+    if path.is_dir():
+        return _of_pictures(source, path.iterdir(), path)
+    if path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
+        return _of_pictures(source, [path], path.parent)
+    if path.is_file():
+        return _of_file(path)
+    if WILDCARD.search(source):
+        return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), _fixed_part(path))
+    found = "neither a file nor a folder" if path.exists() else "no such file"
+    raise UserError(f"{source}: {found}; wanted is a video file, a folder or a quoted glob of pictures, a camera's number, or {DEMO}")
 
 
 def natural(path: Path) -> list:
@@ -88,6 +95,8 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path) -> Frames:
     """Those of the paths `found` that are pictures, as the frames of one video; they lie under the folder `root`."""
     paths = [path for path in found if path.suffix.lower() in PICTURE_ENDINGS and path.is_file() and path.name[0] != "."]
     paths.sort(key=lambda path: (natural(path.parent), natural(path)))
+    for path in paths:
+        refuse_undecodable(path)
     if not paths:
         raise UserError(f"{source}: no pictures there ({', '.join(sorted(PICTURE_ENDINGS))})")
     first = read_image(paths[0])
@@ -110,7 +119,9 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _of_file(path: Path) -> Frames:
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    refuse_undecodable(path)
+    open(path, "rb").close()  # OpenCV does not say why it cannot
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # to FFmpeg, "12:30.mp4" is a protocol of the name 12
     if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == TEXT:
         raise UserError(f"{path}: cannot be read as a video ({path.stat().st_size} bytes; damaged, or of another kind)")
     good, first = capture.read()
@@ -128,6 +139,8 @@ def _of_file(path: Path) -> Frames:
 
 def _of_camera(number: int) -> Frames:
     name = f"camera {number}"
+    if number > LAST_CAMERA:
+        raise UserError(f"{name}: no such camera; they count from 0 to {LAST_CAMERA} (a file of this name is ./{number})")
     capture = cv2.VideoCapture(number)
     good, first = capture.read()
     if not good:
@@ -136,7 +149,20 @@ def _of_camera(number: int) -> Frames:
     def at_end(frames: int) -> None:
         logger.info("%s: stopped sending after %d frames", name, frames)
 
-    return Frames(name, _captured(capture, first, at_end), _rate(capture), first.shape[:2])
+    images = _of_one_size(name, _captured(capture, first, at_end))
+    return Frames(name, images, _rate(capture), first.shape[:2])
+
+
+def _of_one_size(name: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The images up to the first of another size: what a camera sent until then would otherwise be lost with a video's error."""
+    size = (0, 0)
+    for number, image in enumerate(images):
+        size = size if number else image.shape[:2]
+        if image.shape[:2] != size:
+            before, now = ("%d x %d" % (width, height) for height, width in (size, image.shape[:2]))
+            logger.info("%s: ended after %d frames of %s pixels, since it went on with %s", name, number, before, now)
+            break
+        yield image
 
 
 def _captured(capture: cv2.VideoCapture, frame: np.ndarray, at_end: Callable[[int], None]) -> Iterator[np.ndarray]:
@@ -152,4 +178,4 @@ def _captured(capture: cv2.VideoCapture, frame: np.ndarray, at_end: Callable[[in
 
 def _rate(capture: cv2.VideoCapture) -> float:
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 0 < rate <= HIGHEST_RATE else USUAL_RATE
+    return rate if RATES[0] <= rate <= RATES[1] else USUAL_RATE  # outside, a file's rate is a mistake

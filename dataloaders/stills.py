@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from config.dataset import DatasetConfig
 from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame
+from dataloaders.sized import SizedDataset
 
 MOST_OBJECTS = 10  # the largest regions of movable classes that move by themselves; the others move with the camera alone
 LEAST_PIXELS = 60  # of a region
@@ -29,7 +29,7 @@ COARSE = 4  # depth and hidden background are made at a quarter of the picture's
 SampleAt = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class StillsDataset(Dataset):
+class StillsDataset(SizedDataset):
     """Labelled pictures, each with what a clip of `steps` + 1 frames is made from.
 
     Items are those of ClipDataset with a clip of one frame; `objects` (H,W) uint8: 1, 2, ... on connected regions of movable
@@ -59,7 +59,10 @@ def find_objects(label: np.ndarray, movable: Sequence[int]) -> np.ndarray:
     boxes, objects = [], np.zeros_like(label)
     for kind in movable:
         count, regions, stats, _ = cv2.connectedComponentsWithStats((label == kind).astype(np.uint8), connectivity=8)
-        boxes += [(stats[i], regions, i) for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= LEAST_PIXELS and not _cut(stats[i], label)]
+        boxes += [
+            (stats[i], regions, i) for i in range(1, count)
+            if stats[i, cv2.CC_STAT_AREA] >= LEAST_PIXELS and not _cut(stats[i], label)
+        ]
     boxes = sorted(boxes, key=lambda box: -box[0][cv2.CC_STAT_AREA])[:MOST_OBJECTS]
     boxes.sort(key=lambda box: box[0][cv2.CC_STAT_TOP] + box[0][cv2.CC_STAT_HEIGHT])
     for number, (stat, regions, i) in enumerate(boxes, 1):
@@ -254,16 +257,16 @@ def place(mover: Object, camera: Camera, back: int, size: tuple[int, int]) -> tu
     shrunk = max(0.3, 1 - camera.forward * back * ground)
     shift = camera.offset(back)
     swing = 0.5 + 0.5 * ground
-    then = tuple(
+    x, y = (
         origin * side + (centre - origin * side) * shrunk - (turned * swing + velocity * back) * side
         for origin, side, centre, turned, velocity in zip(camera.vanishing, (width, height), now, shift, mover.velocity)
     )
-    return now, then, shrunk * max(0.5, 1 - mover.growth * back)
+    return now, (x, y), shrunk * max(0.5, 1 - mover.growth * back)
 
 
 def nearest(x: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     """x (N,H,W) at the nearest pixels to columns, rows (N,h,w); 0 outside."""
-    count, height, width = x.shape
+    height, width = x.shape[1:]
     column, row = columns.round(), rows.round()
     within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
@@ -286,7 +289,8 @@ def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
     weight = F.avg_pool2d(known.float(), COARSE, ceil_mode=True)
     levels = [(F.avg_pool2d(colours * known, COARSE, ceil_mode=True), weight)]
     while min(levels[-1][0].shape[-2:]) > 2:
-        levels.append(tuple(F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))
+        total, weight = (F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1])
+        levels.append((total, weight))
     filled = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
     for total, weight in reversed(levels[:-1]):
         coarse = F.interpolate(filled, size=total.shape[-2:], mode="bilinear", align_corners=False)

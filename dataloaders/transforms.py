@@ -51,10 +51,10 @@ class Augmentation:
             cut = self.images(images)
             return resize_rectangle(cut, size, 0, 0, size)
         axes = []
-        for side, first, view, scaled, source in zip(self.size, (self.top, self.left), size, self.scaled, images.shape[-2:]):
-            position = torch.arange(view, dtype=torch.float32) * aligned_step(side, view)
+        for side, first, count, scaled, source in zip(self.size, (self.top, self.left), size, self.scaled, images.shape[-2:]):
+            position = torch.arange(count, dtype=torch.float32) * aligned_step(side, count)
             low = position.floor().clamp(0, side - 1)
-            pairs = torch.stack([low, (low + 1).clamp(max=side - 1)], dim=1)  # (view,2) in pixels of the crop
+            pairs = torch.stack([low, (low + 1).clamp(max=side - 1)], dim=1)  # (count,2) in pixels of the crop
             axes.append(((pairs + first) * aligned_step(source, scaled), (position - low).float().to(images.device)))
         (rows, down), (columns, across) = axes
         corners = sample(images, rows.flatten(), columns.flatten())  # (...,2h,2w)
@@ -83,15 +83,14 @@ def draw_augmentation(
 
     crop None: neither scale nor crop. `continuous`: scale uniform between the two `scales`, else one of them.
     """
-    height, width = frame
     if crop is None:
         return Augmentation(frame, 0, 0, frame, frame, bool(rng.random() < flip))
-    scale = rng.uniform(*scales) if continuous else scales[int(rng.integers(len(scales)))]
-    scaled = tuple(max(SIZE_MULTIPLE, int(side * scale) // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in (height, width))
-    size = (min(crop[0], scaled[0]), min(crop[1], scaled[1]))
-    top = int(rng.integers(scaled[0] - size[0] + 1))
-    left = int(rng.integers(scaled[1] - size[1] + 1))
-    return Augmentation(scaled, top, left, size, tuple(crop), bool(rng.random() < flip))
+    scale = rng.uniform(scales[0], scales[1]) if continuous else scales[int(rng.integers(len(scales)))]
+    height, width = (max(SIZE_MULTIPLE, int(side * scale) // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in frame)
+    size = (min(crop[0], height), min(crop[1], width))
+    top = int(rng.integers(height - size[0] + 1))
+    left = int(rng.integers(width - size[1] + 1))
+    return Augmentation((height, width), top, left, size, (crop[0], crop[1]), bool(rng.random() < flip))
 
 
 def resize_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Tensor:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import cv2
 import torch
-from torch.utils.data import Dataset
 
 from config.dataset import DatasetConfig
 from dataloaders.cache import PictureCache
-from dataloaders.clips import LabelledFrame
+from dataloaders.clips import LabelledFrame, refuse_other_size
 from dataloaders.images import label_table, read_ids, read_image
+from dataloaders.sized import SizedDataset
 from dataloaders.synthetic import read_flow
 
 
@@ -58,7 +58,14 @@ def share(frames: Sequence[LabelledFrame], *, rank: int, ranks: int, whole_video
     return shares[rank]
 
 
-class VideoDataset(Dataset):
+def refuse_other_shape(label: Path, size: Sequence[int], frame: Path, whole: Sequence[int]) -> None:
+    """Raise UserError where a label of `size` (H,W) cannot be that of a frame of size `whole`: other than a training, evaluation
+    takes labels of another size, but of the frame's shape, to within a pixel."""
+    if abs(size[0] * whole[1] - size[1] * whole[0]) > max(whole):
+        refuse_other_size(label, size, frame, whole)
+
+
+class VideoDataset(SizedDataset):
     """The frames of videos, one after the other, as bytes.
 
     Items: `image` (H,W,3) uint8 RGB; `label` (H,W) uint8 class indices, empty where the frame is not labelled; with
@@ -81,8 +88,11 @@ class VideoDataset(Dataset):
         item = {"image": torch.tensor(read(frame.path, read_image)), "label": torch.empty(0, dtype=torch.uint8)}
         item |= {"ahead": torch.empty(0), "visible": torch.empty(0, dtype=torch.bool)}
         if frame.labelled is not None:
-            item["label"] = torch.from_numpy(cv2.LUT(read(frame.labelled.label, read_ids), self.table))
+            ids, whole = read(frame.labelled.label, read_ids), item["image"].shape[:2]
+            refuse_other_shape(frame.labelled.label, ids.shape, frame.path, whole)
+            item["label"] = torch.from_numpy(cv2.LUT(ids, self.table))
             if self.with_flow and frame.labelled.ahead is not None:
                 flow, visible = read_flow(frame.labelled.ahead)
+                refuse_other_size(frame.labelled.ahead, visible.shape, frame.path, whole)
                 item |= {"ahead": torch.from_numpy(flow), "visible": torch.from_numpy(visible)}
         return item

@@ -2,8 +2,9 @@
 import torch
 from torch import Tensor, nn
 
-from models.resize import align
+from models.resize import align, size_of
 from models.resnet import ResNet18
+from models.segmenter import Segmenter
 
 WIDTH = 128
 AUXILIARY_STRIDES = (16, 8)  # of the maps that the two auxiliary heads look at
@@ -32,7 +33,7 @@ class GlobalAverage(nn.Module):
 class SpatialPath(nn.Module):
     """Detail at 1/8: image (N,3,H,W) -> (N,128,H/8,W/8)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv_7x7 = ConvBn(3, 64, 7, stride=2)
         self.conv_3x3_1 = ConvBn(64, 64, 3, stride=2)
@@ -86,7 +87,7 @@ class Head(nn.Module):
         return self.conv_1x1(self.conv_3x3(x))
 
 
-class BiSeNet(nn.Module):
+class BiSeNet(Segmenter):
     """Keyframe segmenter B.
 
     forward: RGB image (N,3,H,W) float, normalised with `pixel_mean` and `pixel_std` -> logits (N,C,H/8,W/8).
@@ -133,10 +134,10 @@ class BiSeNet(nn.Module):
         """Image (N,3,H,W) -> fusion (N,256,H/8,W/8) and the refinement outputs, (N,128) at 1/16 and 1/8."""
         spatial = self.spatial_path(image)  # (N,128,H/8,W/8)
         _, layer2, layer3, layer4 = self.context_path.features(image)
-        running = align(self.global_context(layer4), layer4.shape[-2:])  # (N,128,H/32,W/32)
+        running = align(self.global_context(layer4), size_of(layer4))  # (N,128,H/32,W/32)
         refined = []
         for x, finer, arm, refine in zip((layer4, layer3), (layer3, layer2), self.arms, self.refines):
-            running = align(arm(x) + running, finer.shape[-2:])  # (N,128,H/16,W/16), then (N,128,H/8,W/8)
+            running = align(arm(x) + running, size_of(finer))  # (N,128,H/16,W/16), then (N,128,H/8,W/8)
             running = refine(running)
             refined.append(running)
         return self.ffm(spatial, running), refined

@@ -7,13 +7,14 @@ from models.flow_none import NoFlow
 from models.flownet_s import FlowNetS
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
+from models.segmenter import Segmenter
 from models.swiftnet import SwiftNet
 
-SEGMENTERS = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
-FLOW_NETWORKS = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
+SEGMENTERS: dict[str, type[Segmenter]] = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
+FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
 
 
-def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> nn.Module:
+def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> Segmenter:
     """`pretrained`: start the trunk from torchvision's ImageNet weights (downloads them)."""
     return SEGMENTERS[name](classes, pretrained=pretrained)
 

@@ -25,7 +25,7 @@ class LightFlow(nn.Module):
 
     stride = 4
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = conv_block(6, 32, stride=2)
         self.conv2 = conv_block(32, 64, stride=2)

@@ -38,7 +38,7 @@ class FlowNetS(nn.Module):
 
     stride = 8
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = conv_block(6, 64, 7, stride=2)
         self.conv2 = conv_block(64, 128, 5, stride=2)

@@ -1,5 +1,7 @@
 """BatchNorm folded into the convolutions before it, for networks that are not trained any more."""
 import copy
+from itertools import pairwise
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -8,8 +10,10 @@ from torchvision.models.resnet import BasicBlock
 from models.bisenet import ConvBn
 from models.resnet import ResNet18
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def folded(network: nn.Module) -> nn.Module:
+
+def folded(network: Network) -> Network:
     """A copy of `network` in evaluation mode whose BatchNorms, where they follow a convolution, are part of it.
 
     Equal up to rounding. (In SwiftNet's decoder BatchNorm comes before ReLU and convolution; those stay.)
@@ -33,5 +37,5 @@ def _pairs(module: nn.Module) -> list[tuple[str, str]]:
         return [("conv", "bn")]
     if isinstance(module, nn.Sequential):
         names = list(module._modules)
-        return [(a, b) for a, b in zip(names, names[1:]) if isinstance(module._modules[a], nn.Conv2d)]
+        return [(a, b) for a, b in pairwise(names) if isinstance(module._modules[a], nn.Conv2d)]
     return []

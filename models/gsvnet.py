@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.guided_conv import GuidedConv
-from models.resize import align, grid_size, scaled_size
+from models.resize import align, grid_size, scaled_size, size_of
+from models.segmenter import Segmenter
 from models.warp import grid_flow, warp
 
 
@@ -21,7 +22,7 @@ class State:
 
 def grid_view(frame: Tensor) -> Tensor:
     """Normalised RGB frame (N,3,H,W) -> what flow and guided networks see of it: (N,3,h,w), normalised **BGR**."""
-    return align(frame, grid_size(*frame.shape[-2:])).flip(1)
+    return align(frame, grid_size(*size_of(frame))).flip(1)
 
 
 class GSVNet(nn.Module):
@@ -31,13 +32,13 @@ class GSVNet(nn.Module):
     ((current, previous) -> flow) and `guided` ((warped logits, view) -> logits).
     """
 
-    def __init__(self, segmenter: nn.Module, flow: nn.Module, guided: GuidedConv):
+    def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv):
         super().__init__()
         self.segmenter, self.flow, self.guided = segmenter, flow, guided
 
     def keyframe(self, frame: Tensor, scale: float = 1.0) -> State:
         """Segment `frame` (N,3,H,W), normalised RGB, at `scale` of its size; the state's logits are (N,C,h,w)."""
-        height, width = frame.shape[-2:]
+        height, width = size_of(frame)
         logits = self.segmenter(align(frame, scaled_size(height, width, scale)))
         return State(align(logits, grid_size(height, width)), grid_view(frame))
 
@@ -54,4 +55,4 @@ class GSVNet(nn.Module):
 
     def motion(self, previous: Tensor, current: Tensor) -> Tensor:
         """Grid views (N,3,h,w) of two frames -> flow (N,2,h,w) from the current to the previous, in grid pixels."""
-        return grid_flow(self.flow(current, previous), tuple(current.shape[-2:]))
+        return grid_flow(self.flow(current, previous), size_of(current))

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.resize import align
+from models.resize import align, size_of
 
 KERNELS = 11  # the warped logits themselves, nine filters of the bank, the intra features
 FILTERS = 9  # filters of the bank; released with eight one-pixel shifts and one empty filter
@@ -61,8 +61,8 @@ class GuideNet(nn.Module):
         encoded = self.encoder(torch.cat([intra, edge], dim=1))  # (N,32,h,w)
         half = self.down1(encoded)  # (N,64,h/2,w/2)
         quarter = self.down2(half)  # (N,128,h/4,w/4)
-        x = self.up1(align(quarter, half.shape[-2:]))  # (N,64,h/2,w/2)
-        x = self.up2(align(x, encoded.shape[-2:]))  # (N,32,h,w)
+        x = self.up1(align(quarter, size_of(half)))  # (N,64,h/2,w/2)
+        x = self.up2(align(x, size_of(encoded)))  # (N,32,h,w)
         kernels = self.decoder(encoded + x).float()  # (N,11,h,w); the epsilon below vanishes in half precision
         # The paper adds epsilon; as a least value it is the same up to rounding, and ONNX Runtime does not drop it as nothing.
         return kernels / kernels.sum(dim=1, keepdim=True).clamp(min=EPSILON)

@@ -22,6 +22,9 @@ class ViewStep(nn.Module):
     Touches only the pixels that the 1/8 view is interpolated from.
     """
 
+    mean: Tensor  # (3,1,1), as std
+    std: Tensor
+
     def __init__(self, net: GSVNet):
         super().__init__()
         self.register_buffer("mean", torch.tensor(net.segmenter.pixel_mean).view(3, 1, 1), persistent=False)
@@ -42,6 +45,16 @@ class FixedViewStep(nn.Module):
 
     The frame becomes float first: on bytes, such a graph's runtime may know nothing but that.
     """
+
+    mean: Tensor  # (3,), as std
+    std: Tensor
+    row_low: Tensor  # (h,) int64: rows above and below those that are looked at
+    row_high: Tensor
+    row_weight: Tensor  # (h,1,1): how far from the upper to the lower
+    column_low: Tensor  # (w,) int64
+    column_high: Tensor
+    column_weight: Tensor  # (w,1)
+    bgr: Tensor  # (3,) int64
 
     def __init__(self, net: GSVNet, size: tuple[int, int]):
         super().__init__()
@@ -72,6 +85,9 @@ class KeyframeStep(nn.Module):
     Scaled before it is normalised, which is the same, and less work.
     """
 
+    mean: Tensor  # (3,1,1), as std
+    std: Tensor
+
     def __init__(self, net: GSVNet, scale: float):
         super().__init__()
         self.scale = scale
@@ -95,7 +111,7 @@ class PropagationStep(nn.Module):
 
     def __init__(self, net: GSVNet):
         super().__init__()
-        self.net = GSVNet(nn.Identity(), folded(net.flow), folded(net.guided))
+        self.net = GSVNet(nn.Identity(), folded(net.flow), folded(net.guided))  # type: ignore[arg-type]  # it sees no keyframe
 
     def forward(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
         return self.net.propagate(State(logits, previous), view).logits.float()  # (N,C,h,w)

@@ -1,4 +1,5 @@
 """From logits on the propagation grid to a label map at full size: one align-upsampling, then the largest class."""
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,18 +11,18 @@ FEW = 4  # classes that are told apart where no more can win, which is nearly ev
 WORTH_CHOOSING = 0.5  # share of cells to compute above which computing all of them is quicker
 
 
-def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Logits (1,C,h,w) float, C up to 255 -> class indices (H,W) uint8 at `size`, the largest of the align-upsampled logits.
 
     The full-size planes (C,H,W) are never made on a CPU: see `_by_cells`. A GPU upsamples faster than it would choose cells.
     """
-    size = tuple(size)
+    height, width = size
     if not logits.is_cuda:
         ids = logits[0].max(dim=0).indices.to(torch.uint8)  # (h,w); on CPU much faster than argmax
         mixed = _mixed(ids)
         if mixed.float().mean() < WORTH_CHOOSING:
-            return _by_cells(logits[0].float(), ids, mixed, size)
-    return align(logits, size).max(dim=1).indices[0].to(torch.uint8)  # (H,W)
+            return _by_cells(logits[0].float(), ids, mixed, (height, width))
+    return align(logits, (height, width)).max(dim=1).indices[0].to(torch.uint8)  # (H,W)
 
 
 def _by_cells(logits: Tensor, ids: Tensor, mixed: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.resize import align
+from models.resize import align, size_of
 
 # A batch split over processes: gradients are averaged over them, so a mean over pixels divides by the processes' mean
 # count, not by its own. `average` is that mean; with one process, nothing.
@@ -22,6 +22,8 @@ class PropagationLoss(nn.Module):
     total = param_ce * (CE + param_distil * mean over all elements of KL(softmax(teacher) || softmax(prediction))).
     """
 
+    class_weights: Tensor  # (C,)
+
     def __init__(
         self, class_weights: Sequence[float], *, param_ce: float, param_distil: float, ignore: int, average: Average = alone
     ):
@@ -35,7 +37,7 @@ class PropagationLoss(nn.Module):
 
         Returns the scalars `total`, `ce` and `distillation` (zero where teacher is None).
         """
-        size = label.shape[-2:]
+        size = size_of(label)
         return self.compare(align(logits, size), label, None if teacher is None else align(teacher, size))
 
     def compare(self, logits: Tensor, label: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
@@ -68,7 +70,8 @@ class SegmenterLoss(nn.Module):
 
     def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
         """outputs: logits (N,C,h',w') each, label: (N,H,W) int64, ids or `ignore`. Returns the scalar `total`."""
-        return {"total": sum(self._one(align(logits, label.shape[-2:]), label) for logits in outputs)}
+        first, *others = (self._one(align(logits, size_of(label)), label) for logits in outputs)
+        return {"total": sum(others, first)}
 
     def _one(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem:

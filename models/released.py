@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from config.errors import UserError
+from models.segmenter import Segmenter
 from utils.checkpoint import load_state, read_checkpoint, tensors_of
 
 SEGMENTER_FILES = {"swiftnet": "cityscapes-swnet-R18.pt", "bisenet": "cityscapes-bisenet-R18.pth"}
@@ -64,7 +65,7 @@ def read_segmenter(path: Path, name: str) -> Mapping:
     )
 
 
-def load_segmenter(segmenter: nn.Module, content: Mapping, path: Path, name: str) -> None:
+def load_segmenter(segmenter: Segmenter, content: Mapping, path: Path, name: str) -> None:
     """Load what `read_segmenter` read of `path`: a plain state dict, or one under `state_dict` or `model`."""
     expected = f"the keyframe segmenter {name} (--segnet) of {segmenter.classes} classes"
     tensors = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)

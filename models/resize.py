@@ -7,6 +7,12 @@ from torch.nn import functional as F
 GRID_STRIDE = 8  # the propagation grid is h x w = H // 8 x W // 8
 
 
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Height and width of x (...,H,W)."""
+    height, width = x.shape[-2:]
+    return height, width
+
+
 def align(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize x (N,C,H,W) to `size`, bilinear with corners aligned ("align" in the specification)."""
     if tuple(x.shape[-2:]) == tuple(size):

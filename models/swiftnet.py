@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.resize import half_pixel
+from models.resize import half_pixel, size_of
 from models.resnet import ResNet18
+from models.segmenter import Segmenter
 
 WIDTH = 128  # channels of the decoder
 PYRAMID_GRIDS = (8, 4, 2)
@@ -59,7 +60,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         skip = self.bottleneck(skip)  # (N,128,H',W')
-        return self.blend_conv(half_pixel(x, skip.shape[-2:]) + skip)
+        return self.blend_conv(half_pixel(x, size_of(skip)) + skip)
 
 
 class SwiftNetBackbone(ResNet18):
@@ -81,7 +82,7 @@ class SwiftNetBackbone(ResNet18):
         return x
 
 
-class SwiftNet(nn.Module):
+class SwiftNet(Segmenter):
     """Keyframe segmenter A.
 
     forward: RGB image (N,3,H,W) float, normalised with `pixel_mean` and `pixel_std` -> logits (N,C,H/4,W/4).

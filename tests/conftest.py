@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from dataloaders.synthetic import StreetSettings, ensure_streets
 from tests import tried
 from tests.released import write_released_files
+
+# The same examples in every run, whatever the machine's speed. The fixture `outcomes` counts over all examples of a test.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser):
@@ -23,7 +30,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item, call):
-    if call.when == "call" or call.when == "setup" and call.excinfo is not None:
+    if call.when == "call" or (call.when == "setup" and call.excinfo is not None):
         tried.note(item)
 
 

@@ -29,11 +29,10 @@ def choose_engine(
     (None: not known, any set-up pays), and the quickest taken; one log line says which, and why. Raises UserError where
     the one that is named cannot be had; auto leaves it out.
     """
-    settings = {"scale": scale, "device": device, "amp": amp}
     if name == Engine.name:
-        return build_engine(name, net, **settings)
+        return build_engine(name, net, scale=scale, device=device, amp=amp)
     if name != "auto":
-        return _set_up(name, net, size, **settings)
+        return _set_up(name, net, size, scale=scale, device=device, amp=amp)
     logger.info("--engine auto: trying which is the quickest here")
     found: dict[str, tuple[float, Engine]] = {}
     remarks = []
@@ -43,7 +42,7 @@ def choose_engine(
             remarks.append(f"{candidate} not tried, {frames} frames hardly pay for its set-up")
             continue
         try:
-            engine = _set_up(candidate, net, size, **settings)
+            engine = _set_up(candidate, net, size, scale=scale, device=device, amp=amp)
         except UserError as error:
             remarks.append(f"{candidate} left out: {str(error).removeprefix(f'--engine {candidate}').lstrip(' :')}")
             continue
@@ -69,10 +68,10 @@ def noise(size: tuple[int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def _set_up(name: str, net: GSVNet, size: tuple[int, int], **settings) -> Engine:
+def _set_up(name: str, net: GSVNet, size: tuple[int, int], *, scale: float, device: torch.device, amp: str) -> Engine:
     """Build the engine and take it through two frames, since some fail no earlier. Raises UserError."""
     try:
-        engine = build_engine(name, net, **settings)
+        engine = build_engine(name, net, scale=scale, device=device, amp=amp)
         image = noise(size)
         view = engine.view(image)
         engine.propagate(engine.keyframe(image), view, view)

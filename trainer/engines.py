@@ -12,6 +12,8 @@ from models.inference import KeyframeStep, PropagationStep, ViewStep
 from models.label_map import label_map
 from trainer.graphs import CPU_PROVIDER, CUDA_PROVIDER, exported, graph_like, onnx_model, require_packages, run_session, session
 
+Step = Callable[..., Tensor]
+
 
 class Engine:
     """The steps of a stream in plain PyTorch ("eager"): BatchNorm folded, channels last, no gradients.
@@ -27,8 +29,11 @@ class Engine:
         self.device, self.scale, self.amp = device, scale, amp
         self.half = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
         self._view = ViewStep(net)  # on the CPU: a GPU need not be sent what it does not look at
-        self._keyframe: Callable = KeyframeStep(net, scale).to(device).eval()
-        self._propagate: Callable = PropagationStep(net).to(device).eval()
+        self.networks: dict[str, nn.Module] = {  # as they stand, whatever computes them below
+            "keyframe": KeyframeStep(net, scale).to(device).eval(), "propagation": PropagationStep(net).to(device).eval()
+        }
+        self._keyframe: Step = self.networks["keyframe"]
+        self._propagate: Step = self.networks["propagation"]
 
     @torch.inference_mode()
     def view(self, image: Tensor) -> Tensor:
@@ -66,18 +71,18 @@ class CompiledEngine(Engine):
 
     def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
         super().__init__(net, scale=scale, device=device, amp=amp)
-        if device.type == "cuda":
-            how = {"mode": "reduce-overhead"}
-        else:
-            how = {"options": {"freezing": True}}
-        self._keyframe = torch.compile(self._keyframe, dynamic=False, **how)
-        self._propagate = torch.compile(self._propagate, dynamic=False, **how)
+        self._keyframe, self._propagate = self._compiled(self._keyframe), self._compiled(self._propagate)
 
     def keyframe(self, image: Tensor) -> Tensor:
         return self._kept(super().keyframe(image))
 
     def propagate(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
         return self._kept(super().propagate(logits, previous, view))
+
+    def _compiled(self, step: Step) -> Step:
+        if self.device.type == "cuda":
+            return torch.compile(step, dynamic=False, mode="reduce-overhead")
+        return torch.compile(step, dynamic=False, options={"freezing": True})
 
     def _kept(self, logits: Tensor) -> Tensor:
         """CUDA graphs write every result into the same memory; a stream's state has to outlive the next one."""
@@ -108,15 +113,15 @@ class OnnxEngine(Engine):
         self._sessions: dict[tuple, Any] = {}
 
     def keyframe(self, image: Tensor) -> Tensor:
-        return self._run("keyframe", self._keyframe, image=image)
+        return self._run("keyframe", image=image)
 
     def propagate(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
-        return self._run("propagation", self._propagate, previous_logits=logits, previous_view=previous, view=view)
+        return self._run("propagation", previous_logits=logits, previous_view=previous, view=view)
 
-    def _run(self, name: str, step: nn.Module, **inputs: Tensor) -> Tensor:
+    def _run(self, name: str, **inputs: Tensor) -> Tensor:
         key = (name, *(x.shape for x in inputs.values()))
         if key not in self._sessions:
-            graph = graph_like(name, step, "logits", **inputs)
+            graph = graph_like(name, self.networks[name], "logits", **inputs)
             self._sessions[key] = session(onnx_model(graph, exported(graph)), self.providers)
         return run_session(self._sessions[key], **inputs)
 

@@ -20,8 +20,9 @@ from models.label_map import label_map
 from trainer.positions import VideoPropagation, plan_video
 from trainer.temporal import TemporalMeasures, flow_source
 from utils.distributed import Ranks, add_over_ranks
-from utils.logging import logger, watched
+from utils.logging import SizedIterable, logger, watched
 from utils.metrics import ConfusionMatrix, by_interval, summary
+from utils.optical_flow import FlowBetween
 from utils.visualize import write_picture
 
 DRY_RUN_FRAMES = 10
@@ -52,19 +53,20 @@ class Maps:
     """Label maps of one frame, made when first asked for: (method, keyframe, size) -> (H,W) uint8."""
 
     def __init__(self, logits: Mapping[str, Mapping[int, Tensor]]):
-        self.logits, self.made = logits, {}
+        self.logits = logits
+        self.made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
     def __call__(self, method: str, keyframe: int, size: Sequence[int]) -> Tensor:
         logits = self.logits[method][keyframe]  # (1,C,h,w), which methods and keyframes may share
         key = (id(logits), tuple(size))
         if key not in self.made:
-            self.made[key] = label_map(logits, tuple(size))
+            self.made[key] = label_map(logits, size)
         return self.made[key]
 
 
 @torch.inference_mode()
 def evaluate(
-    net: GSVNet, videos: Sequence[Video], frames: Sequence[Mapping[str, Tensor]], positions: Sequence[int], *, classes: int,
+    net: GSVNet, videos: Sequence[Video], frames: SizedIterable[Mapping[str, Tensor]], positions: Sequence[int], *, classes: int,
     methods: Sequence[str], scale: float, device: torch.device, ranks: Ranks = Ranks(),
     measures: TemporalMeasures | None = None, on_frame: OnFrame | None = None, quiet: bool = False,
 ) -> Matrices:
@@ -151,11 +153,12 @@ class Evaluation:
         if options.early_stop:
             frames = frames[:DRY_RUN_FRAMES]
         self.videos = share(frames, rank=ranks.rank, ranks=ranks.count, whole_videos=temporal)
-        # Intervals l of which all positions 0..l-1 are evaluated.
-        self.intervals = [l for l in range(1, max(self.positions) + 2) if set(range(l)) <= set(self.positions)] if temporal else []
+        # Intervals n of which all positions 0..n-1 are evaluated.
+        self.intervals = [n for n in range(1, max(self.positions) + 2) if set(range(n)) <= set(self.positions)] if temporal else []
         if temporal and not self.intervals:
             logger.info("no table by keyframe interval, and no consistency over time: position 0 is not evaluated")
-        self.flow_name, self.flow = None, None
+        self.flow_name: str | None = None
+        self.flow: FlowBetween | None = None
         if self.intervals:
             self.flow_name, self.flow = flow_source(videos_of(frames), [Path(options.weights_dir), TORCH_WEIGHTS], device)
         self.loader = video_loader(

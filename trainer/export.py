@@ -1,4 +1,5 @@
 """Models that leave Python: the steps of a stream as ONNX and torch.export files, and a description of how to use them."""
+import contextlib
 import io
 import os
 import warnings
@@ -52,7 +53,7 @@ def run_export(net: GSVNet, options: Options) -> dict:
     except OSError as error:
         raise UserError(f"{folder}: cannot be made or written ({error.strerror}); choose another folder for --export") from error
     described = {}
-    for graph in graphs(net.eval(), tuple(options.export_size), options.scale):
+    for graph in graphs(net.eval(), options.export_size, options.scale):
         program = exported(graph)
         model = onnx_model(graph, program)
         packages[1].checker.check_model(model, full_check=True)
@@ -130,7 +131,7 @@ def described_tensor(name: str, x: Tensor) -> dict:
 
 def description(net: GSVNet, options: Options, described: dict) -> dict:
     """What someone who has the files alone needs to know."""
-    dataset, size = dataset_config(options.dataset, options.data_path), tuple(options.export_size)
+    dataset, size = dataset_config(options.dataset, options.data_path), options.export_size
     classes = zip(dataset.classes, dataset.label_ids, dataset.colours)
     return {
         "segnet": options.segnet, "flow": options.optical_flow_network, "dataset": dataset.name,
@@ -173,4 +174,5 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space, or choose another folder for --export") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

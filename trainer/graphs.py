@@ -60,10 +60,12 @@ def onnx_model(graph: Graph, program: ExportedProgram) -> "onnx.ModelProto":
     """The program as an ONNX model, with the graph's names for what goes in and comes out."""
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's remarks on itself, here and on standard output
-        model = torch.onnx.export(
+        made = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=list(graph.inputs), output_names=[graph.output],
             verbose=False,
-        ).model_proto
+        )
+    assert made is not None  # with dynamo=True it never is
+    model = made.model_proto
     inner = model.graph
     for part in (model, inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer):
         del part.metadata_props[:]  # where each line came from: half the file of a small graph

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
+from config.contradictions import flag
 from config.datasets import dataset_config
 from config.errors import UserError
-from config.options import Options, flag
+from config.options import Options
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.gsvnet import GSVNet
 from models.released import (
@@ -22,6 +23,7 @@ from models.released import (
     read_gsvnet,
     read_segmenter,
 )
+from models.segmenter import Segmenter
 from trainer.runs import LATEST, PREVIOUS, latest_experiment
 from utils.logging import logger
 
@@ -107,7 +109,7 @@ def segmenter_path(options: Options) -> Path:
     return Path(options.weights_dir) / SEGMENTER_FILES[options.segnet]
 
 
-def starting_segmenter(options: Options, resumed: Resumed | None) -> nn.Module:
+def starting_segmenter(options: Options, resumed: Resumed | None) -> Segmenter:
     """The keyframe segmenter as its training starts: resumed, or fresh (with ImageNet weights if asked for)."""
     pretrained = options.pretrained_backbone and resumed is None
     classes = dataset_config(options.dataset, options.data_path).num_classes

@@ -3,15 +3,17 @@ import importlib
 import math
 from collections.abc import Callable, Iterable
 from types import ModuleType
+from typing import Any
 
 import torch
-from torch import nn
 
 from config.errors import UserError
 from models.gsvnet import GSVNet
+from models.segmenter import Segmenter
 from utils.logging import logger
 
 SGD_MOMENTUM = 0.9
+BETAS = (0.9, 0.999)  # of Adam
 DECAY_EVERY = 100  # iterations between two steps of the propagation's learning rates
 
 
@@ -25,7 +27,7 @@ def propagation_groups(net: GSVNet, *, lr: float, guide_lr: float, flow_lr: floa
     ]
 
 
-def segmenter_groups(segmenter: nn.Module, *, lr: float, weight_decay: float, trunk_factor: float) -> list[dict]:
+def segmenter_groups(segmenter: Segmenter, *, lr: float, weight_decay: float, trunk_factor: float) -> list[dict]:
     """The trunk that ImageNet weights cover takes `trunk_factor` of learning rate and weight decay."""
     trunk = [p for module in segmenter.pretrained_modules() for p in module.parameters()]
     in_trunk = {id(p) for p in trunk}
@@ -37,15 +39,15 @@ def segmenter_groups(segmenter: nn.Module, *, lr: float, weight_decay: float, tr
 
 
 def build_optimizer(
-    groups: Iterable[dict], *, name: str, weight_decay: float, betas=(0.9, 0.999), apex: bool = False
+    groups: Iterable[dict], *, name: str, weight_decay: float, betas: tuple[float, float] = BETAS, apex: bool = False
 ) -> torch.optim.Optimizer:
     """`sgd`: momentum 0.9 with Nesterov; `adam`: with `betas`. On a GPU torch's fused kernels take the steps.
 
     apex: NVIDIA apex's fused optimizers instead. Raises UserError where apex is not there.
     """
     groups = list(groups)
-    common = dict(lr=groups[0]["lr"], weight_decay=weight_decay)
-    sgd = dict(momentum=SGD_MOMENTUM, nesterov=True)
+    common: dict[str, Any] = dict(lr=groups[0]["lr"], weight_decay=weight_decay)
+    sgd: dict[str, Any] = dict(momentum=SGD_MOMENTUM, nesterov=True)
     if apex:
         fused = apex_optimizers()
         logger.info("--apex 1: optimizer apex.optimizers.%s", "FusedSGD" if name == "sgd" else "FusedAdam")

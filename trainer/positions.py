@@ -57,33 +57,35 @@ class VideoPropagation:
         """The video's next frame, (H,W,3) uint8 RGB -> logits (1,C,h,w) by method and keyframe, as the plan wants them."""
         t, wanted = self.time, self.plan.wanted[self.time]
         view = self.see(image[None])  # (1,3,h,w)
-        if self.starts:
-            self._carry(view)
-        keyframe = None
-        if (self.logits and t in self.plan.last_use) or ("per-frame" in self.methods and wanted):
+        if self.view is not None and self.starts:
+            self._carry(self.view, view)
+        begins = bool(self.logits) and t in self.plan.last_use
+        alone: dict[int, Tensor] = {}  # what "per-frame" finds
+        if begins or ("per-frame" in self.methods and wanted):
             keyframe = self.segment(image[None])  # (1,C,h,w)
-        if self.logits and t in self.plan.last_use:
-            self.starts.append(t)
-            for groups in self.logits.values():
-                groups.append(keyframe)
+            alone = dict.fromkeys(wanted, keyframe)
+            if begins:
+                self.starts.append(t)
+                for groups in self.logits.values():
+                    groups.append(keyframe)
         found = {
             method: {start: self.logits[method][self.starts.index(start)] for start in wanted}
             if method in self.logits
-            else dict.fromkeys(wanted, keyframe)
+            else alone
             for method in self.methods
         }
         self._drop(t)
         self.view, self.time = view, t + 1
         return found
 
-    def _carry(self, view: Tensor) -> None:
-        """Take all groups one frame on; copied ones stay as they are."""
+    def _carry(self, before: Tensor, view: Tensor) -> None:
+        """Take all groups one frame on, from the view `before` to `view`; copied ones stay as they are."""
         carried = [method for method in self.methods if method in CARRIED]
         if not carried:
             return
-        flow = self.net.motion(self.view, view)  # (1,2,h,w)
+        flow = self.net.motion(before, view)  # (1,2,h,w)
         for method in carried:
-            state = State(torch.cat(self.logits[method]), self.view)  # (M,C,h,w)
+            state = State(torch.cat(self.logits[method]), before)  # (M,C,h,w)
             logits = self.net.propagate(state, view, flow).logits if method == "gsv" else self.net.warp(state, view, flow)
             self.logits[method] = list(logits.split(1))
 

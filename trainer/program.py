@@ -12,13 +12,14 @@ from trainer.evaluate import Evaluation, OnFrame, Seen, writer_of_predictions
 from trainer.export import run_export
 from trainer.gallery import Gallery, panel
 from trainer.networks import networks_for_evaluation
+from trainer.remedies import OF_LIBRARIES, as_user_error
 from trainer.report import report
 from trainer.runs import new_experiment
 from trainer.tables import as_csv, console, markdown
 from trainer.trainer import Stopped, Trainer
 from trainer.video import run_video
 from utils.distributed import Ranks, from_all_ranks, join, leave, wait_for_all
-from utils.logging import logger, start_console, write_json, write_text
+from utils.logging import logger, refuse_unwritable, start_console, write_json, write_text
 from utils.visualize import write_picture
 
 WITHOUT_DATA = ("table", "video")  # benchmarks that look at no data set
@@ -27,6 +28,16 @@ WITHOUT_DATA = ("table", "video")  # benchmarks that look at no data set
 def run(options: Options) -> int:
     """Do what the options say; returns the exit status. Raises UserError for what the user can mend."""
     device = choose_device(options)
+    try:
+        return _run(options, device)
+    except OF_LIBRARIES as error:
+        mendable = as_user_error(error, options, device)
+        if mendable is None:
+            raise
+        raise mendable from error
+
+
+def _run(options: Options, device: torch.device) -> int:
     ranks = join(options.local_rank, device.type == "cuda")
     start_console(quiet=not ranks.first)
     try:
@@ -74,6 +85,10 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
     """Evaluate, print the tables, write metrics.json, tables and report (and predictions); returns the metrics."""
     evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
     net = networks_for_evaluation(options).to(device)
+    if ranks.first and options.metrics_file:
+        refuse_unwritable(Path(options.metrics_file), "--metrics-file")
+    if ranks.first and options.save_predictions:
+        refuse_unwritable(Path(options.save_predictions) / "position_0", "--save-predictions")
     folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
     gallery = Gallery(options.method, evaluation.positions)
     writers: list[OnFrame] = [gallery]

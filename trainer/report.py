@@ -1,6 +1,6 @@
 """An evaluation as one HTML page that needs nothing else: figures, charts, tables, and frames to look through."""
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -137,7 +137,7 @@ def _legend(dataset: DatasetConfig) -> str:
     return f'<p class="faint">Label and prediction</p>{_swatches(classes)}<p class="faint">Errors</p>{_swatches(errors)}'
 
 
-def _swatches(named) -> str:
+def _swatches(named: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
     items = (
         f'<li><span class="swatch" style="background:rgb({r},{g},{b})"></span>{escape(name)}</li>' for name, (r, g, b) in named
     )
@@ -154,9 +154,9 @@ def _frame(shown: Shown, method: str, start: int, dataset: DatasetConfig) -> str
         "Label": (_painted(image, label, dataset), f"label of {name}"),
     }
     captions, predictions, errors = "", "", ""
-    for k, prediction in sorted(seen.predictions[method].items()):
+    for k, found in sorted(seen.predictions[method].items()):
         where = f' data-position="{k}"{_hidden(k, start)}'
-        prediction = prediction.cpu().numpy()
+        prediction = found.cpu().numpy()
         miou = scores(seen.counts[method][k])["miou"]
         captions += f"<p{where}>mIoU at position {k}: <strong>{percent(None if miou != miou else miou)}</strong> %</p>"
         predictions += _picture(_painted(image, prediction, dataset), f"prediction for {name}, position {k}", where)
@@ -199,6 +199,6 @@ def _error_map(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, cla
 def _picture(image: np.ndarray, text: str, where: str = "") -> str:
     """RGB (h,w,3) uint8 -> <img>; text: escaped, what is in it."""
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    data = base64.b64encode(encoded).decode("ascii")
+    data = base64.b64encode(encoded.tobytes()).decode("ascii")
     height, width = image.shape[:2]
     return f'<img{where} width="{width}" height="{height}" alt="{text}" src="data:image/jpeg;base64,{data}">'

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from config.errors import UserError
 from config.options import FIELDS, Options
@@ -23,20 +24,30 @@ def run_root(options: Options) -> Path:
 
 
 def new_experiment(options: Options) -> Path:
-    """Make the next free experiment folder and write `parameters.json` into it."""
+    """Make the next free experiment folder and write `parameters.json` into it. Raises UserError when the disk refuses."""
     root = run_root(options)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = _next_folder(root)
+    except OSError as error:
+        raise UserError(f"{root}: no folder can be made there ({error.strerror}); choose another --log-folder") from error
+    try:
+        write_json(folder / "parameters.json", _with_whole_paths(dataclasses.asdict(options)))
+    except UserError:
+        folder.rmdir()
+        raise
+    return folder
+
+
+def _next_folder(root: Path) -> Path:
     number = max((_number(path) for path in root.glob(f"{_PREFIX}*")), default=-1) + 1
     while True:
         folder = root / f"{_PREFIX}{number}"
         try:
-            folder.mkdir(parents=True)
-            break
+            folder.mkdir()
+            return folder
         except FileExistsError:  # another run took the number meanwhile
             number += 1
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --log-folder") from error
-    write_json(folder / "parameters.json", _with_whole_paths(dataclasses.asdict(options)))
-    return folder
 
 
 def latest_experiment(options: Options) -> Path | None:
@@ -50,7 +61,7 @@ def run_options(folder: Path) -> Options:
     path = folder / "parameters.json"
     try:
         content = json.loads(path.read_text())
-        known = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
+        known: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
         options = Options(**known)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the options of a run ({error}); name the experiment folder of a propagation run") from error

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from config.datasets import dataset_config
 from config.errors import UserError
@@ -19,6 +18,7 @@ from dataloaders.build import labelled_frames
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame
 from dataloaders.images import read_image
+from dataloaders.sized import SizedDataset
 from dataloaders.stills import MadeClips
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
 from models.warp import sample_at
@@ -36,7 +36,7 @@ class Stage:
     """One stage of training; the stages proper fill in what it names."""
 
     trained: nn.Module  # called by loss(), wrapped for several GPUs where there are any
-    passes: dict[int, Dataset]
+    passes: dict[int, SizedDataset]
     evaluation: Evaluation | None = None
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
@@ -77,10 +77,10 @@ class Stage:
         steps = int(batch["steps"][0])
         return MadeClips(image[:, 0], label, objects, steps, self.dataset, sample_at=sample_at, seeds=seeds)
 
-    def _optimizer(self, groups: list[dict], **choices) -> torch.optim.Optimizer:
+    def _optimizer(self, groups: list[dict], betas: tuple[float, float] = optim.BETAS) -> torch.optim.Optimizer:
         options = self.options
         return optim.build_optimizer(
-            groups, name=options.optim, weight_decay=options.weight_decay, apex=options.apex, **choices
+            groups, name=options.optim, weight_decay=options.weight_decay, betas=betas, apex=options.apex
         )
 
     def iterations(self) -> int:
@@ -89,8 +89,27 @@ class Stage:
         return batches * self.options.epoch
 
     def training_frames(self, past: int) -> list[LabelledFrame]:
+        """Labelled frames of the train split with up to `past` frames before each. Raises UserError, too, where the crop is
+        larger than the first of them that can be read."""
         options = self.options
-        return labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
+        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
+        if options.use_crop:
+            self._refuse_large_crop(frames[0].frames[-1])
+        return frames
+
+    def _refuse_large_crop(self, path: Path) -> None:
+        options = self.options
+        try:
+            height, width, _ = read_image(path).shape
+        except UserError:
+            if options.on_bad_sample == "error":
+                raise
+            return
+        if options.crop_height > height or options.crop_width > width:
+            raise UserError(
+                f"--crop-height {options.crop_height} --crop-width {options.crop_width}: larger than the frames ({path}: {height} "
+                f"high, {width} wide); choose a smaller crop, or --use-crop 0"
+            )
 
     def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> PictureCache | None:
         """The cache of decoded frames, if there is to be one, after saying how much it will take."""

@@ -5,17 +5,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import evaluation_loader, labelled_frames
 from dataloaders.flows import FlowDataset
+from dataloaders.sized import SizedDataset
 from dataloaders.stills import StillsDataset
 from dataloaders.transforms import Augmentation, channels_first, normalise
 from models.build import SEGMENTERS
 from models.losses import FlowLoss
-from models.resize import GRID_STRIDE, grid_size
+from models.resize import GRID_STRIDE, grid_size, size_of
 from trainer import optim
 from trainer.evaluate import DRY_RUN_FRAMES
 from trainer.networks import Resumed, starting_flow
@@ -62,7 +63,7 @@ class FlowStage(Stage):
         limit = DRY_RUN_FRAMES if options.early_stop else None
         return evaluation_loader(pairs, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count, limit=limit)
 
-    def _pairs(self, split: str) -> Dataset:
+    def _pairs(self, split: str) -> SizedDataset:
         """Two frames and the flow between them: of the data set, or made from its stills."""
         options, stills = self.options, self.options.clip_source == "stills"
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split=split, past=0 if stills else 1)
@@ -86,7 +87,7 @@ class FlowStage(Stage):
 
     def _made_inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
         image = channels_first(batch["clip"].to(self.device))[:, 0]  # (N,3,H,W)
-        size = image.shape[-2:]
+        size = size_of(image)
         (h, w), whole = grid_size(*size), Augmentation(size, 0, 0, size, size, flip=False)
         positions = whole.positions(size, (h, w))
         made = self._made_clips(batch, seed)

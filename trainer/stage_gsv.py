@@ -65,7 +65,7 @@ class PropagationStage(Stage):
             # On CPUs, freezing lays the constant weights out once as the convolutions want them.
             self.frozen.compile(options={"freezing": device.type == "cpu"})
             # Without the upsampling before it, whose backward pass is slower compiled.
-            self.criterion.compare = torch.compile(self.criterion.compare)
+            self.criterion.compare = torch.compile(self.criterion.compare)  # type: ignore[method-assign]  # this one loss
         groups = optim.propagation_groups(
             self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
         )
@@ -106,8 +106,8 @@ class PropagationStage(Stage):
             steps = int(batch["steps"][0])
             first = made.frame(steps, *augmentation.positions(size, augmentation.output))  # (N,3,H,W)
             ends = torch.stack([first, augmentation.images(clip[:, 0])], dim=1)  # (N,2,3,H,W)
-            middle = [made.frame(back, *augmentation.positions(size, grid)) for back in range(steps - 1, 0, -1)]
-            middle = torch.stack(middle, dim=1) if middle else ends[:, :0, :, : grid[0], : grid[1]]  # (N,T-2,3,h,w)
+            seen = [made.frame(back, *augmentation.positions(size, grid)) for back in range(steps - 1, 0, -1)]
+            middle = torch.stack(seen, dim=1) if seen else ends[:, :0, :, : grid[0], : grid[1]]  # (N,T-2,3,h,w)
         else:
             ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # first and last frame, without copying: (N,2,3,H,W)
             middle = augmentation.views(clip[:, 1:-1], grid)  # (N,T-2,3,h,w)

@@ -25,7 +25,7 @@ class SegmenterStage(Stage):
         super().__init__(options, device, ranks)
         frames = self.training_frames(0)
         self.passes = {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames))}
-        self.segmenter = starting_segmenter(options, resumed).to(device, memory_format=torch.channels_last)
+        self.segmenter = starting_segmenter(options, resumed).to(device).to(memory_format=torch.channels_last)
         outputs = SegmenterOutputs(self.segmenter)
         self.trained = self._wrap(outputs, outputs)
         swiftnet = options.segnet == "swiftnet"
@@ -59,7 +59,7 @@ class SegmenterStage(Stage):
     def evaluate(self) -> dict | None:
         if self.evaluation is None:
             return None
-        net = GSVNet(self.segmenter, nn.Identity(), nn.Identity())
+        net = GSVNet(self.segmenter, nn.Identity(), nn.Identity())  # type: ignore[arg-type]  # nothing is propagated
         return self.evaluation.run(net, methods=("per-frame",))["per-frame"]
 
     def state(self) -> dict:

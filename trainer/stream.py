@@ -3,6 +3,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,21 +56,26 @@ class VideoSegmenter:
         self.state: StreamState | None = None
 
     @classmethod
-    def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings) -> "VideoSegmenter":
+    def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings: Any) -> "VideoSegmenter":
         """From the networks that the command line's options name."""
         settings = {"scale": options.scale, "schedule": FixedInterval(options.interval), "amp": options.amp, **settings}
         return cls(networks_for_evaluation(options), device=device, **settings)
 
     @classmethod
-    def from_run(cls, folder: str | Path, **settings) -> "VideoSegmenter":
+    def from_run(cls, folder: str | Path, **settings: Any) -> "VideoSegmenter":
         """From a propagation run's folder, with the segmenter that it was trained on. Raises UserError."""
         return cls.from_options(run_options(Path(folder)), **{"amp": "off", **settings})  # not what it was trained in
 
     @classmethod
-    def from_released(cls, weights_dir: str | Path, segnet: str = "swiftnet", **settings) -> "VideoSegmenter":
+    def from_released(cls, weights_dir: str | Path, segnet: str = "swiftnet", **settings: Any) -> "VideoSegmenter":
         """From the released files (weights/README.md). Raises UserError."""
         words = ["--weights-dir", str(weights_dir), "--segnet", segnet, "--resume", "1"]
         return cls.from_options(parse(words), **settings)
+
+    @property
+    def was_keyframe(self) -> bool:
+        """Whether the last frame was one."""
+        return self.state is not None and self.state.is_keyframe
 
     def reset(self) -> None:
         """Begin a new stream: the next frame is a keyframe."""
@@ -99,7 +105,7 @@ class VideoSegmenter:
 
     def advance(self, state: StreamState | None, image: Tensor) -> StreamState:
         """One frame (1,H,W,3) on from `state`; keeps nothing."""
-        size, view = tuple(image.shape[1:3]), self.engine.view(image)
+        size, view = (image.shape[1], image.shape[2]), self.engine.view(image)
         if state is not None and state.size == size:
             since = state.since + 1
             if not self.schedule.wants_keyframe(since, state.view, view):
@@ -132,24 +138,24 @@ class CameraGroup:
         if len({image.shape for image in images}) > 1:
             raise UserError("CameraGroup: the frames of one call have one size; use a VideoSegmenter each for others")
         views = self.engine.view(torch.cat(images))  # (N,3,h,w)
-        size = tuple(images[0].shape[1:3])
+        size = (images[0].shape[1], images[0].shape[2])
         keyframes = [
             i for i, state in enumerate(self.states)
             if state is None or state.size != size or (self.time + self.phase[i]) % self.interval == 0
         ]
-        carried = [i for i in range(len(frames)) if i not in keyframes]
+        carried = {i: state for i, state in enumerate(self.states) if state is not None and i not in keyframes}
         logits: dict[int, Tensor] = {}
         for part in self._batches(keyframes):
             found = self.engine.keyframe(torch.cat([images[i] for i in part]))  # (n,C,h,w)
             logits.update(zip(part, found.split(1)))
-        for part in self._batches(carried):
-            states = [self.states[i] for i in part]
+        for part in self._batches(list(carried)):
+            states = [carried[i] for i in part]
             found = self.engine.propagate(
                 torch.cat([state.logits for state in states]), torch.cat([state.view for state in states]), views[part]
             )
             logits.update(zip(part, found.split(1)))
         for i in range(len(frames)):
-            since = 0 if i in keyframes else self.states[i].since + 1
+            since = carried[i].since + 1 if i in carried else 0
             self.states[i] = StreamState(logits[i], views[i : i + 1], size, since)
         self.time += 1
         return [self.engine.labels(logits[i], size).numpy() for i in range(len(frames))]

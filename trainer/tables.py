@@ -48,7 +48,7 @@ def positions_table(metrics: dict) -> Table:
 def intervals_table(metrics: dict) -> Table:
     """Accuracy over the positions 0..l-1 of keyframe interval l and, where it was measured, consistency over time beside it."""
     head = ["interval", "mean mIoU", "pooled mIoU", "min mIoU"]
-    columns = [("mean_miou",), ("pooled_miou",), ("min_miou",)]
+    columns: list[tuple[str, ...]] = [("mean_miou",), ("pooled_miou",), ("min_miou",)]
     if any("tc" in row for row in metrics["intervals"]):
         head += ["TC", "TC visible"]
         columns += [("tc",), ("tc_visible",)]

@@ -1,6 +1,7 @@
 """Measures over time of streams: what a viewer sees of a video that is segmented with a keyframe interval."""
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,10 @@ class TemporalMeasures:
 
     def begin(self) -> None:
         """A new video."""
-        self.time, self.before, self.maps_before, self.label_size = 0, {}, {}, None
+        self.time = 0
+        self.before: dict[str, Tensor] = {}
+        self.maps_before: dict[Stream, Tensor] = {}
+        self.label_size: Sequence[int] | None = None
         for measures in self.video.values():
             for measure in measures:
                 measure.begin()
@@ -50,7 +54,7 @@ class TemporalMeasures:
         item: of VideoDataset, on the device. look(method, keyframe, size) -> class indices (H,W).
         """
         size = tuple(item["image"].shape[:2])
-        maps = {(method, l): look(method, self.time - self.time % l, size) for method, l in self.streams}
+        maps = {(method, interval): look(method, self.time - self.time % interval, size) for method, interval in self.streams}
         if self.before:
             where, visible = self._partners(self.before, item)
             for stream in self.streams:
@@ -61,11 +65,11 @@ class TemporalMeasures:
             self.label_size = label.shape
             for measure in (measure for measures in self.video.values() for measure in measures):
                 measure.begin()
-        for (method, l), measures in self.video.items():
+        for (method, interval), measures in self.video.items():
             for measure in measures:
                 if label.numel():
-                    start = self.time - self.time % l
-                    prediction = maps[method, l] if tuple(label.shape) == size else look(method, start, tuple(label.shape))
+                    start = self.time - self.time % interval
+                    prediction = maps[method, interval] if tuple(label.shape) == size else look(method, start, tuple(label.shape))
                     measure.add(label, prediction, label < self.classes)
         self.before, self.maps_before, self.time = dict(item), maps, self.time + 1
 
@@ -90,7 +94,7 @@ class TemporalMeasures:
                 ],
                 device,
             )
-            row = {
+            row: dict[str, Any] = {
                 "pairs": int(numbers[0]), "tc": _known(scores(everywhere)["miou"]), "tc_visible": _known(scores(visible)["miou"]),
                 "mvc": {}, "mvc_right": {}, "windows": {},
             }

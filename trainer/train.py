@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from models.gsvnet import GSVNet, State, grid_view
-from models.resize import align, grid_size
+from models.resize import align, grid_size, size_of
+from models.segmenter import Segmenter
 from models.warp import grid_flow
 
 TRAINED_STEPS = 2  # propagation steps, counted from the last, that gradient flows through
@@ -46,7 +47,7 @@ def frozen_pass(segmenter: nn.Module, first: Tensor, last: Tensor, *, distil: bo
     with torch.inference_mode():
         frames = torch.cat([first, last]) if distil else first  # (2N,3,H,W)
         logits = segmenter(frames.contiguous(memory_format=torch.channels_last)).float()  # (2N,C,H/4,W/4)
-        key_logits = align(logits[:count], grid_size(*first.shape[-2:]))  # (N,C,h,w)
+        key_logits = align(logits[:count], grid_size(*size_of(first)))  # (N,C,h,w)
     # Clones, since what inference mode made cannot be kept for a backward pass; channels first again, as the logits that
     # they meet in the guided block and the loss.
     kept = dict(memory_format=torch.contiguous_format)
@@ -61,7 +62,7 @@ def views_of(clip: Tensor) -> list[Tensor]:
 class SegmenterOutputs(nn.Module):
     """All outputs that a segmenter's loss looks at, behind the `forward` that a data-parallel wrapper needs."""
 
-    def __init__(self, segmenter: nn.Module):
+    def __init__(self, segmenter: Segmenter):
         super().__init__()
         self.segmenter = segmenter
 
@@ -77,7 +78,7 @@ class FlowOutput(nn.Module):
         self.flow = flow
 
     def forward(self, current: Tensor, previous: Tensor) -> Tensor:
-        return grid_flow(self.flow(current, previous), tuple(current.shape[-2:]))  # (N,2,h,w)
+        return grid_flow(self.flow(current, previous), size_of(current))  # (N,2,h,w)
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -2,7 +2,9 @@
 import dataclasses
 import math
 import signal
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +14,15 @@ import torch
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import TrainingLoader
+from trainer.bad_samples import LISTED, BadSamples, write_list
 from trainer.networks import Resumed, read_resumed
-from trainer.runs import BEST, LATEST, PREVIOUS, new_experiment
+from trainer.runs import BEST, LATEST, PREVIOUS, latest_experiment, new_experiment
 from trainer.stages import STAGES, score_of
 from trainer.tables import averages, positions_table
 from utils.checkpoint import random_state, restore_random_state, save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
-from utils.logging import RunLog, logger, progress_bar, write_json
+from utils.lock import FolderLock
+from utils.logging import RunLog, logger, progress_bar, refuse_unwritable, write_json
 
 DRY_RUN_STEPS = 5
 
@@ -51,37 +55,59 @@ class Trainer:
         torch.manual_seed(options.seed)
         np.random.seed(options.seed)
         self.options, self.device, self.ranks = options, device, ranks
+        self.lock: FolderLock | None = None  # of the first rank, on the run folder
+        continued = latest_experiment(options) if options.resume == "auto" else None
+        if continued is not None and ranks.first:
+            self.lock = FolderLock(continued)  # before its checkpoint is read: nobody may write a newer one meanwhile
+        wait_for_all()
         resumed = read_resumed(options)
         self.stage = STAGES[options.stage](options, device, ranks, resumed)
         # Half precision loses small gradients unless the loss is scaled up; the scaler finds by how much.
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         self.progress = Progress()
         self.loader = TrainingLoader(
-            self.stage.passes, batch=options.batch_size, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count
+            self.stage.passes, batch=options.batch_size, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
+            skip_bad=options.on_bad_sample == "skip",
         )
-        self.folder: Path | None = None
+        self.bad = BadSamples()  # seen by this rank; by all ranks, as of the last save:
+        self.passed_over: Counter[str] = Counter()
+        self._folder: Path | None = None
         if resumed is not None:
             self._resume(resumed)
         self.signal = 0  # number of the signal that asked to end
         self.all_saved = False  # whether ending right now would lose nothing
         self.random_states = [random_state()]
 
+    @property
+    def folder(self) -> Path:
+        """The run folder, which `run` chooses."""
+        assert self._folder is not None
+        return self._folder
+
     def run(self) -> Path:
         options, progress = self.options, self.progress
+        if self.ranks.first and options.metrics_file:
+            refuse_unwritable(Path(options.metrics_file), "--metrics-file")
         if self.ranks.first:
-            self.folder = self.folder or new_experiment(options)
+            self._folder = self._folder or new_experiment(options)
+            self.lock = self.lock or FolderLock(self.folder)
             logger.info("run folder: %s", self.folder)
-        self.folder = from_all_ranks(self.folder)[0]
-        log = RunLog(self.folder, after=progress.iteration) if self.ranks.first else None
+        self._folder = from_all_ranks(self._folder)[0]
         previous = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while progress.epoch < options.epoch:
-                self._epoch(log)
+            with RunLog(self.folder, after=progress.iteration) if self.ranks.first else nullcontext() as log:
+                while progress.epoch < options.epoch:
+                    self._epoch(log)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            if log is not None:
-                log.close()
+            if self.lock is not None:
+                self.lock.release()
+        if self.passed_over and self.ranks.first:
+            logger.warning(
+                "%d times another sample took the place of one of %d that cannot be read: %s", self.passed_over.total(),
+                len(self.passed_over), self.folder / LISTED,
+            )
         wait_for_all()
         return self.folder
 
@@ -100,7 +126,7 @@ class Trainer:
         if score is not None and improved:
             progress.best = score
         self._save(score, improved)
-        if metrics is not None and self.ranks.first:
+        if metrics is not None and log is not None:
             self._report(metrics, improved, log)
 
     def _evaluate(self) -> dict | None:
@@ -127,6 +153,7 @@ class Trainer:
         name = f"epoch {progress.epoch + 1}/{options.epoch}" + (f" interval {interval}" if interval else "")
         with progress_bar(total=total, done=progress.step, description=name, unit="step", show=self.ranks.first) as bar:
             for batch in batches:
+                self.bad.note(batch)
                 losses = self._step(batch)
                 if log is not None:
                     rates = {f"learning_rate/{i}": g["lr"] for i, g in enumerate(stage.optimizer.param_groups)}
@@ -180,14 +207,19 @@ class Trainer:
             logger.info("  %s", line)
         log.scalars(progress.iteration, values)
         write_json(self.folder / "metrics.json", metrics)
+        if self.options.metrics_file:
+            write_json(Path(self.options.metrics_file), metrics)
         picture = self.stage.picture()
         if picture is not None:
             log.image(progress.iteration, "val/overlay", picture)
 
     def _save(self, score: float | None, improved: bool) -> None:
         self.random_states = from_all_ranks(random_state())
+        self.passed_over = sum(from_all_ranks(self.bad.counts), Counter())
         if not self.ranks.first:
             return
+        if self.passed_over:
+            write_list(self.folder, self.passed_over)
         content = self._content(score)
         save_checkpoint(self.folder / LATEST, content, previous=self.folder / PREVIOUS)
         if improved:
@@ -213,6 +245,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "progress": dataclasses.asdict(progress),
             "random_state": self.random_states,
+            "bad_samples": dict(self.passed_over),
         }
 
     def _resume(self, resumed: Resumed) -> None:
@@ -220,7 +253,7 @@ class Trainer:
         options, content = self.options, resumed.content
         continued = options.resume == "auto"
         if continued:
-            self.folder = resumed.path.parent
+            self._folder = resumed.path.parent
         if continued or not options.reset_optimizer:
             self._restore_optimizer(resumed)
         if continued or not options.reset_best_pred:
@@ -259,11 +292,13 @@ class Trainer:
         if not all(isinstance(value, (int, float)) for value in dataclasses.astuple(progress)):
             raise ValueError("its place in training is not in numbers")
         self.progress = progress
+        if self.ranks.first:
+            self.bad.counts.update({line: int(times) for line, times in content.get("bad_samples", {}).items()})
         states = content.get("random_state", [])
         if len(states) == self.ranks.count:
             restore_random_state(states[self.ranks.rank])
 
-    def _note_signal(self, number: int, _frame) -> None:
+    def _note_signal(self, number: int, _frame: object) -> None:
         if self.signal:  # asked twice: end at once
             raise KeyboardInterrupt
         self.signal = number

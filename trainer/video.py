@@ -20,7 +20,7 @@ from trainer.schedule import Budget, FixedInterval, SceneCut, Schedule
 from trainer.stream import VideoSegmenter
 from utils.logging import logger, progress_bar
 from utils.pipeline import WriteBehind, read_ahead
-from utils.video import ENDINGS, LabelFolder, VideoFile, is_video, silence_codecs
+from utils.video import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
 from utils.visualize import colourise, overlay
 
 # what a frame (H,W,3) and its labels (H,W) become in the video
@@ -63,11 +63,11 @@ class Interrupt:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _frame) -> None:
+    def _note(self, number: int, _frame: object) -> None:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
@@ -138,6 +138,8 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
     for path in written:
         if path.resolve() in read:
             raise UserError(f"--output: {path} is what --video reads, and would be overwritten; choose another name")
+    for path in paths:
+        check_output(path, frames.fps)
     return video, folder
 
 
@@ -158,7 +160,7 @@ def segment(
             for writer in writers:
                 writer.put(Segmented(frames.title(tally.frames), image, labels))
             tally.frames += 1
-            tally.keyframes += segmenter.state.is_keyframe
+            tally.keyframes += segmenter.was_keyframe
             bar.update()
             if stop():
                 break

@@ -45,11 +45,12 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _axes(width: float, height: float) -> "Axes":
-    """Axes alone in a new figure; width and height in inches."""
+def _axes(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """A new figure and the axes alone in it; width and height in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def svg(figure: "Figure", title: str) -> str:
@@ -84,7 +85,7 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 @_style()
 def trend(x: Sequence[int], y: Sequence[float | None], *, average: float | None, x_label: str, y_label: str) -> "Figure":
     """One value at each of a few whole numbers, every point with its figure; average and minimum marked."""
-    axes, y = _axes(6.4, 3.4), _gaps(y)
+    (figure, axes), y = _axes(6.4, 3.4), _gaps(y)
     axes.plot(x, y, color=BLUE, marker="o", zorder=3)
     known = [(value, place) for place, value in zip(x, y) if value == value]
     for i, (value, place) in enumerate(known):
@@ -101,7 +102,7 @@ def trend(x: Sequence[int], y: Sequence[float | None], *, average: float | None,
         axes.set_ylim(least - 0.2 * span, least + 1.3 * span)
     _whole_numbers(axes, x)
     axes.set(xlabel=x_label, ylabel=y_label)
-    return axes.figure
+    return figure
 
 
 def _level(axes: "Axes", value: float, text: str, colour: str, dashes: str, *, below: bool) -> None:
@@ -131,7 +132,7 @@ class Line:
 @_style()
 def lines(drawn: Sequence[Line], *, x_label: str, y_label: str) -> "Figure":
     """Several lines over a few whole numbers, named in a legend beside them."""
-    axes = _axes(6.4, 3.4)
+    figure, axes = _axes(6.4, 3.4)
     for line in drawn:
         colour, marker = COLOURS[line.hue % len(COLOURS)], MARKERS[line.hue % len(MARKERS)]
         axes.plot(line.x, _gaps(line.y), color=colour, marker=marker, label=line.label,
@@ -139,8 +140,8 @@ def lines(drawn: Sequence[Line], *, x_label: str, y_label: str) -> "Figure":
     _whole_numbers(axes, [place for line in drawn for place in line.x])
     axes.margins(y=0.12)
     axes.set(xlabel=x_label, ylabel=y_label)
-    axes.figure.legend(loc="outside right upper", handlelength=2.6)
-    return axes.figure
+    figure.legend(loc="outside right upper", handlelength=2.6)
+    return figure
 
 
 @_style()
@@ -152,7 +153,7 @@ def class_bars(
     bars: (label, value of each class). A class without a value has no bar but a dash.
     """
     height = 0.76 / len(bars)
-    axes = _axes(6.4, 1.2 + len(names) * (0.2 + 0.12 * len(bars)))
+    figure, axes = _axes(6.4, 1.2 + len(names) * (0.2 + 0.12 * len(bars)))
     rows = range(len(names))
     beside = axes.get_yaxis_transform()  # x as a fraction of the axes' width, y in classes
     for i, (label, values) in enumerate(bars):
@@ -174,8 +175,8 @@ def class_bars(
     axes.tick_params(axis="y", length=0, pad=16)
     axes.grid(axis="y", visible=False)
     axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6), xlabel=x_label)
-    axes.figure.legend(loc="outside upper left", ncols=len(bars))
-    return axes.figure
+    figure.legend(loc="outside upper left", ncols=len(bars))
+    return figure
 
 
 def _known(values: Sequence[float | None]) -> list[float | None]:
@@ -189,7 +190,7 @@ def scatter_figure(
     """points: (label, x, y). Labels stand beside their points, where they cover no other label."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes = _axes(6.8, 4.2)
+    figure, axes = _axes(6.8, 4.2)
     axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=46, color=BLUE, edgecolors="white", zorder=3)
     if log_x:
         axes.set_xscale("log")
@@ -199,17 +200,16 @@ def scatter_figure(
     axes.margins(0.12)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(title, loc="left", fontweight="bold")
-    _place_labels(axes, points)
-    return axes.figure
+    _place_labels(figure, axes, points)
+    return figure
 
 
-def _place_labels(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+def _place_labels(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
     """Write each label at the first place around its point that is free."""
     from matplotlib.transforms import Bbox
 
-    figure = axes.figure
     figure.draw_without_rendering()  # settles where the axes are
-    dots = axes.transData.transform([(x, y) for _, x, y in points]) if points else []
+    dots = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
     for label, x, y in points:
         text = axes.annotate(label, (x, y), (0, 0), textcoords="offset points", zorder=4)

@@ -10,7 +10,7 @@ import shutil
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ def _scalar(kind: _Kind, data: bytes) -> np.generic:
 
 # What released checkpoints hold beside tensors, plain numbers and strings: their options, and scores as numpy numbers
 # (under the module paths of older and newer versions).
-_HARMLESS = [
+_HARMLESS: list[Callable | tuple[Callable, str]] = [
     argparse.Namespace,
     (_Kind, "numpy.dtype"),
     (_scalar, "numpy.core.multiarray.scalar"),
@@ -70,7 +70,8 @@ def read_checkpoint(path: Path, expected: str, remedy: str = "") -> Mapping:
     path = Path(path)
     hint = f"; {remedy}" if remedy else ""
     if not path.is_file():
-        raise UserError(f"{path}: not found (expected {expected}){hint}")
+        found = "is a folder" if path.is_dir() else "not found"
+        raise UserError(f"{path}: {found} (expected {expected}){hint}")
     digest = _digest(path, hint)
     try:
         _refuse_damaged_zip(path)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from config.errors import UserError
 from utils.logging import logger
 
 
@@ -27,13 +28,24 @@ class Ranks:
 
 
 def join(local_rank: int, cuda: bool) -> Ranks:
-    """Join the group that the launcher (torchrun, torch.distributed.launch) describes in the environment, if any."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count <= 1:
-        return Ranks(local=local_rank)
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
+    """Join the group that the launcher (torchrun, torch.distributed.launch) describes in the environment, if any.
+
+    Raises UserError where it describes none that can be joined.
+    """
+    described = os.environ.get("WORLD_SIZE", "1")
+    try:
+        count = int(described)
+        if count <= 1:
+            return Ranks(local=local_rank)
+        if cuda:
+            torch.cuda.set_device(local_rank)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
+    except (ValueError, RuntimeError) as error:  # torch's own are RuntimeErrors
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"WORLD_SIZE={described} in the environment, but the other processes cannot be joined ({reason}); start with torchrun, "
+            "or unset WORLD_SIZE"
+        ) from error
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank)
 
 
@@ -50,8 +62,8 @@ def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device, apex: b
     if ranks.count == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
     if apex and device.type == "cuda":
-        parallel = importlib.util.find_spec("apex.parallel") and importlib.import_module("apex.parallel")
-        if hasattr(parallel, "DistributedDataParallel"):
+        parallel = importlib.import_module("apex.parallel") if importlib.util.find_spec("apex.parallel") else None
+        if parallel is not None and hasattr(parallel, "DistributedDataParallel"):
             logger.info("--apex 1: gradients averaged by apex.parallel.DistributedDataParallel")
             return parallel.DistributedDataParallel(module)
         logger.info("--apex 1: this apex has no apex.parallel; gradients averaged by torch's DistributedDataParallel")
@@ -70,6 +82,11 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 class _CpuSyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm over the batches of all ranks where torch's own SyncBatchNorm, which wants GPUs, cannot run."""
+
+    running_mean: Tensor  # (C,), as running_var; the networks' BatchNorms all keep them
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

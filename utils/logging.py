@@ -1,16 +1,33 @@
 """What the program says and records: console lines, CSV rows, TensorBoard events. Only the first rank does either."""
+import contextlib
 import csv
+import errno
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sized
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from config.errors import UserError
+
+FLUSH_SECONDS = 120  # until TensorBoard sees the newest events
 logger = logging.getLogger("gsvnet")
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+class SizedIterable(Protocol[Item_co]):
+    """Items that are counted before they are walked through."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item_co]: ...
 
 
 def start_console(quiet: bool = False) -> None:
@@ -32,7 +49,7 @@ def progress_bar(*, total: int | None, description: str, unit: str, show: bool =
     )
 
 
-def watched(items: Sized, *, description: str, unit: str, show: bool = True) -> Iterator:
+def watched(items: SizedIterable[Item_co], *, description: str, unit: str, show: bool = True) -> Iterator[Item_co]:
     """The items of a collection, with a progress bar that is gone when they end, or when an error ends them."""
     with progress_bar(total=len(items), description=description, unit=unit, show=show) as bar:
         for item in items:
@@ -41,19 +58,47 @@ def watched(items: Sized, *, description: str, unit: str, show: bool = True) -> 
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON, whole or not at all."""
+    """Write `content` as JSON, whole or not at all. Raises UserError when the disk refuses."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file, whole or not at all. Raises UserError when the disk refuses."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, whole or not at all. Raises UserError when the disk refuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a refusal of the disk into a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room, or choose another folder") from error
+
+
+def refuse_unwritable(path: Path, name: str) -> None:
+    """Find out before the work whether a file can be written at `path`, which the flag `name` gives. Raises UserError."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{name} {path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 class RunLog:
@@ -61,44 +106,94 @@ class RunLog:
 
     after: the step that the run goes on from. What an interrupted run had noted beyond it will be done again, and so it
     is forgotten.
+
+    Raises UserError when the disk refuses; left because of another error, it lets that one speak.
     """
 
     def __init__(self, folder: Path, *, after: int = 0):
-        from tensorboardX import SummaryWriter  # slow to import, and evaluation alone does not need it
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = SummaryWriter(str(folder), purge_step=after + 1 if after else None)
-        path = folder / "log.csv"
-        _forget_rows(path, after)
-        new = not path.exists()
-        self._file = open(path, "a", newline="")
+        self._path = folder / "log.csv"
+        with writing(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            _forget_rows(self._path, after)
+            new = not self._path.exists()
+            self._file = open(self._path, "a", newline="")
         self._rows = csv.writer(self._file)
         if new:
             self._rows.writerow(["step", "tag", "value"])
+        self._events = Events(folder, after=after)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
+            self.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        for tag, value in values.items():
-            self._rows.writerow([step, tag, f"{value:.8g}"])
-            self._writer.add_scalar(tag, value, step)
-        self._file.flush()
+        with writing(self._path):
+            for tag, value in values.items():
+                self._rows.writerow([step, tag, f"{value:.8g}"])
+            self._file.flush()
+        self._events.scalars(step, values)
 
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
         """image: (H,W,3) uint8 RGB."""
-        self._writer.add_image(tag, image, step, dataformats="HWC")
+        self._events.image(step, tag, image)
 
     def close(self) -> None:
-        self._file.close()
-        self._writer.close()
+        try:
+            with writing(self._path):
+                self._file.close()
+        finally:
+            self._events.close()
+
+
+class Events:
+    """TensorBoard events in `folder`, written by the thread that has them.
+
+    tensorboardX's SummaryWriter hands them to a thread, and where a full disk ends that thread, training waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, *, after: int = 0):
+        from tensorboardX import summary  # slow to import, and evaluation alone does not need it
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._summary, self._event = summary, Event
+        self._path = folder / "events"
+        with writing(self._path):
+            self._file = EventsWriter(str(self._path), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        if after:  # what was written of later steps is not shown
+            self._add(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self._add(self._event(step=step, summary=self._summary.scalar(tag, value)))
+
+    def image(self, step: int, tag: str, image: np.ndarray) -> None:
+        """image: (H,W,3) uint8 RGB."""
+        self._add(self._event(step=step, summary=self._summary.image(tag, image, dataformats="HWC")))
+
+    def close(self) -> None:
+        with writing(self._path):
+            self._file.close()
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        with writing(self._path):
+            self._file.write_event(event)
+            if time.monotonic() > self._flushed + FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = time.monotonic()
 
 
 def _forget_rows(path: Path, after: int) -> None:
     """Leave the head line and the whole rows up to step `after`; a killed run may have torn the last one."""
     if not path.is_file():
         return
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
     kept = lines[:1] + [
         line for line in lines[1:] if line.endswith("\n") and line.split(",")[0].isdigit() and int(line.split(",")[0]) <= after
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    write_text(path, "".join(kept))

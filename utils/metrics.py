@@ -67,7 +67,7 @@ def summary(matrices: dict[int, ConfusionMatrix], classes: Sequence[str]) -> dic
             {"position": position, "frames": matrix.frames, **values, "confusion": matrix.counts.tolist()}
         )
     means = np.array([x["miou"] for x in positions if x["miou"] is not None])
-    pooled = scores(sum(matrix.counts for matrix in matrices.values()))["miou"]
+    pooled = scores(torch.stack([matrix.counts for matrix in matrices.values()]).sum(dim=0))["miou"]
     return {
         "positions": positions,
         "avg_miou": float(means.mean()) if means.size else None,
@@ -82,10 +82,10 @@ def by_interval(positions: Sequence[dict], matrices: dict[int, ConfusionMatrix])
     miou = {row["position"]: row["miou"] for row in positions}
     rows = []
     for interval in range(1, max(miou) + 2):
-        values = [miou.get(position) for position in range(interval)]
-        if any(value is None for value in values):
+        values = [miou[position] for position in range(interval) if miou.get(position) is not None]
+        if len(values) < interval:
             break
-        pooled = scores(sum(matrices[position].counts for position in range(interval)))["miou"]
+        pooled = scores(torch.stack([matrices[position].counts for position in range(interval)]).sum(dim=0))["miou"]
         rows.append(
             {"interval": interval, "mean_miou": sum(values) / interval, "pooled_miou": _number(pooled), "min_miou": min(values)}
         )
@@ -96,5 +96,5 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _number(x: float):
+def _number(x: float) -> float | None:
     return None if x != x else x

@@ -34,14 +34,15 @@ def find_flow(folders: list[Path], device: torch.device) -> tuple[str, FlowBetwe
 
 def dis_flow() -> FlowBetween:
     """Dense inverse search (Kroeger et al., ECCV 2016)."""
-    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def between(first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[:2]
         grey = [cv2.cvtColor(np.ascontiguousarray(x.cpu().numpy()), cv2.COLOR_RGB2GRAY) for x in (first, second)]
         edges = (0, max(0, DIS_SIDE - height), 0, max(0, DIS_SIDE - width))
         grey = [cv2.copyMakeBorder(x, *edges, cv2.BORDER_REPLICATE) for x in grey]
-        return torch.from_numpy(engine.calc(grey[0], grey[1], None)[:height, :width].copy()).to(first.device)
+        flow = engine.calc(grey[0], grey[1], None)  # type: ignore[call-overload]  # no first guess
+        return torch.from_numpy(flow[:height, :width].copy()).to(first.device)
 
     return between
 

@@ -1,7 +1,7 @@
 """Reading ahead and writing behind: threads of their own, joined to the caller's by bounded queues."""
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
 
 DEPTH = 4  # items that wait between two threads
@@ -54,7 +54,7 @@ class Channel(Generic[Item]):
             raise self._error
 
 
-def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Generator[Item, None, None]:
     """The items, in order, taken by a thread of its own up to `depth` before they are asked for.
 
     An error of `items` is raised here, behind the items before it. Whoever stops early closes this iterator, which waits
@@ -92,19 +92,20 @@ class WriteBehind(Generic[Item]):
     """
 
     def __init__(self, write: Callable[[Item], object], depth: int = DEPTH):
-        self._write, self._channel = write, Channel(depth)
+        self._write = write
+        self._channel: Channel[Item] = Channel(depth)
         self._thread = threading.Thread(target=self._work, name="write behind")
         self._error: BaseException | None = None
 
     def put(self, item: Item) -> None:
         if not self._channel.put(item):
-            raise self._error
+            raise self._error or ValueError("nothing is written any more")
 
     def __enter__(self) -> "WriteBehind[Item]":
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type | None, *_) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is None:
             self._channel.end()
         else:

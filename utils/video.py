@@ -2,14 +2,19 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from config.errors import UserError
+from utils.logging import write_bytes, writing
 
 ENDINGS = (".mp4", ".avi", ".mkv")
+RATES = 0.01, 1000.0  # frames a second that a video may have: far below, FFmpeg crashes or writes without end
+MPEG4_SIDE, JPEG_SIDE = 8191, 65500  # pixels, at most
+LOOK_EVERY = 100  # frames between looks at the room on the disk
 
 
 def is_video(path: Path) -> bool:
@@ -20,8 +25,33 @@ def is_video(path: Path) -> bool:
 def silence_codecs() -> None:
     """Let OpenCV and FFmpeg say nothing of their own on standard error: what matters of it, this program says."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when FFmpeg is first used
-    set_level = cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else cv2.setLogLevel  # OpenCV 5, 4
+    set_level = cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else vars(cv2)["setLogLevel"]  # OpenCV 5, 4
     set_level(0)
+
+
+def refuse_undecodable(path: Path) -> None:
+    """Raise UserError for a name that is not UTF-8: OpenCV would end the whole process over it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{str(path)!a}: a name that is not UTF-8; rename it") from error
+
+
+def check_output(path: Path, fps: float) -> None:
+    """Find out before the work what keeps `path`, a video or a folder of label maps, from being written, and leave nothing.
+
+    Raises UserError.
+    """
+    refuse_undecodable(path)
+    video = is_video(path)
+    if video and not RATES[0] <= fps <= RATES[1]:
+        raise UserError(f"{path}: a video has {RATES[0]:g} to {RATES[1]:g} frames a second, not {fps:g}; --fps sets another rate")
+    with writing(path):
+        if video and path.is_dir():
+            raise UserError(f"{path}: is a folder, where a video is to be written; choose another name")
+        above = [path.absolute(), *path.absolute().parents][video:]
+        with tempfile.TemporaryFile(dir=next(place for place in above if os.path.lexists(place))):
+            pass
 
 
 class VideoFile:
@@ -31,8 +61,8 @@ class VideoFile:
         video.write(frame)
 
     It is written beside `path` and takes its name when the block is left; an error leaves what was there before, and
-    without a frame there is no file. MPEG-4; frames of odd height or width, whose last row or column OpenCV's encoders cut
-    off, are Motion JPEG. Raises UserError for what the user can mend, a full disk among it.
+    without a frame there is no file. MPEG-4; frames that are larger than it knows, or of odd height or width, whose last row
+    or column OpenCV's encoders cut off, are Motion JPEG. Raises UserError for what the user can mend, a full disk among it.
     """
 
     def __init__(self, path: Path, fps: float):
@@ -44,8 +74,7 @@ class VideoFile:
     def write(self, frame: np.ndarray, name: str = "") -> None:
         """The next frame; `name` is for the error that one of another size is."""
         size = frame.shape[:2]
-        if self._writer is None:
-            self._open(size)
+        writer = self._writer or self._open(size)
         if size != self._size:
             raise UserError(
                 f"{self.path}: {name or f'frame {self.frames}'} has {size[1]} x {size[0]} pixels, the frames before it "
@@ -54,8 +83,10 @@ class VideoFile:
         picture = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         if self._pictures:
             picture = cv2.imencode(".jpg", picture)[1].reshape(1, -1)  # a row: OpenCV 4 takes its width for its length
-        self._writer.write(picture)
+        writer.write(picture)
         self.frames += 1
+        if self.frames % LOOK_EVERY == 0 and _is_full(self._temporary.parent):
+            raise self._refused()
 
     def close(self) -> None:
         """Complete the video. Raises UserError where the disk did not take all of it."""
@@ -64,15 +95,12 @@ class VideoFile:
         try:
             self._writer.release()
             self._writer = None
-            if not _holds(self._temporary, self.frames):  # OpenCV's writer does not say so
-                free = shutil.disk_usage(self._temporary.parent).free / 2**20
-                raise UserError(
-                    f"{self.path}: the disk did not take the whole video ({free:.0f} MiB are free there); make room, or "
-                    "choose another folder"
-                )
-            os.replace(self._temporary, self.path)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+            with writing(self.path):
+                if not _holds(self._temporary, self.frames, self.fps):  # OpenCV's writer does not say so
+                    raise self._refused()
+                with open(self._temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(self._temporary, self.path)
         finally:
             self._remove()
 
@@ -86,48 +114,68 @@ class VideoFile:
     def __enter__(self) -> "VideoFile":
         return self
 
-    def __exit__(self, kind: type | None, *_) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
             self.discard()
 
-    def _open(self, size: tuple[int, int]) -> None:
+    def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         ending = self.path.suffix.lower()
         if not is_video(self.path):
             raise UserError(f"{self.path}: videos are written as {', '.join(ENDINGS)}")
-        self._size, self._pictures = size, bool(size[0] % 2 or size[1] % 2)
+        if max(size) > JPEG_SIDE:
+            raise UserError(f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {size[1]} x {size[0]}; scale its frames down")
+        check_output(self.path, self.fps)
+        self._size, self._pictures = size, bool(size[0] % 2 or size[1] % 2 or max(size) > MPEG4_SIDE)
         code, settings = "mp4v", []
         if self._pictures:
             code, settings = "MJPG", [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1]
             if ending == ".mp4":
                 code, ending = "jpeg", ".mov"  # its elder twin, for which FFmpeg has a name for JPEG
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp{ending}")
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir():
-                raise UserError(f"{self.path}: is a folder, where a video is to be written; choose another name")
             self._temporary.touch()  # OpenCV does not say why it cannot
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         shape = (size[1], size[0])
         # MPEG-4 counts time in at most 65535 parts a second: a high rate has room for fewer decimals.
         rate = self.fps if self.fps < 65 else round(self.fps, 2 if self.fps < 655 else 1)
-        writer = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), rate, shape, settings)
+        place = os.path.abspath(self._temporary)  # to FFmpeg, "12:30.mp4" is a protocol of the name 12
+        writer = cv2.VideoWriter(place, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), rate, shape, settings)
         if not writer.isOpened():
             self._remove()
-            raise UserError(f"{self.path}: no video of {shape[0]} x {shape[1]} pixels at {self.fps:g} frames a second can be written; --fps sets another rate")
+            raise UserError(
+                f"{self.path}: no video of {shape[0]} x {shape[1]} pixels at {self.fps:g} frames a second can be written; "
+                "make room, or set another rate with --fps"
+            )
         self._writer = writer
+        return writer
+
+    def _refused(self) -> UserError:
+        free = shutil.disk_usage(self._temporary.parent).free / 2**20
+        return UserError(
+            f"{self.path}: the disk did not take the whole video ({free:.0f} MiB are free there); make room, or choose another "
+            "folder"
+        )
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
             self._temporary.unlink()
 
 
-def _holds(path: Path, frames: int) -> bool:
+def _is_full(folder: Path) -> bool:
+    """Whether this user has no room left there; some file systems do not say how much there is."""
+    with contextlib.suppress(OSError):
+        room = os.statvfs(folder)
+        return room.f_blocks > 0 and (room.f_bavail if os.geteuid() else room.f_bfree) == 0
+    return False
+
+
+def _holds(path: Path, frames: int, fps: float) -> bool:
     """Whether the video at `path` opens, has this many frames, and shows the last of them."""
-    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    if reader.get(cv2.CAP_PROP_FRAME_COUNT) != frames:
+    reader = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+    rounding = fps / 1000 if path.suffix == ".mkv" else 0  # Matroska knows milliseconds
+    if abs(reader.get(cv2.CAP_PROP_FRAME_COUNT) - frames) > rounding:
         return False
     reader.set(cv2.CAP_PROP_POS_FRAMES, frames - 1)
     return reader.read()[0]
@@ -144,15 +192,4 @@ class LabelFolder:
 
     def write(self, name: str, ids: np.ndarray) -> None:
         """ids: (H,W) uint8. Raises UserError where the disk refuses."""
-        path = self.file(name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        _, encoded = cv2.imencode(".png", ids)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(encoded)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        write_bytes(self.file(name), cv2.imencode(".png", ids)[1].tobytes())

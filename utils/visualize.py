@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
+from utils.logging import write_bytes
 
 
 def colourise(label: np.ndarray, colours: Sequence[Sequence[int]]) -> np.ndarray:
@@ -20,7 +21,7 @@ def overlay(image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int
     Where the colour is black, the image stays as it is.
     """
     mixed = cv2.addWeighted(image, 1 - strength, colourise(label, colours), strength, 0)
-    unpainted = (~_table(colours).any(axis=1)).astype(np.uint8)  # (256,)
+    unpainted = np.asarray(~_table(colours).any(axis=1), np.uint8)  # (256,)
     return cv2.copyTo(image, cv2.LUT(label, unpainted), mixed)
 
 
@@ -56,15 +57,11 @@ def grid(panels: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write RGB (H,W,3) or one-channel (H,W) uint8 as the file type of `path`. Raises UserError if it cannot."""
+    """Write RGB (H,W,3) or one-channel (H,W) uint8 as the file type of `path`, whole or not at all. Raises UserError."""
     data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     try:
         _, encoded = cv2.imencode(path.suffix, data)
     except cv2.error as error:
         kind = path.suffix or "a file without ending"
         raise UserError(f"{path}: pictures cannot be written as {kind}; use .png") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoded.tofile(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write_bytes(path, encoded.tobytes())

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
+from config.layouts import advice
 from dataloaders.synthetic.render import Buffers, draw, expose, flow_between
 from dataloaders.synthetic.scene import sample_world
 from utils.logging import progress_bar
@@ -83,10 +84,12 @@ def write_flow(path: Path, flow: np.ndarray, valid: np.ndarray) -> None:
 
 
 def read_flow(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a KITTI 16-bit PNG: flow (H, W, 2) float32 in pixels, x first, and valid (H, W) bool."""
-    planes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if planes is None or planes.dtype != np.uint16 or planes.ndim != 3:
-        raise UserError(f"{path}: not a readable 16-bit flow PNG; remove its folder and generate the data again")
+    """Reads a KITTI 16-bit PNG: flow (H, W, 2) float32 in pixels, x first, and valid (H, W) bool. Raises UserError."""
+    from dataloaders.images import content_of, decode  # here, so that the processes that render need no torch
+
+    planes = decode(Path(path), content_of(Path(path)), cv2.IMREAD_UNCHANGED)
+    if planes.dtype != np.uint16 or planes.shape[2:] != (3,):
+        raise UserError(f"{path}: not a flow PNG, which has three 16-bit channels; remove its folder and generate the data again")
     flow = (planes[..., :0:-1].astype(np.float32) - _FLOW_ZERO) / np.float32(_FLOW_SCALE)
     return flow, planes[..., 0] > 0
 
@@ -129,9 +132,9 @@ def _reusable(root: Path, settings: StreetSettings) -> bool:
             return True
     except (OSError, ValueError):
         pass  # nothing that this program has finished
+    other = advice(root, ["synthetic"])  # somebody's data, which nobody should be told to remove
     raise UserError(
-        f"{root}: holds other data than the synthetic streets asked for; "
-        "remove the folder or choose another --data-path"
+        f"{root}: holds other data than the synthetic streets asked for{other or '; remove the folder or choose another --data-path'}"
     )
 
 

@@ -67,7 +67,7 @@ def draw(world: World, frame: int, height: int, width: int) -> Buffers:
     order = sorted(range(len(maps)), key=lambda n: (world.surfaces[n].kind.value, -maps[n, 2] @ (0.5, 0.5, 1.0)))
     planes = _view_planes(maps, height, width)
     outside = (planes @ _CORNERS.T < 0).transpose(0, 2, 1)
-    seen, cut = ~outside.all(axis=1).any(axis=1), outside.any(axis=1)
+    seen, cut = ~np.all(outside, axis=1).any(axis=1), np.any(outside, axis=1)
     for index in order:
         if seen[index]:
             outline = clip_outline(planes[index][cut[index]])
@@ -201,12 +201,12 @@ def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Gene
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    height, width = buffers.label.shape
+    width = buffers.label.shape[1]
     clear = np.exp(-1 / np.maximum(buffers.inverse_depth * world.haze_range, 0.25))[..., None].astype(np.float32)
     clear[buffers.inverse_depth < 1 / SKY_DEPTH] = 1.0  # the sky has its own colour
     image = buffers.colour[..., :3] * clear + world.haze.astype(np.float32) * (1 - clear)
     light = np.array([1 + float(wave.at(frame / FRAME_RATE)) for wave in world.light], np.float32)
-    image = cv2.GaussianBlur(image * light, (0, 0), max(0.3, 0.55 * width / 512))
+    image = np.asarray(cv2.GaussianBlur(image * light, (0, 0), max(0.3, 0.55 * width / 512)), np.float32)
     image += noise_rng.standard_normal(image.shape, dtype=np.float32) * np.float32(world.grain)
     return np.clip(image, 0, 255).astype(np.uint8)
 

@@ -143,9 +143,9 @@ def close_street(stage: Stage, profile: Profile, gap: tuple[float, float] | None
     leaf = surroundings.leaf_colour(rng)
     stage.panel(surroundings.hedge(rng, leaf, 60, 7), (-110, far), (110, far), 7.0, brightness=0.85)
     front = surroundings.facade(rng, stage.colours, 16, 13)
-    for x in np.arange(-80, 80, 26):
+    for left in range(-80, 80, 26):
         if rng.random() < 0.6:
-            stage.panel(front, (x, far - 2), (x + 18, far - 2), float(rng.uniform(7, 13)))
+            stage.panel(front, (left, far - 2), (left + 18, far - 2), float(rng.uniform(7, 13)))
     if gap:
         for side, edge in ((-1, profile.walk[0]), (1, profile.walk[1])):
             height = float(rng.uniform(6, 12))

@@ -32,6 +32,7 @@ def main(exported: Path, output: Path, frames: list[Path]) -> None:
     down, across = between(rows, height), between(columns, width)
     ids = np.array([each["label_id"] for each in model["classes"]], np.uint8)
     output.mkdir(parents=True, exist_ok=True)
+    logits = previous = None  # of the frame before, and its view
     for number, path in enumerate(frames):
         image = read(path)[None]  # (1,H,W,3)
         if image.shape[1:3] != (height, width):

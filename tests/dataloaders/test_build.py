@@ -72,5 +72,6 @@ def test_evaluation_visits_each_of_the_first_samples_once(length, ranks, limit, 
 def test_a_batch_of_different_sizes_names_them(workers):
     samples = [{"clip": torch.zeros(1, 8, side, 3), "label": torch.zeros(8, side), "name": f"frame {side}"} for side in (10, 12)]
     loader = TrainingLoader({0: samples}, batch=2, workers=workers)
-    with pytest.raises(UserError, match=r"frame 1[02]: its frames have 1[02] x 8 pixels, those of frame 1[02] 1[02] x 8; .* --batch-size 1"):
+    told = r"frame 1[02]: its frames have 1[02] x 8 pixels, those of frame 1[02] 1[02] x 8; .* --batch-size 1"
+    with pytest.raises(UserError, match=told):
         list(loader.start(0, seed=(1,))[1])

@@ -124,7 +124,8 @@ def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
         ("labels that hold no ids", f"{labels}/bits.png: a label file has 8 bits a pixel, this PNG has 16; save it as an 8-bit one"),
         ("labels that hold no ids", f"{labels}/colour.png: a label file has one 8-bit channel of class ids, this one has 3 of uint8"),
         ("unreadable files", f"{labels}/cut.png: not a readable picture ({size['cut']} bytes); restore the file from the data set"),
-        ("unreadable files", f"{frames}/cutframe.png: not a readable picture ({size['cutframe']} bytes); restore the file from the data set"),
+        ("unreadable files",
+         f"{frames}/cutframe.png: not a readable picture ({size['cutframe']} bytes); restore the file from the data set"),
         ("unreadable files", f"{frames}/empty.png: not a readable picture (0 bytes); restore the file from the data set"),
         ("unreadable files", f"{labels}/flipped.png: not a readable picture ({size['flipped']} bytes); restore the file from the data set"),
         ("labels of another size than their frame", f"{labels}/small.png: 32 x 12 pixels, but {frames}/small.png has 32 x 24"),
@@ -185,7 +186,8 @@ def test_labels_without_any_frame_are_still_read(tmp_path):
     "words, message",
     [
         (["--dataset", "camvid", "--data-path", "nowhere"], "nowhere: no such folder; --data-path wants the folder of camvid"),
-        (["--dataset", "synthetic", "--data-path", "nowhere"], "nowhere: no such folder; python -m dataloaders.synthetic --root nowhere makes"),
+        (["--dataset", "synthetic", "--data-path", "nowhere"],
+         "nowhere: no such folder; python -m dataloaders.synthetic --root nowhere makes"),
         (["--dataset", "custom"], "--dataset custom wants --data-path FILE.yaml"),
         (["--dataset", "kitti"], "argument --dataset: invalid choice: 'kitti'"),
         (["--dataset", "camvid", "--splits", "val"], "unrecognized arguments: --splits val; --help lists the options"),
@@ -207,7 +209,8 @@ def test_synthetic_streets_are_looked_at_and_left_alone(streets, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in streets.rglob("*"))
     _, content = run(streets, tmp_path, dataset="synthetic")
     assert sorted((path, path.stat().st_mtime_ns) for path in streets.rglob("*")) == before
-    assert {split: (part["labelled_frames"], part["videos"]) for split, part in content["splits"].items()} == {"train": (18, 3), "val": (12, 2)}
+    counts = {split: (part["labelled_frames"], part["videos"]) for split, part in content["splits"].items()}
+    assert counts == {"train": (18, 3), "val": (12, 2)}
     assert {problem["kind"] for problem in content["problems"]} <= {"classes that never occur"}
 
 

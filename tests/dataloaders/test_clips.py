@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 
 from config.errors import UserError
 from config.synthetic import SYNTHETIC
@@ -12,8 +13,10 @@ from dataloaders.build import EpochSampler, TrainingLoader, evaluation_loader, l
 from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, read_clip
 from dataloaders.flows import FlowDataset
-from dataloaders.images import read_image
+from dataloaders.images import id_table, read_ids, read_image
 from dataloaders.synthetic import write_flow
+from tests.properties import datasets, seeds, sizes
+from utils.visualize import write_picture
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,27 @@ def test_clip_ends_at_the_labelled_frame_and_stays_bytes(frames):
     assert set(item["label"].unique().tolist()) <= set(range(19)) | {250}
     assert torch.equal(item["clip"][-1], read_clip(dataset.frames[0].frames[-1:])[0])
     assert len(dataset) == 3 * 4  # three sequences of six frames, the first two of each without enough past
+
+
+@pytest.mark.tried(
+    "Numbers", "label files of random ids and sizes, from 1 x 1, read as classes and written as ids",
+    "the ids of the classes, all others ignored",
+)
+@settings(max_examples=60)
+@given(config=datasets(), size=sizes(20), seed=seeds)
+def test_random_label_files_become_classes_and_go_back_to_ids(outcomes, tmp_path, config, size, seed):
+    ids = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    write_picture(tmp_path / "l.png", ids)
+    write_picture(tmp_path / "f.png", np.zeros((*size, 3), np.uint8))
+    label = ClipDataset([LabelledFrame("x", (tmp_path / "f.png",), tmp_path / "l.png", "p.png")], 0, config)[0]["label"]
+    meant = dict(zip(config.label_ids, range(config.num_classes))) | dict(config.also)
+    assert label.tolist() == [[meant.get(label_id, config.ignore) for label_id in row] for row in ids.tolist()]
+    write_picture(tmp_path / "p.png", id_table(config)[label.numpy()])
+    written, owned = read_ids(tmp_path / "p.png"), np.isin(ids, config.label_ids)
+    assert (written[owned] == ids[owned]).all()
+    for label_id, index in config.also:  # written with the class's first id
+        assert (written[ids == label_id] == config.label_ids[index]).all()
+    outcomes["the ids of the classes, all others ignored"] += 1
 
 
 def test_frames_of_different_size_are_named(tmp_path):

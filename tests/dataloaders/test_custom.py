@@ -131,7 +131,8 @@ def test_parts_of_a_split_are_paired_each_by_itself(tmp_path):
         ("f/a/1.jpg l/a/1.png", dict(frames="f/*", labels="l/a/*.png"), r"val: frames: f/\* matches no file"),
         ("f/1.png", dict(frames="f/*.png", labels="f/*.png"), r"val: f/\*.png of frames matches nothing but the labels"),
         ("f/1.jpg l/1.png l/2.png", dict(frames="f/*.jpg", labels="l/*.png"),
-         r"l/2.png: no frame for this label: no file of f/\*.jpg has '2' where l/\*.png has it; add the frame, or mend the globs of .*: val"),
+         r"l/2.png: no frame for this label: no file of f/\*.jpg has '2' where l/\*.png has it; add the frame, or mend the globs of "
+         r".*: val"),
         ("f/1.jpg l/1_mask.png", dict(frames="f/*.jpg", labels="l/*.png"), "no file of .* has '1_mask' where"),
         ("f/a/1.jpg f/b/2.jpg l/b/1.png", dict(frames="f/*/*.jpg", labels="l/*/*.png"), "l/b/1.png: no frame .* has 'b/1' where"),
         ("f/a/1.jpg f/b/1.jpg l/1.png", dict(frames="f/*/*.jpg", labels="l/*.png"),

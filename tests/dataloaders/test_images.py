@@ -2,12 +2,16 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
+from config.datasets import DATASETS
 from config.errors import UserError
 from dataloaders.images import id_table, label_table, read_ids, read_image
+from tests.properties import datasets
 
 
 def write(path, array):
@@ -38,7 +42,24 @@ def test_every_id_that_is_no_class_is_ignored_and_classes_go_back_to_their_ids(c
     assert sorted(label[known]) == list(range(config.num_classes))
 
 
-@pytest.mark.parametrize("content, message", [(None, "cannot be opened"), (b"", "not a readable picture .0 bytes"), (b"no picture", "not a readable")])
+@pytest.mark.tried(
+    "Numbers", "all 256 label ids of every data set, and of random ones, with several ids a class", "each to its class or ignored, and back"
+)
+@given(config=st.sampled_from(list(DATASETS.values())) | datasets())
+def test_ids_of_random_data_sets_go_to_their_class_and_back(outcomes, config):
+    table, back = label_table(config), id_table(config)
+    meant = dict(zip(config.label_ids, range(config.num_classes))) | dict(config.also)
+    assert table.dtype == back.dtype == np.uint8 and len(table) == len(back) == 256
+    assert table.tolist() == [meant.get(label_id, config.ignore) for label_id in range(256)]
+    assert back[: config.num_classes].tolist() == list(config.label_ids)
+    assert table[back[: config.num_classes]].tolist() == list(range(config.num_classes))
+    outcomes["each to its class or ignored, and back"] += 1
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(None, "cannot be opened"), (b"", "not a readable picture .0 bytes"), (b"no picture", "not a readable")],
+)
 def test_unreadable_file_is_named(tmp_path, content, message):
     path = tmp_path / "broken.png"
     if content is not None:

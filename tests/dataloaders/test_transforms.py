@@ -2,9 +2,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dataloaders.transforms import draw_augmentation, nearest_rectangle, normalise, resize_rectangle
+from tests.properties import aligned_positions, generator, random_labels, seeds, sizes
 
 SCALES = (0.75, 1.0, 1.5, 1.75)
 
@@ -84,3 +87,71 @@ def test_positions_are_where_images_and_views_look(scale, crop):
             rows, columns = draw.positions((80, 112), size)
             assert torch.allclose(found[0], rows[:, None].expand(size), atol=1e-2)
             assert torch.allclose(found[1], columns.expand(size), atol=1e-2)
+
+
+@st.composite
+def augmentations(draw):
+    """Size of a frame, and an augmentation drawn for it: any crop or none, steps of scale or any between two."""
+    size, crop, continuous = draw(sizes(100)), draw(st.none() | sizes(110, 8)), draw(st.booleans())
+    scales = tuple(sorted(draw(st.tuples(st.floats(0.5, 2), st.floats(0.5, 2))))) if continuous else SCALES
+    rng = np.random.default_rng(draw(seeds))
+    return size, draw_augmentation(rng, size, crop=crop, scales=scales, continuous=continuous, flip=0.5)
+
+
+def nearest_sources(source, scaled, first, cut, out):
+    """Which source pixel each of `out` label pixels comes from, along one axis."""
+    return [(first + i * cut // out) * source // scaled for i in range(out)]
+
+
+def aligned_sources(source, scaled, first, cut, out):
+    """Where in the source, in pixels, each of `out` picture pixels looks, along one axis."""
+    step = aligned_positions(source, scaled)[1] if scaled > 1 else 0.0
+    return [(first + position) * step for position in aligned_positions(cut, out)]
+
+
+@pytest.mark.tried(
+    "Numbers", "a picture and a label map that say where each pixel is, through random scales, crops and flips", "both show the same place"
+)
+@given(drawn=augmentations())
+def test_picture_and_label_stay_together(outcomes, drawn):
+    (height, width), a = drawn
+    place = torch.arange(height * width).view(1, height, width)  # a label of its own for every pixel
+    label, picture = a.label(place)[0], a.images(torch.stack([place[0] // width, place[0] % width]).float())
+    assert label.shape == picture.shape[1:] == a.output
+    for axis, source, found in ((0, height, label // width), (1, width, label % width)):
+        sides = source, a.scaled[axis], (a.top, a.left)[axis], a.size[axis], a.output[axis]
+        nearest, aligned = torch.tensor(nearest_sources(*sides)), torch.tensor(aligned_sources(*sides))
+        if axis == 1 and a.flip:
+            nearest, aligned = nearest.flip(0), aligned.flip(0)
+        rows = (-1, 1) if axis == 0 else (1, -1)
+        assert torch.equal(found, nearest.view(rows).expand(a.output))
+        assert torch.allclose(picture[axis], aligned.view(rows).expand(a.output), atol=1e-2)
+        # A label is that of the pixel before; a resize to the crop's size looks once more, at pixels of the scaled frame.
+        step = source / a.scaled[axis]
+        assert (found - picture[axis]).abs().max() < max(1, step) + (step if a.size != a.output else 0) + 1e-2
+    outcomes["both show the same place"] += 1
+
+
+@pytest.mark.tried("Numbers", "label maps through random scales, crops and flips", "no class that was not there before")
+@given(drawn=augmentations(), classes=st.integers(1, 250), seed=seeds)
+def test_augmentation_invents_no_class(outcomes, drawn, classes, seed):
+    size, a = drawn
+    label = random_labels(np.random.default_rng(seed), (2, *size), classes, 250)
+    found = a.label(label)
+    assert found.dtype == label.dtype and found.shape == (2, *a.output)
+    assert set(found.unique().tolist()) <= set(label.unique().tolist())
+    outcomes["no class that was not there before"] += 1
+
+
+@pytest.mark.tried("Numbers", "pictures and their small views through random scales, crops and flips")
+@given(drawn=augmentations(), grid=sizes(16, 2), seed=seeds)
+def test_random_rectangles_equal_resizing_the_whole_frame(outcomes, drawn, grid, seed):
+    size, a = drawn
+    images = torch.randint(0, 256, (1, 2, *size), generator=generator(seed), dtype=torch.uint8)
+    expected = whole_then_cut(images, a)
+    assert torch.allclose(a.images(images), expected, atol=0.02)
+    assert torch.allclose(a.views(images, grid), F.interpolate(expected, grid, mode="bilinear", align_corners=True), atol=0.02)
+    y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    rows, columns = a.positions(size, grid)
+    assert torch.allclose(a.views(torch.stack([y, x]), grid), torch.stack(torch.meshgrid(rows, columns, indexing="ij")), atol=1e-2)
+    outcomes["equal to resizing the whole frame"] += 1

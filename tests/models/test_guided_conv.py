@@ -1,17 +1,177 @@
 """The guided block against its published form, written naively."""
+import itertools
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from models.guided_conv import GuidedConv, edge_map, shift_bank
+from tests.properties import generator, seeds, sizes
 
+NEIGHBOURS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+STEPS = ("intra.0", "intra.3", *(f"guide.{step}.0" for step in ("encoder", "down1", "down2", "up1", "up2", "decoder")))
+WITHOUT_EFFECT = {f"{step}.bias" for step in STEPS}  # in training BatchNorm takes it away again: its gradient is rounding alone
 
 def published_fuse(warped, intra, kernels, bank):
     """Filter every class with every filter, stack the eleven candidates, weigh, sum."""
-    count, classes, h, w = warped.shape
     filtered = F.conv3d(warped[:, None], bank, padding=(0, 1, 1))  # (N,9,C,h,w)
     candidates = torch.cat([warped[:, None], filtered, intra[:, None]], dim=1)  # (N,11,C,h,w)
     return (kernels[:, :, None] * candidates).sum(dim=1)
+
+
+def shifted(x, dy, dx):
+    """candidate(p) = x(p + offset), zeros outside, pixel by pixel."""
+    height, width = x.shape[-2:]
+    out = torch.zeros_like(x)
+    for y, column in itertools.product(range(height), range(width)):
+        if 0 <= y + dy < height and 0 <= column + dx < width:
+            out[..., y, column] = x[..., y + dy, column + dx]
+    return out
+
+
+def published_edge(warped):
+    """Laplacian of the class ids, the first of equally large classes, beyond the border 0; 1 where it is not zero."""
+    edge = torch.zeros_like(warped[:, :1])
+    for n in range(len(warped)):
+        ids = [[max(range(warped.shape[1]), key=lambda c: float(warped[n, c, y, x])) for x in range(warped.shape[3])]
+               for y in range(warped.shape[2])]
+        for y, row in enumerate(ids):
+            for x, centre in enumerate(row):
+                around = [ids[y + dy][x + dx] for dy, dx in NEIGHBOURS if 0 <= y + dy < len(ids) and 0 <= x + dx < len(row)]
+                edge[n, 0, y, x] = float(sum(around) - 8 * centre != 0)
+    return edge
+
+
+def published_kernels(tensors, intra, edge, training):
+    """The guiding network from its tensors by name, (N,11,h,w), divided by the sum over the kernels + 1e-9."""
+
+    def block(name, x, stride=1):
+        return conv_bn_relu(tensors, f"guide.{name}", x, training, stride=stride)
+
+    e = block("encoder", torch.cat([intra, edge], dim=1))
+    half = block("down1", e, 2)
+    u = block("up1", F.interpolate(block("down2", half, 2), half.shape[-2:], mode="bilinear", align_corners=True))
+    u = block("up2", F.interpolate(u, e.shape[-2:], mode="bilinear", align_corners=True))
+    kernels = block("decoder", e + u)
+    return kernels / (kernels.sum(dim=1, keepdim=True) + 1e-9)
+
+
+def conv_bn_relu(tensors, name, x, training, first=0, stride=1):
+    x = F.conv2d(x, tensors[f"{name}.{first}.weight"], tensors[f"{name}.{first}.bias"], stride=stride, padding=1)
+    running = (tensors[f"{name}.{first + 1}.running_mean"].clone(), tensors[f"{name}.{first + 1}.running_var"].clone())
+    norm = tensors[f"{name}.{first + 1}.weight"], tensors[f"{name}.{first + 1}.bias"]
+    return F.batch_norm(x, *running, *norm, training=training).relu()
+
+
+def published_forward(tensors, warped, frame, *, training, use_intra, use_edge):
+    """The whole block: intra features, edge map, kernels, and the sum of the eleven weighed candidates."""
+    intra = torch.zeros_like(warped)
+    if use_intra:
+        x = conv_bn_relu(tensors, "intra", frame, training)
+        x = conv_bn_relu(tensors, "intra", x, training, first=3)
+        intra = F.conv2d(x, tensors["intra.6.weight"], tensors["intra.6.bias"], padding=1).expand_as(warped)
+    edge = published_edge(warped.detach()) if use_edge else torch.zeros_like(warped[:, :1])
+    return published_fuse(warped, intra, published_kernels(tensors, intra, edge, training), tensors["filter_bank"])
+
+
+blocks = st.fixed_dictionaries({
+    "use_intra": st.booleans(), "use_edge": st.booleans(), "trained_bank": st.booleans(), "ties": st.booleans(), "one_frame": st.booleans(),
+    "silent": st.booleans(), "classes": st.integers(1, 7), "count": st.integers(1, 3), "size": sizes(14), "seed": seeds,
+})
+
+
+def random_block(*, use_intra, use_edge, trained_bank, ties, one_frame, silent, classes, count, size, seed):
+    """A guided block with random tensors, warped logits, and a frame for each or for all of them."""
+    rng = generator(seed)
+    guided = GuidedConv(classes, use_intra=use_intra, use_edge=use_edge)
+    with torch.no_grad():
+        for name, x in guided.state_dict().items():
+            if name != "filter_bank" and x.is_floating_point():
+                # Factors and variances of BatchNorm about 1, all others about 0, of a size that keeps what flows through.
+                centre = 1.0 if x.dim() == 1 and name.endswith(("weight", "var")) else 0.0
+                x.copy_(centre + (0.3 if x.dim() == 1 else 0.1) * (2 * torch.rand(x.shape, generator=rng) - 1))
+        guided.guide.decoder[1].bias -= float(silent)  # pixels whose kernels are all zero
+    if trained_bank:
+        torch.nn.init.normal_(guided.filter_bank, generator=rng)  # as after --train-filter 1
+    warped = torch.randn(count, classes, *size, generator=rng)
+    if ties:
+        warped = warped.round()  # equally large classes, and zeros as warping leaves them
+    return guided, warped, torch.randn(1 if one_frame else count, 3, *size, generator=rng)
+
+
+@pytest.mark.tried("Numbers", "the fused sum for random sizes, classes, batches and kernels, with the released and with trained filters")
+@given(size=sizes(9), classes=st.integers(1, 20), count=st.integers(1, 3), trained=st.booleans(), seed=seeds)
+def test_fuse_equals_the_published_sum_of_candidates(outcomes, size, classes, count, trained, seed):
+    rng = generator(seed)
+    guided = GuidedConv(2)  # classes are the warped logits' own
+    if trained:
+        torch.nn.init.normal_(guided.filter_bank, generator=rng)
+    warped, intra = torch.randn(2, count, classes, *size, generator=rng)
+    kernels = torch.rand(count, 11, *size, generator=rng)
+    found = guided.fuse(warped, intra, kernels)
+    assert torch.allclose(found, published_fuse(warped, intra, kernels, guided.filter_bank), atol=1e-4)
+    if not trained:
+        candidates = [warped, *(shifted(warped, *offset) for offset in NEIGHBOURS), torch.zeros_like(warped), intra]
+        assert torch.allclose(found, sum(kernels[:, k : k + 1] * x for k, x in enumerate(candidates)), atol=1e-5)
+    outcomes["equal to the published form"] += 1
+
+
+@pytest.mark.tried("Numbers", "edges of random logits: sizes from 1 x 1, 1 to 250 classes, equally large classes")
+@given(
+    size=sizes(9), classes=st.integers(1, 6) | st.integers(1, 250), count=st.integers(1, 2),
+    levels=st.sampled_from([1, 2, 1000]), seed=seeds,
+)
+def test_edges_equal_a_plain_laplacian(outcomes, size, classes, count, levels, seed):
+    logits = torch.randint(0, levels, (count, classes, *size), generator=generator(seed)).float()
+    assert torch.equal(edge_map(logits), published_edge(logits))
+    outcomes["equal to the published form"] += 1
+
+
+@pytest.mark.tried("Numbers", "kernels of random guiding networks", "none negative, and their sum is one, or zero where all are")
+@settings(max_examples=50)
+@given(block=blocks)
+def test_kernels_of_random_networks_sum_to_one_or_zero(outcomes, block):
+    guided, warped, _ = random_block(**block)
+    kernels = guided.eval().guide(warped, edge_map(warped))
+    total = kernels.sum(dim=1)
+    assert (kernels >= 0).all() and ((total - 1).abs().lt(1e-5) | total.eq(0)).all()
+    outcomes["none negative, and their sum is one, or zero where all are"] += 1
+
+
+@pytest.mark.tried("Numbers", "the guided block from end to end: random tensors, sizes, classes, batches and ablations, trained or not")
+@settings(max_examples=60)
+@given(block=blocks, training=st.booleans())
+def test_forward_and_gradients_equal_the_published_form(outcomes, block, training):
+    guided, warped, frame = random_block(**block)
+    training = training and min(block["size"]) > 4  # BatchNorm wants more than one value, at a quarter of the grid too
+    guided.train(training).filter_bank.requires_grad_(True)
+    tensors = {name: x.detach().clone() for name, x in guided.state_dict().items()}
+    results = []
+    for published in (False, True):
+        inputs = warped.clone().requires_grad_(True), frame.clone().requires_grad_(True)
+        if published:
+            learned = {name: tensors[name].requires_grad_(p.requires_grad) for name, p in guided.named_parameters()}
+            out = published_forward(tensors, *inputs, training=training, use_intra=block["use_intra"], use_edge=block["use_edge"])
+        else:
+            learned = dict(guided.named_parameters())
+            out = guided(*inputs)
+        weights = torch.linspace(-1, 1, out.numel()).view(out.shape)  # a gradient that differs everywhere
+        (out * weights).sum().backward()
+        gradients = {"warped": inputs[0].grad, "frame": inputs[1].grad, **{name: x.grad for name, x in learned.items()}}
+        results.append((out.detach(), gradients))
+    (found, gradients), (expected, true_gradients) = results
+    assert torch.allclose(found, expected, atol=1e-4)
+    most = max(float(torch.linalg.vector_norm(x)) for x in true_gradients.values() if x is not None)
+    for name, true in true_gradients.items():
+        assert (gradients[name] is None) == (true is None), name
+        assert true is None or torch.isfinite(gradients[name]).all(), name
+        # Where one kernel is left, its gradient cancels, and rounding is what remains.
+        if true is not None and not (training and name in WITHOUT_EFFECT or block["silent"]):
+            difference = torch.linalg.vector_norm(gradients[name] - true)
+            assert difference <= 1e-4 * torch.linalg.vector_norm(true) + 1e-6 * most, name
+    outcomes["result and gradients equal to the published form"] += 1
 
 
 @pytest.mark.parametrize("trained_bank", [False, True])

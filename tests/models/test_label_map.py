@@ -1,12 +1,20 @@
 """Label maps against plain upsampling and argmax."""
+from unittest import mock
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from models import label_map as module
 from models.label_map import label_map
+from tests.properties import generator, seeds, sizes, upsampled
 
-SIZES = [((12, 20), (96, 160)), ((12, 20), (99, 167)), ((5, 7), (5, 7)), ((9, 11), (4, 6)), ((1, 1), (8, 8)), ((1, 6), (3, 50)), ((6, 1), (45, 9))]
+SIZES = [
+    ((12, 20), (96, 160)), ((12, 20), (99, 167)), ((5, 7), (5, 7)), ((9, 11), (4, 6)), ((1, 1), (8, 8)), ((1, 6), (3, 50)),
+    ((6, 1), (45, 9)),
+]
 
 
 def regions(classes, size, seed):
@@ -41,3 +49,24 @@ def test_input_stays_as_it_is():
     before = logits.clone()
     label_map(logits, (96, 160))
     assert torch.equal(logits, before)
+
+
+@pytest.mark.tried("Numbers", "label maps at random sizes, from 1 x 1, also smaller than the grid: noise, regions, equally large classes")
+@settings(max_examples=300)
+@given(
+    grid=sizes(12), size=sizes(60), classes=st.integers(1, 8) | st.integers(1, 255), kind=st.sampled_from(["noise", "regions", "ties"]),
+    chunk=st.sampled_from([1, 7, 1024]), share=st.sampled_from([0.0, 0.5, 2.0]), seed=seeds,
+)
+def test_random_label_maps_equal_upsampling_and_argmax(outcomes, grid, size, classes, kind, chunk, share, seed):
+    logits = torch.randn(1, classes, *grid, generator=generator(seed))
+    if kind == "regions":
+        logits = regions(classes, grid, seed)
+    elif kind == "ties":
+        logits = logits.round()
+    with mock.patch.multiple(module, CHUNK=chunk, WORTH_CHOOSING=share):
+        found = label_map(logits, size)
+    assert found.dtype == torch.uint8 and found.shape == size
+    planes = torch.from_numpy(upsampled(logits[0], size))  # (C,H,W) float64
+    chosen = planes.gather(0, found[None].long())[0]
+    assert (chosen >= planes.amax(0) - 1e-4).all()  # the largest; of those equal up to rounding, any
+    outcomes["equal to upsampling and argmax"] += 1

@@ -1,8 +1,15 @@
 """Losses against plain formulas."""
+import math
+
+import numpy as np
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from models.losses import FlowLoss, PropagationLoss, SegmenterLoss
+from tests.properties import generator, random_labels, seeds, sizes, upsampled
 
 IGNORE = 250
 
@@ -30,6 +37,7 @@ def test_no_teacher_no_distillation():
     assert loss["distillation"] == 0 and torch.allclose(loss["total"], 10 * loss["ce"])
 
 
+@pytest.mark.tried("Numbers", "a batch without a labelled pixel", "a loss of zero, and no gradient")
 def test_unlabelled_batch_gives_zero_and_no_nan():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     label = torch.full((1, 4, 4), IGNORE)
@@ -63,3 +71,75 @@ def test_flow_loss_is_the_mean_end_point_error_where_valid():
     truth[0, :, 1, 1] = 100.0
     valid = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).view(1, 1, 2, 2)
     assert FlowLoss()(flow, truth, valid)["total"] == 2.5
+
+
+def pixels(logits, label):
+    """Logits upsampled to the label's size -> for every pixel its class, or IGNORE, and its log-probabilities, in float64."""
+    planes = np.moveaxis(upsampled(logits, label.shape[-2:]), 1, -1)
+    for classes, scores in zip(label.flatten().tolist(), planes.reshape(-1, logits.shape[1]).tolist()):
+        most = max(scores)
+        total = most + math.log(sum(math.exp(x - most) for x in scores))
+        yield classes, [x - total for x in scores]
+
+
+sizes_of_batch = dict(classes=st.integers(1, 6), count=st.integers(1, 4), coarse=sizes(5), size=sizes(10), seed=seeds)
+
+
+def random_batch(classes, count, coarse, size, seed):
+    label = random_labels(np.random.default_rng(seed), (count, *size), classes, IGNORE).long()
+    return 3 * torch.randn(count, classes, *coarse, generator=generator(seed)), label
+
+
+@pytest.mark.tried("Numbers", "the propagation's loss on random logits, teachers, labels and class weights, by one process and by several")
+@given(taught=st.booleans(), ranks=st.integers(1, 3), **sizes_of_batch)
+def test_propagation_loss_equals_plain_python(outcomes, taught, ranks, classes, count, coarse, size, seed):
+    logits, label = random_batch(classes, count * ranks, coarse, size, seed)
+    rng = generator(seed)
+    weights = (0.5 + 5 * torch.rand(classes, generator=rng)).tolist()
+    teacher = 3 * torch.randn(count * ranks, classes, *size, generator=rng) if taught else None
+    predicted = list(pixels(logits, label))
+    weight = sum(weights[t] for t, _ in predicted if t != IGNORE)
+    ce = -sum(weights[t] * q[t] for t, q in predicted if t != IGNORE) / weight if weight else 0.0
+    kl = 0.0
+    if taught:
+        pairs = [(p, q) for (_, ps), (_, qs) in zip(pixels(teacher, label), predicted) for p, q in zip(ps, qs)]
+        kl = sum(math.exp(p) * (p - q) for p, q in pairs) / len(pairs)
+    # Each process has its part of the batch, and divides by the processes' mean weight.
+    criterion = PropagationLoss(
+        weights, param_ce=3, param_distil=7, ignore=IGNORE, average=lambda own: own.new_tensor(weight / ranks) if ranks > 1 else own
+    )
+    losses = [criterion(x, y, t) for x, y, t in zip(
+        logits.chunk(ranks), label.chunk(ranks), teacher.chunk(ranks) if taught else [None] * ranks)]
+    for name, expected in (("ce", ce), ("distillation", kl), ("total", 3 * (ce + 7 * kl))):
+        assert sum(float(loss[name]) for loss in losses) / ranks == pytest.approx(expected, rel=1e-4, abs=1e-5), name
+    outcomes["equal to plain Python"] += 1
+
+
+@pytest.mark.tried("Numbers", "the segmenter's loss on random logits and labels, of all pixels and of the hard ones")
+@given(ohem=st.booleans(), threshold=st.sampled_from([0.001, 0.7, 0.99]), **sizes_of_batch)
+def test_segmenter_loss_equals_plain_python(outcomes, ohem, threshold, classes, count, coarse, size, seed):
+    logits, label = random_batch(classes, count, coarse, size, seed)
+    losses = sorted((-q[t] for t, q in pixels(logits, label) if t != IGNORE), reverse=True)
+    if ohem:
+        hard = [x for x in losses if x > -math.log(threshold)]
+        losses = max(hard, losses[: label.numel() // 16], key=len)
+    expected = sum(losses) / len(losses) if losses else 0.0
+    found = SegmenterLoss(ignore=IGNORE, ohem=ohem, threshold=threshold)([logits], label)["total"]
+    assert float(found) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    outcomes["equal to plain Python"] += 1
+
+
+@pytest.mark.tried("Numbers", "the flow's loss on random flows, of which some pixels are valid in part or not at all")
+@given(size=sizes(8), count=st.integers(1, 3), unknown=st.sampled_from([0.0, 0.5, 1.0]), seed=seeds)
+def test_flow_loss_equals_plain_python(outcomes, size, count, unknown, seed):
+    rng = generator(seed)
+    flow, truth = (4 * torch.randn(2, count, 2, *size, generator=rng)).round()  # some are met exactly
+    valid = torch.rand(count, 1, *size, generator=rng) * (torch.rand(count, 1, *size, generator=rng) >= unknown)
+    flow.requires_grad_(True)
+    total = FlowLoss()(flow, truth, valid)["total"]
+    total.backward()
+    weighed = [(v, math.dist(f, t)) for v, f, t in zip(
+        valid.flatten().tolist(), *(x.detach().movedim(1, -1).reshape(-1, 2).tolist() for x in (flow, truth)))]
+    expected = sum(v * error for v, error in weighed) / max(1.0, sum(v for v, _ in weighed))
+    assert total.item() == pytest.approx(expected, rel=1e-4, abs=1e-6) and torch.isfinite(flow.grad).all()
+    outcomes["equal to plain Python, and a gradient without NaN"] += 1

@@ -61,7 +61,7 @@ def test_every_parameter_of_a_flow_network_learns(name):
     assert no_gradient(flow) == set()
 
 
-@pytest.mark.parametrize("size", SIZES + [(8, 8)])
+@pytest.mark.parametrize("size", [*SIZES, (8, 8)])
 def test_clip_of_any_size(size):
     net = build_gsvnet(segmenter="swiftnet", flow="light", classes=3).eval()
     frames = torch.randn(3, 1, 3, *size)
@@ -104,7 +104,13 @@ def test_parts_are_injected():
     assert seen[0][0].mean() == 2 and seen[0][1].mean() == 1
 
 
-@pytest.mark.parametrize("size, scale, expected", [((1024, 2048), 0.75, (768, 1536)), ((1023, 2049), 0.75, (765, 1536)), ((360, 480), 0.5, (180, 240)), ((3, 3), 0.75, (1, 1))])
+@pytest.mark.parametrize(
+    "size, scale, expected",
+    [
+        ((1024, 2048), 0.75, (768, 1536)), ((1023, 2049), 0.75, (765, 1536)), ((360, 480), 0.5, (180, 240)),
+        ((3, 3), 0.75, (1, 1)),
+    ],
+)
 def test_keyframe_size(size, scale, expected):
     assert scaled_size(*size, scale) == expected
 

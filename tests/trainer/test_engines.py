@@ -157,10 +157,13 @@ def fakes(monkeypatch, caplog):
 @pytest.mark.parametrize(
     "costs, frames, chosen, words",
     [
-        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.35, 0.01)}, None, "onnx", ["eager 200.0 ms", "onnx 120.0 ms", "compile 123.3 ms"]),
+        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.35, 0.01)}, None, "onnx",
+         ["eager 200.0 ms", "onnx 120.0 ms", "compile 123.3 ms"]),
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 10_000, "compile", ["compile 40.0 ms"]),
-        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 200, "onnx", ["compile not tried, 200 frames hardly pay for its set-up"]),
-        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 30, "eager", ["onnx not tried, 30 frames", "compile not tried"]),
+        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 200, "onnx",
+         ["compile not tried, 200 frames hardly pay for its set-up"]),
+        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 30, "eager",
+         ["onnx not tried, 30 frames", "compile not tried"]),
         (
             {"eager": (0.4, 0.1), "onnx": UserError("--engine onnx: No module named 'onnx'"), "compile": RuntimeError("no compiler\nhere")},
             None, "eager", ["onnx left out: No module named 'onnx'", "compile left out: does not work here: no compiler; it wants a C"],

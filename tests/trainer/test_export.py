@@ -70,7 +70,7 @@ def test_folder_holds_what_its_description_says(exports):
     assert content["labels"]["align_corners"] is True and content["opset"] == graphs.OPSET >= 16 and len(content["loop"]) == 5
     assert content["versions"] == {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__,
                                    "onnxscript": onnxscript.__version__}
-    for name, graph in content["graphs"].items():
+    for graph in content["graphs"].values():
         session = onnxruntime.InferenceSession(str(folder / graph["onnx"]), providers=[graphs.CPU_PROVIDER])
         for described, real in ((graph["inputs"], session.get_inputs()), (graph["outputs"], session.get_outputs())):
             assert [(x["name"], x["shape"]) for x in described] == [(x.name, x.shape) for x in real]
@@ -81,7 +81,7 @@ def test_folder_holds_what_its_description_says(exports):
 
 def test_graphs_hold_standard_operators_alone_and_nothing_of_the_machine(exports):
     _, options, content = exports
-    for name, graph in content["graphs"].items():
+    for graph in content["graphs"].values():
         path = Path(options.export) / graph["onnx"]
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)

@@ -80,7 +80,8 @@ def test_loss_that_is_no_number_stops_before_the_optimizer(words, tmp_path):
         return {**losses, "total": losses["total"] * float("nan")} if trainer.progress.step == 0 else losses
 
     trainer.stage.loss = broken
-    with pytest.raises(UserError, match=r"the loss became nan in epoch 1, step 1, on the frames streets_\d+_\d+, streets_.*lower learning rate"):
+    told = r"the loss became nan in epoch 1, step 1, on the frames streets_\d+_\d+, streets_.*lower learning rate"
+    with pytest.raises(UserError, match=told):
         trainer.run()
     assert all(torch.equal(x, before[name]) for name, x in trainer.stage.net.guided.named_parameters())
     kept = torch.load(folder(tmp_path) / "non_finite_rank_0.pth.tar", weights_only=True)

@@ -1,4 +1,6 @@
 """When a frame becomes a keyframe."""
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -52,7 +54,7 @@ def test_default_threshold_parts_moving_streets_from_cuts(segmenter):
     streets = [
         [view(torch.from_numpy(frame.image)[None]) for frame in render_sequence(settings, "val", index)] for index in range(4)
     ]
-    within = [change(a, b) for street in streets for a, b in zip(street, street[1:])]
+    within = [change(a, b) for street in streets for a, b in pairwise(street)]
     across = [change(a[-1], b[0]) for a in streets for b in streets if a is not b]
     threshold = parse(["--schedule", "cut", "--video", "demo", "--output", "out"]).cut_threshold
     assert max(within) < threshold < min(across)
@@ -64,7 +66,7 @@ def test_budget_spends_what_it_has_and_no_more():
         spent = 0.1 * len(found) + 0.01 * (400 - len(found))
         assert spent <= 0.4 * milliseconds + 0.1  # the first keyframe comes before anything is saved
         assert spent >= 0.4 * milliseconds - 0.1
-        gaps = {b - a for a, b in zip(found[1:], found[2:])}
+        gaps = {b - a for a, b in pairwise(found[1:])}
         assert max(gaps) - min(gaps) <= 1  # evenly spread
 
 

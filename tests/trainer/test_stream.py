@@ -1,4 +1,5 @@
 """Streams: frames in, label maps out, one by one or several cameras at once."""
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -65,6 +66,7 @@ def test_stream_is_keyframes_and_propagation_position_by_position(frames, segmen
     segmenter = VideoSegmenter(net, schedule=FixedInterval(4), scale=0.75)
     clip = torch.from_numpy(np.stack(frames[:6])).permute(0, 3, 1, 2)  # (T,3,H,W)
     clip = normalise(clip, net.segmenter.pixel_mean, net.segmenter.pixel_std)
+    state = None
     for t, labels in enumerate(segmenter.stream(frames[:6])):
         with torch.no_grad():
             state = net.keyframe(clip[t : t + 1], 0.75) if t % 4 == 0 else net.propagate(state, grid_view(clip[t : t + 1]))
@@ -167,7 +169,7 @@ def test_load_of_a_group_is_level(count, interval):
             keyframes[number].append(t)
     assert loads[0] == count
     assert max(loads[1:]) - min(loads[1:]) <= 1
-    assert all(b - a == interval for times in keyframes for a, b in zip(times[1:], times[2:]))
+    assert all(b - a == interval for times in keyframes for a, b in pairwise(times[1:]))
 
 
 def test_group_refuses_what_it_cannot_batch(net, frames):

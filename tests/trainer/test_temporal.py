@@ -29,7 +29,7 @@ def videos(streets):
 
 def stream_of(net, images):
     """Label maps (H,W) of one video at the keyframe interval, the way the method is written down."""
-    maps = []
+    maps, state = [], None
     for t, image in enumerate(images):
         frame = normalise(image.permute(2, 0, 1)[None], net.segmenter.pixel_mean, net.segmenter.pixel_std)
         with torch.no_grad():

@@ -41,7 +41,8 @@ def test_guided_convolution_costs_the_published_figure_less_what_its_form_saves(
 
 
 def test_average_over_an_interval_of_three():
-    segmenter, flow, guided = (x.eval().to("meta") for x in (build_segmenter(name="swiftnet", classes=19), build_flow(name="light"), GuidedConv(19)))
+    parts = (build_segmenter(name="swiftnet", classes=19), build_flow(name="light"), GuidedConv(19))
+    segmenter, flow, guided = (x.eval().to("meta") for x in parts)
     h, w = H // 8, W // 8
     key = gmac(segmenter, meta(1, 3, H * 3 // 4, W * 3 // 4))
     step = gmac(flow, meta(1, 3, h, w), meta(1, 3, h, w)) + gmac(guided, meta(1, 19, h, w), meta(1, 3, h, w))

@@ -80,7 +80,7 @@ def test_error_of_the_caller_stops_reader_and_drops_what_was_to_be_written():
             for number, _ in enumerate(items):
                 behind.put(number)
                 if number == 40:
-                    1 / 0
+                    raise ZeroDivisionError
     assert time.monotonic() - began < 0.5 and len(written) < 40
 
 

@@ -3,8 +3,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.models.optical_flow import raft_small
 
+from tests.properties import random_labels, seeds, sizes
 from utils.metrics import scores
 from utils.optical_flow import dis_flow, find_flow, seen_again
 from utils.temporal import TemporalConsistency, VideoConsistency, correspondence
@@ -16,9 +19,9 @@ def random_map(rng, height=9, width=13):
     return torch.from_numpy(rng.integers(0, CLASSES, (height, width)).astype(np.uint8))
 
 
-def slow_tc(pairs):
-    """Mean over classes of pooled intersection over union, pixel by pixel."""
-    both, either = [0] * CLASSES, [0] * CLASSES
+def slow_tc(pairs, classes=CLASSES):
+    """Mean over classes of pooled intersection over union, pixel by pixel; NaN where no pixel has a partner."""
+    both, either = [0] * classes, [0] * classes
     for current, following, flow, visible in pairs:
         height, width = current.shape
         for y in range(height):
@@ -27,10 +30,10 @@ def slow_tc(pairs):
                 if not (0 <= column < width and 0 <= row < height) or not visible[y, x]:
                     continue
                 a, b = int(current[y, x]), int(following[row, column])
-                for c in range(CLASSES):
-                    both[c] += a == c and b == c
-                    either[c] += a == c or b == c
-    return np.mean([i / u for i, u in zip(both, either) if u])
+                for c in {a, b}:
+                    both[c] += a == b
+                    either[c] += 1
+    return np.mean([i / u for i, u in zip(both, either) if u]) if any(either) else np.nan
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -45,6 +48,26 @@ def test_tc_equals_brute_force(masked):
         measure.add(current, following, correspondence(flow), visible)
     found = scores((measure.visible if masked else measure.everywhere).counts)["miou"]
     assert found == pytest.approx(slow_tc(pairs))
+
+
+@pytest.mark.tried("Numbers", "temporal consistency: random sizes, classes and flows, also far out of the frame and exactly half a pixel")
+@given(
+    size=sizes(8), classes=st.integers(1, 20), count=st.integers(1, 3), masked=st.booleans(),
+    reach=st.sampled_from([0.5, 3, 30, 1e9]), halves=st.booleans(), seed=seeds,
+)
+def test_tc_of_random_videos_equals_brute_force(outcomes, size, classes, count, masked, reach, halves, seed):
+    rng = np.random.default_rng(seed)
+    pairs, measure = [], TemporalConsistency(classes)
+    for _ in range(count):
+        current, following = random_labels(rng, size, classes), random_labels(rng, size, classes)
+        flow = rng.uniform(-reach, reach, (*size, 2))
+        flow = torch.from_numpy((np.round(2 * flow) / 2 if halves else flow).astype(np.float32))
+        visible = torch.from_numpy(rng.random(size) < 0.7)
+        pairs.append((current, following, flow, visible if masked else torch.ones_like(visible)))
+        measure.add(current, following, correspondence(flow), visible if masked else None)
+    found = scores((measure.visible if masked else measure.everywhere).counts)["miou"]
+    assert found == pytest.approx(slow_tc(pairs, classes), nan_ok=True)
+    outcomes["equal to brute force"] += 1
 
 
 def test_a_map_that_moves_with_the_flow_is_wholly_consistent():
@@ -66,12 +89,12 @@ def test_ids_are_never_interpolated():
     assert measure.everywhere.counts[:, 1].sum() == 0  # a mean of classes 0 and 2 would be 1
 
 
-def slow_vc(labels, predictions, n):
+def slow_vc(labels, predictions, n, classes=CLASSES):
     """Windows of n frames, each by itself: shares of constant predictions, and of constant and right ones."""
     constant, right = [], []
     for start in range(len(labels) - n + 1):
         label, prediction = np.stack(labels[start : start + n]), np.stack(predictions[start : start + n])
-        steady = (label == label[0]).all(0) & (label[0] < CLASSES)
+        steady = (label == label[0]).all(0) & (label[0] < classes)
         if not steady.any():
             continue
         kept = steady & (prediction == prediction[0]).all(0)
@@ -105,6 +128,35 @@ def test_vc_equals_brute_force(seed, window):
     assert measure.windows == len(constant)
     assert measure.constant == pytest.approx(sum(constant)) and measure.right == pytest.approx(sum(right))
     assert measure.right < measure.constant
+
+
+@pytest.mark.tried("Numbers", "consistency over windows of 1 to 8 frames: random videos, sizes and classes, pixels without label")
+@given(
+    size=sizes(6), classes=st.integers(1, 20), window=st.integers(1, 8), lengths=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    changing=st.sampled_from([0.02, 0.1, 0.5]), seed=seeds,
+)
+def test_vc_of_random_videos_equals_brute_force(outcomes, size, classes, window, lengths, changing, seed):
+    rng = np.random.default_rng(seed)
+
+    def video(length, ignore):
+        maps = [random_labels(rng, size, classes, ignore)]
+        for _ in range(length - 1):
+            change = torch.from_numpy(rng.random(size) < changing)
+            maps.append(torch.where(change, random_labels(rng, size, classes, ignore), maps[-1]))
+        return maps
+
+    measure, constant, right = VideoConsistency(window), [], []
+    for length in lengths:
+        labels, predictions = video(length, 250), video(length, None)
+        measure.begin()
+        for label, prediction in zip(labels, predictions):
+            measure.add(label, prediction, label < classes)
+        more = slow_vc([x.numpy() for x in labels], [x.numpy() for x in predictions], window, classes)
+        constant += more[0]
+        right += more[1]
+    assert measure.windows == len(constant)
+    assert measure.constant == pytest.approx(sum(constant)) and measure.right == pytest.approx(sum(right))
+    outcomes["equal to brute force"] += 1
 
 
 def test_dis_flow_finds_a_known_shift_and_what_it_hides():

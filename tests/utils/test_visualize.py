@@ -2,9 +2,12 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.cityscapes import CITYSCAPES
 from config.errors import UserError
+from tests.properties import seeds, sizes
 from utils.visualize import colourise, grid, overlay, with_caption, write_picture
 
 
@@ -17,6 +20,23 @@ def test_overlay_leaves_unlabelled_pixels_alone():
     image = np.full((1, 2, 3), 100, np.uint8)
     mixed = overlay(image, np.array([[0, 250]], np.uint8), CITYSCAPES.colours, strength=0.5)
     assert mixed.tolist() == [[[114, 82, 114], [100, 100, 100]]]
+
+
+@pytest.mark.tried(
+    "Numbers", "colours of random label maps, alone and laid over pictures", "each class in its colour, and no other pixel touched"
+)
+@given(size=sizes(12), classes=st.integers(1, 250), strength=st.floats(0, 1), seed=seeds)
+def test_colours_of_random_label_maps(outcomes, size, classes, strength, seed):
+    rng = np.random.default_rng(seed)
+    colours = [*rng.integers(0, 256, (classes - 1, 3)).tolist(), [0, 0, 0]]  # the last class is black, as what is no class
+    label, image = rng.integers(0, 256, size, dtype=np.uint8), rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    painted, mixed = colourise(label, colours), overlay(image, label, colours, strength)
+    for place in np.ndindex(size):
+        colour = np.array(colours[label[place]] if label[place] < classes else [0, 0, 0])
+        assert (painted[place] == colour).all()
+        expected = image[place] * (1 - strength) + colour * strength if colour.any() else image[place]
+        assert np.abs(mixed[place] - expected).max() <= (0.5 + 1e-3 if colour.any() else 0)
+    outcomes["each class in its colour, and no other pixel touched"] += 1
 
 
 def test_picture_round_trip_and_unknown_ending(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from config.dataset import DatasetConfig
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
@@ -14,7 +15,7 @@ from dataloaders.build import labelled_frames
 from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.videos import VideoDataset, videos_of
 from models.gsvnet import GSVNet
-from models.resize import align
+from models.resize import align, size_of
 from trainer.benchmarks.reference import PlainClips, plain_propagation
 from trainer.evaluate import evaluate
 from trainer.networks import networks_for_benchmark
@@ -50,7 +51,10 @@ def benchmark_evaluation(options: Options, device: torch.device) -> dict:
             seconds[name].append(time.perf_counter() - start)
     plain, ours = (statistics.median(times[1:]) for times in seconds.values())
     differ = int((counts["ours, one pass"] - counts["each position on its own"]).abs().sum()) // 2
-    settings = f"{options.segnet}, {options.optical_flow_network} flow, {weights}, positions {' '.join(map(str, positions))}, scale {options.scale:g}"
+    settings = (
+        f"{options.segnet}, {options.optical_flow_network} flow, {weights}, positions {' '.join(map(str, positions))}, "
+        f"scale {options.scale:g}"
+    )
     table = [settings, f"{'seconds a labelled frame':<28}{'':>8}{'ratio':>8}"]
     table += [f"{name:<28}{value:>8.2f}{plain / value:>8.2f}" for name, value in zip(seconds, (plain, ours))]
     table.append(f"pixels of the last frame that the two score differently: {differ} of {int(counts['ours, one pass'].sum())}")
@@ -58,14 +62,14 @@ def benchmark_evaluation(options: Options, device: torch.device) -> dict:
 
 
 @torch.no_grad()
-def plain_position(net: GSVNet, frame: LabelledFrame, position: int, dataset, scale: float, device: torch.device) -> Tensor:
+def plain_position(net: GSVNet, frame: LabelledFrame, position: int, dataset: DatasetConfig, scale: float, device: torch.device) -> Tensor:
     """Confusion counts (C,C) of one position, computed as the published program does: decode and normalise the clip, go
     through it, upsample all logits, and count labelled pixels."""
     clips = PlainClips([frame], position, dataset, net.segmenter.pixel_mean, net.segmenter.pixel_std)
     item = clips[0]
     clip, label = item["clip"][None].to(device), item["label"].to(device)
     logits = plain_propagation(net, clip, net.keyframe(clip[:, 0], scale).logits)
-    prediction = align(logits, tuple(label.shape)).argmax(dim=1)[0]
+    prediction = align(logits, size_of(label)).argmax(dim=1)[0]
     known = label != dataset.ignore
     code = label[known] * dataset.num_classes + prediction[known]
     return torch.bincount(code, minlength=dataset.num_classes**2).view(dataset.num_classes, -1).cpu()

@@ -1,6 +1,6 @@
 """--benchmark loader: what the loader delivers, beside the published way."""
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,9 +12,10 @@ from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import labelled_frames
-from dataloaders.cache import PictureCache
+from dataloaders.cache import Decode, PictureCache
 from dataloaders.clips import ClipDataset
 from dataloaders.images import read_image
+from dataloaders.sized import SizedDataset
 from models.build import SEGMENTERS
 from trainer.benchmarks.measure import rates
 from trainer.benchmarks.reference import PlainClips
@@ -32,20 +33,22 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
     torch.set_num_threads(1)
     count = min(LOADER_CLIPS, len(clips))
     paths = sorted({path for frame in clips.frames[:count] for path in frame.frames})[:DECODER_FRAMES]
-    decoders: dict[str, Callable[[Path], object]] = {
+    decoders: dict[str, Decode] = {
         "Pillow": lambda path: np.array(Image.open(path).convert("RGB")),
-        "OpenCV": lambda path: cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
+        "OpenCV": opencv_image,
         "torchvision.io (the one used)": read_image,
     }
-    decode = rates({name: lambda read=read: [read(path) for path in paths] for name, read in decoders.items()}, len(paths))
+    decode = rates({name: partial(read_all, read, paths) for name, read in decoders.items()}, len(paths))
     segmenter = SEGMENTERS[options.segnet]
     with tempfile.TemporaryDirectory(dir=options.cache_dir or None) as folder:
-        loaders = {
-            "reference (Pillow, float frames, label loop)": PlainClips(frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std),
+        loaders: dict[str, SizedDataset] = {
+            "reference (Pillow, float frames, label loop)": PlainClips(
+                frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std
+            ),
             "ours": clips,
             "ours, decoded frames cached": ClipDataset(frames, interval, dataset, PictureCache(Path(folder))),
         }
-        whole = rates({name: lambda data=data: [data[i] for i in range(count)] for name, data in loaders.items()}, count * (interval + 1))
+        whole = rates({name: partial(load_all, data, count) for name, data in loaders.items()}, count * (interval + 1))
     first = next(iter(whole.values()))
     size = read_image(paths[0]).shape
     table = [f"frames of {size[1]} x {size[0]}, one core", f"{'decoder':<46}{'frames/s':>10}"]
@@ -53,3 +56,19 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
     table += [f"{'loader, clips of ' + str(interval + 1) + ' frames and a label':<46}{'frames/s':>10}{'ratio':>8}"]
     table += [f"{name:<46}{value:>10.1f}{value / first:>8.2f}" for name, value in whole.items()]
     return {"frame": list(size), "decoders": decode, "loaders": whole, "table": table}
+
+
+def read_all(read: Decode, paths: list[Path]) -> list[np.ndarray]:
+    return [read(path) for path in paths]
+
+
+def load_all(data: SizedDataset, count: int) -> list[dict]:
+    return [data[i] for i in range(count)]
+
+
+def opencv_image(path: Path) -> np.ndarray:
+    """RGB (H,W,3) uint8."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise UserError(f"{path}: OpenCV cannot read it; restore the file from the data set")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

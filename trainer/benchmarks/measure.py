@@ -100,7 +100,8 @@ class Parts:
     """Seconds by part of a step, over several steps."""
 
     def __init__(self, device: torch.device):
-        self.device, self.seconds, self.peak = device, {}, 0.0
+        self.device, self.peak = device, 0.0
+        self.seconds: dict[str, list[float]] = {}
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:

@@ -11,19 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from config.dataset import DatasetConfig
 from dataloaders.clips import LabelledFrame, with_past
+from dataloaders.sized import SizedDataset
 from dataloaders.transforms import Augmentation
 from models.gsvnet import GSVNet, grid_view
 from models.guided_conv import GuidedConv, edge_map
 from models.losses import PropagationLoss
-from models.resize import align, grid_size
+from models.resize import align, grid_size, size_of
 from models.warp import grid_flow, warp
 
 
-class PlainClips(Dataset):
+class PlainClips(SizedDataset):
     """Clips decoded with Pillow and normalised frame by frame: `clip` (T,3,H,W) float32, `label` (H,W) int64."""
 
     def __init__(
@@ -69,7 +69,7 @@ def stacked_guided(guided: GuidedConv, warped: Tensor, frame: Tensor) -> Tensor:
 @torch.no_grad()
 def plain_frozen(net: GSVNet, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised clip (N,T,3,H,W) -> keyframe logits (N,C,h,w), teacher logits; one segmenter pass each."""
-    key_logits = align(net.segmenter(clip[:, 0]), grid_size(*clip.shape[-2:]))  # (N,C,h,w)
+    key_logits = align(net.segmenter(clip[:, 0]), grid_size(*size_of(clip)))  # (N,C,h,w)
     return key_logits, net.segmenter(clip[:, -1])
 
 
@@ -80,15 +80,15 @@ def plain_propagation(net: GSVNet, clip: Tensor, key_logits: Tensor) -> Tensor:
     for step in range(1, steps + 1):
         with torch.set_grad_enabled(torch.is_grad_enabled() and steps - step < 2):
             view = grid_view(clip[:, step])  # (N,3,h,w)
-            warped = warp(logits, grid_flow(net.flow(view, previous), tuple(view.shape[-2:])))
+            warped = warp(logits, grid_flow(net.flow(view, previous), size_of(view)))
             logits, previous = stacked_guided(net.guided, warped, view), view
     return logits
 
 
 def plain_loss(criterion: PropagationLoss, logits: Tensor, label: Tensor, teacher: Tensor) -> Tensor:
     """The loss's total from torch's two whole losses, each with a softmax of its own."""
-    logits = align(logits, label.shape[-2:])  # (N,C,H,W)
+    logits = align(logits, size_of(label))  # (N,C,H,W)
     ce = F.cross_entropy(logits, label, weight=criterion.class_weights, ignore_index=criterion.ignore)
-    taught = F.softmax(align(teacher, label.shape[-2:]), dim=1)  # (N,C,H,W)
+    taught = F.softmax(align(teacher, size_of(label)), dim=1)  # (N,C,H,W)
     distillation = F.kl_div(F.log_softmax(logits, dim=1), taught, reduction="none").mean()
     return criterion.param_ce * (ce + criterion.param_distil * distillation)

@@ -1,5 +1,6 @@
 """What --benchmark names: measures, prints a table, writes JSON."""
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,10 @@ from trainer.benchmarks.video import benchmark_video
 from utils.charts import write_chart
 from utils.logging import logger, write_json, write_text
 
-BENCHMARKS = {"train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table, "video": benchmark_video, "schedule": benchmark_schedule}
+BENCHMARKS = {
+    "train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table,
+    "video": benchmark_video, "schedule": benchmark_schedule,
+}
 
 
 def run_benchmark(options: Options, device: torch.device) -> dict:
@@ -22,7 +26,7 @@ def run_benchmark(options: Options, device: torch.device) -> dict:
 
     Where it gives `markdown` and a `figure`, they are written beside the JSON.
     """
-    content = {"benchmark": options.benchmark, "machine": machine(device)}
+    content: dict[str, Any] = {"benchmark": options.benchmark, "machine": machine(device)}
     content |= BENCHMARKS[options.benchmark](options, device)
     for line in [machine_line(content["machine"]), *content["table"]]:
         logger.info("%s", line)

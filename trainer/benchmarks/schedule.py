@@ -1,4 +1,5 @@
 """--benchmark schedule: what re-keying at scene cuts gains over a fixed interval, at no more keyframes."""
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
 from dataloaders.build import labelled_frames
-from dataloaders.videos import Video, VideoDataset, videos_of
+from dataloaders.videos import Video, VideoDataset, VideoFrame, videos_of
 from trainer.networks import networks_for_evaluation
 from trainer.schedule import FixedInterval, SceneCut, Schedule, change
 from trainer.stream import VideoSegmenter
@@ -38,7 +39,8 @@ def benchmark_schedule(options: Options, device: torch.device) -> dict:
             break
     rows.append(row)
     within, across = changes(segmenter, items, cut)
-    table = [f"{len(cut)} frames, {cuts} cuts, change above {options.cut_threshold:g} is a cut", f"{'keyframes':<28}{'number':>8}{'mIoU':>8}{'pixel acc.':>12}"]
+    table = [f"{len(cut)} frames, {cuts} cuts, change above {options.cut_threshold:g} is a cut"]
+    table.append(f"{'keyframes':<28}{'number':>8}{'mIoU':>8}{'pixel acc.':>12}")
     table += [f"{row['name']:<28}{row['keyframes']:>8}{100 * row['miou']:>8.2f}{100 * row['pixel_accuracy']:>12.2f}" for row in rows]
     table.append(f"change from frame to frame: at most {within:.3f} within a shot, at least {across:.3f} at a cut")
     return {"frames": len(cut), "cuts": cuts, "rows": rows, "most_within": within, "least_across": across, "table": table}
@@ -47,14 +49,15 @@ def benchmark_schedule(options: Options, device: torch.device) -> dict:
 def changes(segmenter: VideoSegmenter, items: VideoDataset, cut: Video) -> tuple[float, float]:
     """Largest change between neighbours within a shot, smallest at a cut: what a threshold has to lie between."""
     views = [segmenter.engine.view(items[i]["image"][None]) for i in range(len(items))]
-    follows = [b.labelled.frames[-2:-1] == (a.path,) for a, b in zip(cut, cut[1:])]
-    found = [(change(a, b), same) for a, b, same in zip(views, views[1:], follows)]
+    follows = [b.labelled is not None and b.labelled.frames[-2:-1] == (a.path,) for a, b in pairwise(cut)]
+    found = [(change(a, b), same) for (a, b), same in zip(pairwise(views), follows)]
     return max(x for x, same in found if same), min(x for x, same in found if not same)
 
 
 def cut_together(videos: list[Video], rng: np.random.Generator) -> tuple[Video, int]:
     """Pieces of the videos, one after the other, no two neighbours of the same; and the number of cuts."""
-    frames, shots, last = [], 0, -1
+    frames: list[VideoFrame] = []
+    shots, last = 0, -1
     while len(frames) < FRAMES:
         which = int(rng.choice([i for i in range(len(videos)) if i != last]))
         length = min(int(rng.integers(SHOTS[0], SHOTS[1] + 1)), len(videos[which]))
@@ -70,7 +73,7 @@ def measure(segmenter: VideoSegmenter, schedule: Schedule, items: VideoDataset, 
     segmenter.reset()
     for item in watched([items[i] for i in range(len(items))], description=name, unit="frame"):
         prediction = segmenter(item["image"].numpy(), tuple(item["label"].shape))
-        keyframes += segmenter.state.is_keyframe
+        keyframes += segmenter.was_keyframe
         matrix.add(item["label"], torch.from_numpy(prediction))
     found = scores(matrix.counts)
     return {"name": name, "keyframes": keyframes, "miou": found["miou"], "pixel_accuracy": found["pixel_accuracy"]}

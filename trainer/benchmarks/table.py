@@ -134,7 +134,9 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
         key = median_and_p95(seconds[f"{kind} keyframe"])
         propagated = median_and_p95(seconds[f"{kind} propagated"]) if row.flow is not None else key
         mean = (key[0] + (options.interval - 1) * propagated[0]) / options.interval
-        found[kind] = {"keyframe_ms": key, "propagated_ms": propagated if row.flow is not None else None, "average_ms": mean, "fps": 1e3 / mean}
+        found[kind] = {
+            "keyframe_ms": key, "propagated_ms": propagated if row.flow is not None else None, "average_ms": mean, "fps": 1e3 / mean
+        }
     return found
 
 
@@ -198,7 +200,7 @@ def accuracy(row: Row, results: Sequence[dict], interval: int) -> dict:
         positions = {x["position"]: x for x in content["positions"] if x["position"] < interval}
         if same and (row.flow is None or (content["flow"] == row.flow and whole)) and len(positions) == interval:
             miou = [x["miou"] for x in positions.values()]
-            pooled = scores(sum(torch.tensor(x["confusion"]) for x in positions.values()))["miou"]
+            pooled = scores(torch.stack([torch.tensor(x["confusion"]) for x in positions.values()]).sum(dim=0))["miou"]
             found = {
                 "dataset": content["dataset"], "frames": positions[0]["frames"], "avg_miou": sum(miou) / interval,
                 "pooled_miou": pooled, "min_miou": min(miou),

@@ -70,9 +70,8 @@ def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts
     """The published program's training steps with the same networks, data and crop, timed by part; one a turn."""
     options = replace(options, compile=False, amp="off")
     stage = PropagationStage(options, device, Ranks(), None, net=net)  # for its data, optimizer and augmentation
-    plain = PlainClips(
-        stage.passes[options.multi_step[0]].frames, options.multi_step[0], stage.dataset, net.segmenter.pixel_mean, net.segmenter.pixel_std
-    )
+    interval, segmenter = options.multi_step[0], net.segmenter
+    plain = PlainClips(stage.training_frames(interval), interval, stage.dataset, segmenter.pixel_mean, segmenter.pixel_std)
     net.segmenter.to(memory_format=torch.contiguous_format)
     loader = TrainingLoader({0: plain}, batch=options.batch_size, workers=options.num_worker)
     stage.train_mode()

@@ -1,0 +1,116 @@
+"""The program in a process of its own, as its users start it, for tests that do something to it meanwhile."""
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from models.released import read_gsvnet
+
+ROOT = Path(__file__).resolve().parents[2]
+DOOR = "Processes and disks"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+PATIENCE = 180  # seconds, on a machine that does other things too
+
+
+class Program:
+    """`main.py` (or a `script` around it) under way, in a process group of its own as a shell gives it."""
+
+    def __init__(self, words: Sequence[str], said: Path, script: Path = ROOT / "main.py", launcher: Sequence[str] = ()):
+        self._said, self._errors = said.with_suffix(".out"), said.with_suffix(".err")
+        with open(self._said, "w") as out, open(self._errors, "w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *launcher, str(script), *words], env=ENVIRONMENT, stdout=out, stderr=errors, start_new_session=True
+            )
+
+    @property
+    def said(self) -> str:
+        return self._said.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Until the condition holds; fails where the program ends before."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.errors}"
+            assert time.monotonic() < deadline, "nothing happened"
+            time.sleep(0.004)
+
+    def signal(self, number: int) -> None:
+        """To the whole process group, as Ctrl-C in a terminal goes."""
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """The first process alone, without a chance to say anything; its loader processes are left to themselves."""
+        self.process.kill()
+        self.process.wait()
+
+    def all_gone(self) -> bool:
+        """Whether every process of the group has ended, soon after the first."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def status(self) -> int:
+        """Waits for the end: the exit status as a shell shows it."""
+        status = self.process.wait(PATIENCE)
+        return 128 - status if status < 0 else status
+
+
+def children(process: int) -> list[int]:
+    """Processes that `process` has started and that live."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rsplit(")", 1)[1].split()[:2]
+        except OSError:  # it ended meanwhile
+            continue
+        if int(parent) == process and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def training(streets: Path, weights: Path, logs: Path, *more: str) -> list[str]:
+    """Words that train the propagation on tiny crops, an epoch of 13 steps."""
+    return [
+        "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--log-folder", str(logs),
+        "--device", "cpu", "--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0",
+        "--multi-step", "1", "2", "--eval-multi-step", "1", "--epoch", "1", "--eval-interval", "9", *more,
+    ]
+
+
+def experiment(logs: Path, number: int = 0, name: str = "swiftnet_test") -> Path:
+    return logs / "run" / "synthetic" / name / f"experiment_{number}"
+
+
+def trained(path: Path) -> dict[str, torch.Tensor]:
+    """Every trained tensor of a checkpoint."""
+    content = read_gsvnet(path)
+    return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
+
+
+def temporaries(folder: Path) -> set[str]:
+    """Names of what has not got its final name yet, or never will, anywhere in `folder`."""
+    return {path.name for path in folder.rglob(".*.tmp")}
+
+
+def iteration(path: Path) -> int:
+    return read_gsvnet(path)["progress"]["iteration"]
+
+
+def refusal(errors: str) -> str:
+    """The one line on standard error, which has to be all of it."""
+    lines = errors.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), errors
+    return lines[0]

@@ -1,0 +1,33 @@
+"""Training samples that could not be read and were passed over (`--on-bad-sample skip`): counted and listed."""
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from utils.logging import logger, write_text
+
+LISTED = "bad_samples.csv"
+
+
+class BadSamples:
+    """How often which sample was passed over in this process, by the line that says what is wrong with it."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def note(self, batch: Mapping) -> None:
+        """Count what the loader passed over for this batch; what is new is said."""
+        for line in batch.get("bad", ()):
+            if line not in self.counts:
+                logger.warning("skipped: %s", line)
+            self.counts[line] += 1
+
+
+def write_list(folder: Path, counts: Mapping[str, int]) -> None:
+    """Write `bad_samples.csv`, whole or not at all: how often a sample was passed over, and why; the most frequent first."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["times", "reason"])
+    rows.writerows([count, line] for line, count in Counter(counts).most_common())
+    write_text(folder / LISTED, text.getvalue())
