@@ -159,7 +159,7 @@ def _of_one_size(name: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray
     for number, image in enumerate(images):
         size = size if number else image.shape[:2]
         if image.shape[:2] != size:
-            before, now = ("%d x %d" % (width, height) for height, width in (size, image.shape[:2]))
+            before, now = (f"{width} x {height}" for height, width in (size, image.shape[:2]))
             logger.info("%s: ended after %d frames of %s pixels, since it went on with %s", name, number, before, now)
             break
         yield image

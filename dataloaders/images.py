@@ -2,6 +2,7 @@
 import io
 import os
 import stat
+import warnings
 import zlib
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def read_ids(path: Path) -> np.ndarray:
 def turned(content: bytes) -> bool:
     """Whether the EXIF data of a picture's file ask viewers to show it turned or mirrored."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as picture:
             return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # of many kinds; damaged EXIF data turn nothing
         return False

@@ -13,6 +13,8 @@ from models.label_map import label_map
 from trainer.graphs import CPU_PROVIDER, CUDA_PROVIDER, exported, graph_like, onnx_model, require_packages, run_session, session
 
 Step = Callable[..., Tensor]
+SESSIONS = 8  # of ONNX Runtime that are kept; a frame size has two
+PRECISIONS: dict[str, torch.dtype | None] = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Engine:
@@ -27,7 +29,7 @@ class Engine:
 
     def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
         self.device, self.scale, self.amp = device, scale, amp
-        self.half = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+        self.half = PRECISIONS[amp]
         self._view = ViewStep(net)  # on the CPU: a GPU need not be sent what it does not look at
         self.networks: dict[str, nn.Module] = {  # as they stand, whatever computes them below
             "keyframe": KeyframeStep(net, scale).to(device).eval(), "propagation": PropagationStep(net).to(device).eval()
@@ -92,7 +94,8 @@ class CompiledEngine(Engine):
 class OnnxEngine(Engine):
     """The networks run by ONNX Runtime: on a CPU, or on a GPU by its CUDA provider, with frames and logits on the CPU between.
 
-    Makes its sessions when first used, for each frame size anew; that takes seconds. Frames come one at a time.
+    Makes its sessions when first used, for each frame size anew; that takes seconds. Keeps those of the sizes last seen.
+    Frames come one at a time.
     """
 
     name = "onnx"
@@ -120,10 +123,14 @@ class OnnxEngine(Engine):
 
     def _run(self, name: str, **inputs: Tensor) -> Tensor:
         key = (name, *(x.shape for x in inputs.values()))
-        if key not in self._sessions:
+        made = self._sessions.pop(key, None)
+        if made is None:
             graph = graph_like(name, self.networks[name], "logits", **inputs)
-            self._sessions[key] = session(onnx_model(graph, exported(graph)), self.providers)
-        return run_session(self._sessions[key], **inputs)
+            made = session(onnx_model(graph, exported(graph)), self.providers)
+        while len(self._sessions) >= SESSIONS:  # pictures of ever new sizes would fill the memory with them
+            del self._sessions[next(iter(self._sessions))]
+        self._sessions[key] = made  # the last one, that is, the last to go
+        return run_session(made, **inputs)
 
 
 ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine)}
@@ -133,4 +140,8 @@ def build_engine(name: str, net: GSVNet, *, scale: float, device: torch.device, 
     """The engine of that name of `ENGINES`. Raises UserError where it cannot be had here."""
     if name not in ENGINES:
         raise UserError(f"no engine {name!r}; it takes one of: {', '.join(ENGINES)} (auto chooses for --video only)")
+    if amp not in PRECISIONS:
+        raise UserError(f"no precision {amp!r}; amp takes one of: {', '.join(PRECISIONS)}")
+    if not 0 < scale < float("inf"):
+        raise UserError(f"scale is what keyframes are resized by: a number above 0, not {scale!r}")
     return ENGINES[name](net, scale=scale, device=device, amp=amp)

@@ -1,4 +1,5 @@
 """Segmenting video as it comes: frames in, label maps out."""
+import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -89,9 +90,9 @@ class VideoSegmenter:
             yield self(frame)
 
     def __call__(self, frame: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The next frame -> its labels at `size`, the frame's own by default."""
+        """The next frame -> its labels at `size`, the frame's own by default. Raises UserError, and stays where it was."""
         began = time.perf_counter()
-        image = as_image(frame)  # (1,H,W,3)
+        image, size = as_image(frame), None if size is None else as_size(size)  # (1,H,W,3)
         self.state = self.advance(self.state, image)
         labels = self.engine.labels(self.state.logits, size or self.state.size).numpy()  # (H,W)
         self.schedule.spent(self.state.is_keyframe, time.perf_counter() - began)
@@ -101,7 +102,7 @@ class VideoSegmenter:
         """Logits (C,h,w) float32 of the last frame on the propagation grid, or align-upsampled to `size`."""
         if self.state is None:
             raise UserError("VideoSegmenter.logits: no frame was segmented yet")
-        return (self.state.logits if size is None else align(self.state.logits, size))[0].cpu().numpy()
+        return (self.state.logits if size is None else align(self.state.logits, as_size(size)))[0].cpu().numpy()
 
     def advance(self, state: StreamState | None, image: Tensor) -> StreamState:
         """One frame (1,H,W,3) on from `state`; keeps nothing."""
@@ -121,6 +122,8 @@ class CameraGroup:
     """
 
     def __init__(self, engine: Engine, count: int, interval: int = 3):
+        if count < 1 or interval < 1:
+            raise UserError(f"CameraGroup: wants at least 1 stream and an interval of at least 1, not {count} and {interval}")
         self.engine, self.interval = engine, interval
         self.phase = [number * interval // count for number in range(count)]
         self.states: list[StreamState | None] = [None] * count
@@ -128,10 +131,15 @@ class CameraGroup:
 
     def reset(self, number: int) -> None:
         """Stream `number` begins anew: its next frame is a keyframe."""
+        if not 0 <= number < len(self.states):
+            raise UserError(f"CameraGroup.reset: streams count from 0 to {len(self.states) - 1}; there is no {number}")
         self.states[number] = None
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The next frame of every stream, (H,W,3) uint8 RGB each -> their labels (H,W) uint8."""
+        """The next frame of every stream, (H,W,3) uint8 RGB each -> their labels (H,W) uint8.
+
+        Raises UserError, and stays where it was.
+        """
         if len(frames) != len(self.states):
             raise UserError(f"CameraGroup: {len(frames)} frames for {len(self.states)} streams")
         images = [as_image(frame) for frame in frames]
@@ -167,7 +175,22 @@ class CameraGroup:
 
 def as_image(frame: np.ndarray) -> Tensor:
     """(H,W,3) uint8 -> (1,H,W,3). Raises UserError for anything else."""
-    array = np.asarray(frame)
+    try:
+        array = np.asarray(frame)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors on a GPU
+        first = str(error).splitlines()[0]
+        raise UserError(f"a frame is an array (H,W,3) of uint8, RGB; this {type(frame).__name__} is none: {first}") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise UserError(f"a frame is an array (H,W,3) of uint8, RGB; this one is {array.shape} of {array.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(array))[None]
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))[None]  # torch warns of what cannot be written to
+
+
+def as_size(size: Sequence[int]) -> tuple[int, int]:
+    """(H,W) as two int. Raises UserError for anything else."""
+    try:
+        height, width = (operator.index(side) for side in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise UserError(f"a size is (H,W), two whole numbers of at least 1; this one is {size!r}")
+    return height, width

@@ -132,6 +132,8 @@ def _reusable(root: Path, settings: StreetSettings) -> bool:
             return True
     except (OSError, ValueError):
         pass  # nothing that this program has finished
+    if not root.is_dir():
+        raise UserError(f"{root}: a file, not a folder; choose another --data-path")
     other = advice(root, ["synthetic"])  # somebody's data, which nobody should be told to remove
     raise UserError(
         f"{root}: holds other data than the synthetic streets asked for{other or '; remove the folder or choose another --data-path'}"

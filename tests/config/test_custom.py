@@ -14,6 +14,7 @@ from config.errors import UserError
 from config.options import parse
 from dataloaders.images import id_table, label_table
 
+DOOR = "Data"
 WHOLE = {
     "name": "harbour",
     "classes": {
@@ -100,6 +101,12 @@ def test_250_classes_fit_and_look_different(tmp_path):
     assert label_table(config)[249] == 249 and label_table(config)[250] == config.ignore
 
 
+def test_aliases_are_taken(tmp_path):
+    splits = "val: &files {frames: 'f/*.jpg', labels: 'l/*.png'}\ntrain: *files\n"
+    data = read_custom(write(tmp_path, "classes: {a: {id: 0}, b: {id: 1}}\n" + splits))
+    assert data.splits["train"] == data.splits["val"] == (Part("f/*.jpg", "l/*.png"),)
+
+
 def test_generated_colours_are_the_same_each_time_and_apart():
     taken = [(255, 0, 0), (0, 0, 255)]
     colours = distinct_colours(10, taken)
@@ -108,6 +115,13 @@ def test_generated_colours_are_the_same_each_time_and_apart():
     assert min(math.dist(a, b) for a, b in itertools.combinations(everything, 2)) > 100
 
 
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghij")
+)
+SPLITS = "val: {frames: 'f/*.jpg', labels: 'l/*.png'}\n"
+
+
+@pytest.mark.tried(DOOR, "description of custom data with a mistake in it", "refused in one line")
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -154,7 +168,24 @@ def test_generated_colours_are_the_same_each_time_and_apart():
         ("train: {}\nval: {}\ntrain: {}\n", "harbour.yaml, line 3: train is there twice"),
         ("classes: [1, 2\nval: {}", r"harbour.yaml, line 2: not YAML \(.*\); see docs/custom_data.md"),
         ("name: \x07", r"harbour.yaml: not YAML \(special characters are not allowed\)"),
-        ("a: &a {b: *a}", "harbour.yaml: not YAML .maximum recursion"),
+        ("a: &a {b: *a}", "harbour.yaml: unknown key a"),
+        ("classes: &c {a: *c}", "harbour.yaml: classes: a: unknown key a"),
+        (LAUGHS, r"harbour.yaml: unknown key a \(did you mean val\?\)"),
+        (LAUGHS.replace("j: ", "crop: ") + "classes: {}", "harbour.yaml: unknown key a"),
+        ("classes: {a: &a {id: 1}, b: {<<: *a}}\n", "harbour.yaml, line 1: << is not taken; write the keys out"),
+        ("[" * 3000, "harbour.yaml: not YAML .maximum recursion depth exceeded"),
+        ("classes:\n\twater: {id: 1}\n", "harbour.yaml, line 2: not YAML .found character '.t' that cannot start any token"),
+        ("a: 1\n---\nb: 2\n", "harbour.yaml, line 2: not YAML .but found another document"),
+        ("a: !own 1", "harbour.yaml, line 1: not YAML .could not determine a constructor for the tag '!own'"),
+        (changed("crop", value=[10**20, 64]), "crop: wants .HEIGHT, WIDTH. in pixels, .* at most 16384"),
+        (changed("crop", value=list(range(5000))), r"crop: wants .* not \[0, 1, 2, 3, 4, 5, \.\.\.\]; at most 16384"),
+        (changed("name", value="x" * 200_000), "name: wants one line of printable text, at most 100 characters, not 'xxx"),
+        (changed("name", value="two\nlines"), r"name: wants one line of printable text, at most 100 characters, not 'two\\nlines'"),
+        (changed("name", value="\x1b[31mred"), "name: wants one line of printable text"),
+        (changed("classes", value={" ": {"id": 1}, "b": {"id": 2}}), "classes: a class's name: wants text, not ' '"),
+        (changed("classes", value={"a\nb": {"id": 1}, "b": {"id": 1}}), "classes: a class's name: wants one line of printable text"),
+        (changed("val", "frames", value="f\0/*.jpg"), "val: frames: wants one line of printable text, at most 1000 characters"),
+        ("name: '" + "x" * 300_000 + "'", "harbour.yaml: 300008 bytes, too many for a description; --data-path wants the YAML file"),
         ("name: 2026-13-01", "harbour.yaml: not YAML .month must be in 1..12"),
         ("? [1, 2]\n: 3", "harbour.yaml, line 1: not YAML .found unhashable key"),
         ("", "harbour.yaml: wants classes, train and val at its top level"),
@@ -167,18 +198,56 @@ def test_mistake_is_named_with_its_remedy(tmp_path, content, message):
     assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
 
 
+@pytest.mark.tried(DOOR, "description of custom data that is not there", "refused in one line")
 @pytest.mark.parametrize(
     "words, message",
     [
         ([], r"--dataset custom wants --data-path FILE.yaml, the description of your data \(docs/custom_data.md\)"),
-        (["--data-path", "nowhere.yaml"], "nowhere.yaml: no such file; --data-path wants the YAML file that describes your data"),
-        (["--data-path", "."], ".: holds no dataset.yaml; --data-path wants a description's file, or a folder with one"),
+        (["--data-path", "nowhere.yaml"], "nowhere.yaml: no such file; --data-path wants the YAML file that describes your data .*; . holds harbour.yml"),
+        (["--data-path", "."], ".: holds no dataset.yaml; --data-path wants a description's file, or a folder with one .*; . holds harbour.yml"),
     ],
 )
 def test_missing_description_is_asked_for(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "harbour.yml").touch()
     with pytest.raises(UserError, match=message):
         parse(["--dataset", "custom", *words])
+
+
+@pytest.mark.tried(DOOR, "description of custom data with a tag that would run code", "refused in one line, nothing run")
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!!python/object/new:os.system", "!!python/object/apply:os.mkdir"])
+def test_tags_run_nothing(tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    for place in ("{}", "classes: {}", "name: {}"):
+        with pytest.raises(UserError, match="harbour.yaml, line 1: not YAML .could not determine a constructor for the tag"):
+            read_custom(write(tmp_path, place.replace("{}", f"{tag} ['mkdir made']")))
+    assert [path.name for path in tmp_path.iterdir()] == ["harbour.yaml"]
+
+
+@pytest.mark.tried(DOOR, "another file given as the description of custom data: a picture, an archive, noise", "refused in one line")
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 8, b"PK", b"\xff\xfe", b"\0"])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "harbour.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="harbour.yaml.*: (not YAML|wants classes, train and val)") as caught:
+        read_custom(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.tried(DOOR, "description of custom data cut at every byte, and every byte of it changed")
+def test_damaged_description_is_read_or_refused_in_one_line(outcomes, tmp_path):
+    path = tmp_path / "harbour.yaml"
+    whole = (f"classes:\n  water: {{id: 1, weight: 2.5}}\n  quay: {{ids: [2, 3], colour: [1, 2, 3]}}\n{SPLITS}crop: [64, 96]\n").encode()
+    damaged = [whole[:length] for length in range(len(whole))]
+    damaged += [whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :] for place in range(len(whole)) for bit in range(8)]
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read_custom(str(path))
+            outcomes["read, as it is still a description"] += 1
+        except UserError as error:
+            assert str(error).startswith(str(path)) and len(str(error).splitlines()) == 1
+            outcomes["refused in one line"] += 1
 
 
 def test_no_yaml_package_says_what_to_install(tmp_path, monkeypatch):

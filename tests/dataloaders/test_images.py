@@ -1,4 +1,7 @@
 """Pictures and label maps from files of all kinds."""
+import os
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -10,13 +13,26 @@ from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
 from config.datasets import DATASETS
 from config.errors import UserError
-from dataloaders.images import id_table, label_table, read_ids, read_image
+from dataloaders.images import MOST_PIXELS, content_of, id_table, label_table, read_ids, read_image, turned
+from tests import pictures
 from tests.properties import datasets
+
+DOOR = "Data"
+READERS = {"frame": read_image, "label": read_ids}
 
 
 def write(path, array):
     assert cv2.imwrite(str(path), array)
     return path
+
+
+def refusal(read, path) -> str:
+    """What `read` says of the file at `path`: one line that begins with its path."""
+    with pytest.raises(UserError) as caught:
+        read(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text
+    return text.removeprefix(f"{path}: ")
 
 
 def test_colour_is_rgb(tmp_path):
@@ -56,6 +72,98 @@ def test_ids_of_random_data_sets_go_to_their_class_and_back(outcomes, config):
     outcomes["each to its class or ignored, and back"] += 1
 
 
+@pytest.mark.tried(DOOR, "frame of an unusual kind: grey, alpha, palette, 1 and 16 bits, interlaced, animated, CMYK, turned", "read")
+@pytest.mark.parametrize("kind", pictures.FRAMES)
+def test_frames_of_all_kinds_become_rgb_bytes(tmp_path, kind):
+    (tmp_path / "a.png").write_bytes(pictures.FRAMES[kind][0])
+    image, expected = read_image(tmp_path / "a.png"), pictures.FRAMES[kind][1]
+    assert image.shape == pictures.COLOUR.shape and image.dtype == np.uint8
+    if expected is not None:
+        assert (image == expected).all()
+    else:
+        assert np.abs(image.astype(int) - pictures.COLOUR).mean() < 3
+
+
+@pytest.mark.tried(DOOR, "label of an unusual kind: palette, interlaced, animated, transparent", "read")
+@pytest.mark.parametrize("kind", pictures.LABELS)
+def test_labels_of_all_kinds_give_their_ids(tmp_path, kind):
+    (tmp_path / "l.png").write_bytes(pictures.LABELS[kind])
+    assert (read_ids(tmp_path / "l.png") == pictures.IDS).all()
+
+
+@pytest.mark.tried(DOOR, "label that holds no ids: colours, alpha, 1 and 16 bits, a JPEG, which changes ids", "refused in one line")
+@pytest.mark.parametrize("kind", pictures.NO_IDS)
+def test_label_without_ids_is_refused(tmp_path, kind):
+    (tmp_path / "l.png").write_bytes(pictures.NO_IDS[kind])
+    read_image(tmp_path / "l.png")
+    said = refusal(read_ids, tmp_path / "l.png")
+    if "JPEG" in kind:
+        assert said == "a label file is a PNG, this one is a JPEG, whose compression changes ids; write the labels anew as PNG"
+    elif "bit" in kind:
+        assert said == f"a label file has 8 bits a pixel, this PNG has {kind.split('-')[0]}; save it as an 8-bit one"
+    else:
+        assert "one 8-bit channel of class ids" in said and said.endswith("take the label files that hold ids, not colours")
+
+
+@pytest.mark.tried(DOOR, "no picture at all: empty, text, a web page, cut short, without pixels", "refused in one line")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", pictures.BROKEN)
+def test_what_is_no_picture_is_refused(tmp_path, kind, reader):
+    path, content = tmp_path / ("a.jpg" if "JPEG" in kind else "a.png"), pictures.BROKEN[kind]
+    path.write_bytes(content)
+    said = refusal(READERS[reader], path)
+    if reader == "frame" or not ("JPEG" in kind or "impossible" in kind):
+        assert said == f"not a readable picture ({len(content)} bytes); restore the file from the data set"
+
+
+@pytest.mark.tried(DOOR, "PNG with right checksums around pixels that cannot be decoded", "refused in one line")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", pictures.HOSTILE)
+def test_hostile_png_does_not_end_the_process(tmp_path, kind, reader):
+    (tmp_path / "a.png").write_bytes(pictures.HOSTILE[kind])
+    assert refusal(READERS[reader], tmp_path / "a.png").startswith("not a readable picture")
+
+
+@pytest.mark.tried(DOOR, "decompression bomb: a few bytes that claim 65535 x 65535 pixels", "refused in one line")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", pictures.BOMBS)
+def test_bomb_is_refused_by_its_header(tmp_path, kind, reader):
+    (tmp_path / "a.png").write_bytes(pictures.BOMBS[kind])
+    said = refusal(content_of if kind == "JPEG" else READERS[reader], tmp_path / "a.png")
+    assert "pixels by its header" in said and f"at most {MOST_PIXELS} are read" in said
+
+
+@pytest.mark.tried(DOOR, "folder, broken link or pipe named as a picture", "refused in one line")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: path.mkdir(), "a folder or a device, not a picture"),
+        (os.mkfifo, "a folder or a device, not a picture"),  # waits for whoever writes into it
+        (lambda path: path.symlink_to("nowhere"), "cannot be opened (No such file or directory); restore the file"),
+        (lambda path: path.symlink_to(path), "cannot be opened (Too many levels of symbolic links)"),
+    ],
+    ids=["folder", "pipe", "broken link", "link to itself"],
+)
+def test_what_is_no_file_is_refused(tmp_path, make, message, reader):
+    make(tmp_path / "a.png")
+    assert refusal(READERS[reader], tmp_path / "a.png").startswith(message)
+
+
+@pytest.mark.tried(DOOR, "picture that may not be read", "refused in one line")
+@pytest.mark.parametrize("reader", READERS)
+def test_file_without_permission_is_refused(tmp_path, monkeypatch, reader):
+    write(tmp_path / "a.png", pictures.IDS)
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", path)))
+    assert refusal(READERS[reader], tmp_path / "a.png").startswith("cannot be opened (Permission denied)")
+
+
+def test_viewers_turn_what_exif_data_say_but_reading_does_not():
+    assert turned(pictures.FRAMES["turned JPEG"][0]) and turned(pictures.FRAMES["turned WebP"][0])
+    assert not turned(pictures.FRAMES["JPEG"][0]) and not turned(b"no picture")
+
+
+@pytest.mark.tried(DOOR, "picture that is missing, empty, or text", "refused in one line")
 @pytest.mark.parametrize(
     "content, message",
     [(None, "cannot be opened"), (b"", "not a readable picture .0 bytes"), (b"no picture", "not a readable")],
@@ -68,13 +176,17 @@ def test_unreadable_file_is_named(tmp_path, content, message):
         read_image(path)
 
 
-def test_truncated_file_is_refused_or_read_but_never_crashes(tmp_path):
-    path = write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match="a.png"):
-        read_image(path)
+@pytest.mark.tried(DOOR, "PNG cut at every byte, as frame and as label", "refused in one line")
+@pytest.mark.parametrize("reader", READERS)
+def test_png_cut_anywhere_is_refused(outcomes, tmp_path, reader):
+    whole, path = pictures.LABELS["PNG"], tmp_path / "a.png"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        refusal(READERS[reader], path)
+        outcomes["refused in one line"] += 1
 
 
+@pytest.mark.tried(DOOR, "label of colours, or of 16 bits", "refused in one line")
 @pytest.mark.parametrize(
     "array, message", [(np.zeros((4, 4, 3), np.uint8), "one 8-bit channel"), (np.zeros((4, 4), np.uint16), "this PNG has 16")]
 )
@@ -98,16 +210,62 @@ def test_label_of_few_grey_levels_is_refused_not_scaled(tmp_path):
         read_ids(tmp_path / "l.png")
 
 
-def test_a_wrong_byte_anywhere_in_a_png_is_an_error_and_not_the_end_of_the_process(tmp_path):
-    path = tmp_path / "a.png"
-    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (24, 30, 3)).astype(np.uint8))
-    whole, found = path.read_bytes(), read_image(path)
+@pytest.mark.tried(DOOR, "every byte of a small PNG changed, as frame and as label", "refused in one line")
+@pytest.mark.parametrize("reader, kind", [("frame", "PNG"), ("frame", "palette PNG"), ("label", "PNG"), ("label", "palette PNG")])
+def test_a_wrong_byte_anywhere_in_a_png_is_an_error_and_not_the_end_of_the_process(outcomes, tmp_path, reader, kind):
+    path, whole = tmp_path / "a.png", pictures.FRAMES[kind][0] if reader == "frame" else pictures.LABELS[kind]
+    path.write_bytes(whole)
+    READERS[reader](path)
     rng = np.random.default_rng(1)
-    for place in [*range(40), *rng.integers(40, len(whole), 60)]:
+    for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="a.png: not a readable picture"):
-            read_image(path)
-    path.write_bytes(whole)
-    assert (read_image(path) == found).all()
+        assert refusal(READERS[reader], path) == f"not a readable picture ({len(whole)} bytes); restore the file from the data set"
+        outcomes["refused in one line"] += 1
+
+
+@pytest.mark.tried(DOOR, "every byte of a small PNG changed under right checksums")
+@pytest.mark.parametrize("kind", [kind for kind in pictures.LABELS if "PNG" in kind])
+def test_a_wrong_byte_under_right_checksums_does_not_end_the_process(outcomes, tmp_path, kind):
+    path, whole = tmp_path / "a.png", pictures.LABELS[kind]
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x21
+        path.write_bytes(with_right_checksums(damaged))
+        for read in READERS.values():
+            try:
+                outcomes["decoded" if read(path).dtype == np.uint8 else "decoded to something else"] += 1
+            except UserError as error:
+                assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+                outcomes["refused in one line"] += 1
+    assert set(outcomes) <= {"decoded", "refused in one line"}
+
+
+def with_right_checksums(content: bytearray) -> bytes:
+    place = 8
+    while place + 12 <= len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if end + 4 <= len(content):
+            content[end : end + 4] = zlib.crc32(content[place + 4 : end]).to_bytes(4, "big")
+        place = end + 4
+    return bytes(content)
+
+
+@pytest.mark.tried(DOOR, "every byte of a small JPEG changed; it has no checksum")
+def test_a_wrong_byte_anywhere_in_a_jpeg_does_not_end_the_process(outcomes, tmp_path):
+    path, whole = tmp_path / "a.jpg", pictures.FRAMES["turned JPEG"][0]
+    rng = np.random.default_rng(1)
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            image = read_image(path)
+        except UserError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            outcomes["refused in one line"] += 1
+            continue
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        outcomes["decoded, wrong or not"] += 1
+        turned(bytes(damaged))  # which says no where it cannot know

@@ -1,0 +1,129 @@
+"""Ctrl-C, as a terminal sends it to all processes, and SIGTERM: at any moment the program ends in order, and says so by its status."""
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from main import main
+from models.released import read_gsvnet
+from tests.main.program import DOOR, Program, children, experiment, temporaries, training
+from trainer.runs import LATEST
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+LARGER_STREETS = """
+import sys
+from dataloaders import build
+from dataloaders.synthetic import StreetSettings
+from main import main
+
+build.StreetSettings = lambda: StreetSettings(height=256, width=512, train=30, val=10, length=10, seed=11)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def ended_in_order(program: Program, number: int) -> None:
+    status = program.status()
+    assert status == 128 + number, f"{status}: {program.errors}"
+    assert program.errors == ""
+    assert program.all_gone(), "processes are left behind"
+
+
+def listens(program: Program) -> bool:
+    """Whether the program is past the start of Python itself: it has a handler for SIGTERM."""
+    status = Path(f"/proc/{program.process.pid}/status").read_text()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.fixture
+def words(streets, weights, tmp_path):
+    return training(streets, weights, tmp_path / "logs", "--num-worker", "2", "--epoch", "40", "--eval-interval", "1", "--save-every", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.tried(DOOR, "Ctrl-C and SIGTERM while Python and torch are imported")
+@SIGNALS
+def test_interrupted_while_importing(words, tmp_path, outcomes, number):
+    rng = random.Random(int(number))
+    for case in range(8):
+        program = Program(words, tmp_path / f"run_{case}")
+        program.wait_until(lambda program=program: listens(program))
+        time.sleep(rng.uniform(0, 1.2))
+        program.signal(number)
+        ended_in_order(program, number)
+        outcomes["status 130 or 143, nothing said, nothing left"] += 1
+
+
+@pytest.mark.slow
+@pytest.mark.tried(DOOR, "Ctrl-C and SIGTERM while several processes make the synthetic streets", "ends at once, nothing half-made is left")
+@SIGNALS
+def test_interrupted_while_making_data(words, tmp_path, number):
+    script, data = tmp_path / "larger.py", tmp_path / "data" / "streets"
+    script.write_text(LARGER_STREETS)
+    program = Program([*words, "--data-path", str(data)], tmp_path / "run", script)
+    program.wait_until(lambda: any(data.parent.rglob("*.png")))
+    program.signal(number)
+    ended_in_order(program, number)
+    assert not list(data.parent.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.tried(DOOR, "the program killed while several processes make the synthetic streets", "its processes end too")
+def test_killed_while_making_data(words, tmp_path):
+    script, data = tmp_path / "larger.py", tmp_path / "data" / "streets"
+    script.write_text(LARGER_STREETS)
+    program = Program([*words, "--data-path", str(data)], tmp_path / "run", script)
+    program.wait_until(lambda: any(data.parent.rglob("*.png")))
+    program.kill()
+    assert program.all_gone() and not data.exists()
+
+
+def written(logs: Path) -> int:
+    log = experiment(logs) / "log.csv"
+    return len(log.read_text().splitlines()) if log.is_file() else 0
+
+
+PHASES = {  # when: whether it is then
+    "building": lambda program, logs: "sha256" in program.said,
+    "first step": lambda program, logs: "run folder" in program.said,
+    "mid-epoch": lambda program, logs: written(logs) > 40,
+    "writing a checkpoint": lambda program, logs: written(logs) > 40 and bool(temporaries(logs)),
+    "evaluating": lambda program, logs: "evaluate gsv" in program.said,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.tried(DOOR, "Ctrl-C and SIGTERM while a run builds, steps, saves, evaluates", "status 130 or 143, all saved, and goes on")
+@pytest.mark.parametrize("phase", PHASES)
+@SIGNALS
+def test_interrupted_while_training(words, tmp_path, phase, number):
+    logs = tmp_path / "logs"
+    program = Program(words, tmp_path / "run")
+    program.wait_until(lambda: PHASES[phase](program, logs))
+    program.signal(number)
+    ended_in_order(program, number)
+    assert not temporaries(logs)
+    latest = experiment(logs) / LATEST
+    assert latest.is_file() or phase in ("building", "first step")
+    if latest.is_file():
+        done = read_gsvnet(latest)["progress"]
+        assert done["iteration"] * 7 + 1 <= written(logs)
+        assert main([*words, "--num-worker", "0", "--resume", "auto", "--early-stop", "1", "--epoch", str(done["epoch"] + 1)]) == 0
+        assert read_gsvnet(latest)["progress"]["iteration"] >= done["iteration"]
+
+
+@pytest.mark.slow
+@pytest.mark.tried(DOOR, "Ctrl-C and SIGTERM in --evaluate and --benchmark", "status 130 or 143, nothing half-written")
+@pytest.mark.parametrize("what", ["--evaluate 1", "--benchmark loader", "--benchmark train"])
+@SIGNALS
+def test_interrupted_while_measuring(words, tmp_path, what, number):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    program = Program([*words, *what.split(), "--resume", "1", "--cache-dir", str(cache)], tmp_path / "run")
+    program.wait_until(lambda: bool(children(program.process.pid) or list(cache.iterdir())))
+    program.signal(number)
+    ended_in_order(program, number)
+    assert not temporaries(tmp_path) and {path.name for path in tmp_path.rglob("*.json")} <= {"parameters.json"}
+    assert not list(cache.glob("tmp*")), "the benchmark's own folder is left behind"
