@@ -15,7 +15,7 @@ from dataloaders.clips import LabelledFrame
 from dataloaders.custom import find_custom
 from dataloaders.sized import SizedDataset
 from dataloaders.synthetic import StreetSettings, ensure_streets
-from utils.interrupts import leave_to_parent, starting_processes
+from utils.interrupts import end_by_parent, starting_processes
 
 FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic": find_cityscapes, CUSTOM: find_custom}
 
@@ -156,5 +156,5 @@ def _loader(dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: 
         prefetch_factor=4 if workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
         collate_fn=None if batch is None else _one_size,
-        worker_init_fn=leave_to_parent,
+        worker_init_fn=end_by_parent,
     )

@@ -96,7 +96,7 @@ def _mapped(entry: Path) -> np.ndarray:
     except Exception as error:  # what a damaged header raises is of many kinds
         raise ValueError(f"{entry}: no .npy file") from error
     whole = picture.dtype == np.uint8 and picture.flags.c_contiguous and picture.shape[2:] in ((), (3,)) and picture.ndim >= 2
-    if not whole or entry.stat().st_size != picture.offset + picture.nbytes:
+    if not whole or not picture.size or entry.stat().st_size != picture.offset + picture.nbytes:
         raise ValueError(f"{entry}: no decoded picture")
     return picture
 

@@ -58,7 +58,7 @@ def open_frames(source: str, fps: float = 0.0) -> Frames:
     try:
         frames = _opened(source)
     except OSError as error:
-        raise UserError(f"{source}: cannot be opened ({error.strerror}); choose another one for --video, or its permissions") from error
+        raise UserError(f"{source}: cannot be opened ({error.strerror}); --video wants what you may read") from error
     return replace(frames, fps=fps) if fps else frames
 
 

@@ -37,10 +37,14 @@ class Augmentation:
     def positions(self, frame: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Rows and columns, in pixels of a frame of size (H,W), that `images` resized once more to `size` looks at: float32."""
         axes = []
-        for out, crop, cut, first, scaled, source in zip(size, self.output, self.size, (self.top, self.left), self.scaled, frame):
+        flips = (False, self.flip)
+        for out, crop, cut, first, scaled, source, flip in zip(
+            size, self.output, self.size, (self.top, self.left), self.scaled, frame, flips
+        ):
             place = torch.arange(out, dtype=torch.float32) * aligned_step(crop, out) * aligned_step(cut, crop)
+            place = cut - 1 - place if flip else place
             axes.append((place + first) * aligned_step(source, scaled))
-        return axes[0], axes[1].flip(0) if self.flip else axes[1]
+        return axes[0], axes[1]
 
     def views(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """What `images` resized once more to `size` (h, w), corner-aligned, would be: (..., *size) float32.
@@ -51,16 +55,19 @@ class Augmentation:
             cut = self.images(images)
             return resize_rectangle(cut, size, 0, 0, size)
         axes = []
-        for side, first, count, scaled, source in zip(self.size, (self.top, self.left), size, self.scaled, images.shape[-2:]):
+        flips = (False, self.flip)
+        for side, first, count, scaled, source, flip in zip(
+            self.size, (self.top, self.left), size, self.scaled, images.shape[-2:], flips
+        ):
             position = torch.arange(count, dtype=torch.float32) * aligned_step(side, count)
+            position = side - 1 - position if flip else position
             low = position.floor().clamp(0, side - 1)
             pairs = torch.stack([low, (low + 1).clamp(max=side - 1)], dim=1)  # (count,2) in pixels of the crop
             axes.append(((pairs + first) * aligned_step(source, scaled), (position - low).float().to(images.device)))
         (rows, down), (columns, across) = axes
         corners = sample(images, rows.flatten(), columns.flatten())  # (...,2h,2w)
         corners = torch.lerp(corners[..., 0::2, :], corners[..., 1::2, :], down.unsqueeze(-1))  # (...,h,2w)
-        view = torch.lerp(corners[..., 0::2], corners[..., 1::2], across)  # (...,h,w)
-        return view.flip(-1) if self.flip else view
+        return torch.lerp(corners[..., 0::2], corners[..., 1::2], across)  # (...,h,w)
 
     def label(self, label: Tensor) -> Tensor:
         """label (..., H, W), any integer type -> (..., *output), nearest."""

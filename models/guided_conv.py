@@ -64,7 +64,7 @@ class GuideNet(nn.Module):
         x = self.up1(align(quarter, size_of(half)))  # (N,64,h/2,w/2)
         x = self.up2(align(x, size_of(encoded)))  # (N,32,h,w)
         kernels = self.decoder(encoded + x).float()  # (N,11,h,w); the epsilon below vanishes in half precision
-        # The paper adds epsilon; as a least value it is the same up to rounding, and ONNX Runtime does not drop it as nothing.
+        # The paper adds epsilon; as a least value it is the same but where the kernels all but vanish, and ONNX Runtime keeps it.
         return kernels / kernels.sum(dim=1, keepdim=True).clamp(min=EPSILON)
 
 

@@ -17,8 +17,8 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Sample x (N,C,h,w) at p + flow(p); zeros outside (paper section 3.2).
 
     flow: (N,2,h,w), or (1,2,h,w) for all of x; pixels of the h x w grid, x first. Returns (N,C,h,w)
-    float32. Corners are aligned: a displacement of
-    one pixel is exactly one pixel. `mode` is "bilinear" or "nearest".
+    float32. Corners are aligned: a displacement of one pixel is exactly one pixel; across a grid of one row or column it is
+    none, as in the released program. `mode` is "bilinear" or "nearest".
     """
     height, width = x.shape[-2:]
     flow = flow.float()  # half precision could not tell neighbouring pixels of a wide grid apart

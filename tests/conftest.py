@@ -41,9 +41,10 @@ def outcomes(request) -> Counter:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Tests run side by side; torch's own threads would only fight over the cores."""
+def one_thread_and_seed():
+    """Tests run side by side; torch's own threads would only fight over the cores. What is random is the same every time."""
     torch.set_num_threads(1)
+    torch.manual_seed(1)
 
 
 @pytest.fixture(scope="session")

@@ -30,27 +30,42 @@ def unwinding() -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting_processes() -> Iterator[None]:
-    """Inside, signals wait, so that nobody is interrupted half-made; processes that are started here have them blocked."""
+    """Inside, signals wait, so that nothing is interrupted half-made; processes that are started here have them blocked.
+
+    Among them is SIGCHLD: torch answers the death of a loader process with an error at whatever place it interrupts.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals go to the main thread
         return
     waiting: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: waiting.append(number)) for number in SIGNALS}
+
+    def wait(number: int, _: object) -> None:
+        waiting.append(number)
+
+    before = {number: signal.signal(number, wait) for number in (*SIGNALS, signal.SIGCHLD)}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is wait:  # torch's own for SIGCHLD, set meanwhile, stays
+                signal.signal(number, handler)
         for held in waiting:
             signal.raise_signal(held)
 
 
-def leave_to_parent(_: int = 0) -> None:
-    """In a loader process: let the first SIGTERM pass, which may have gone to all processes, and end by a second."""
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+def end_by_parent(_: int = 0) -> None:
+    """In a loader process: end by the SIGTERM of the process that started it, not by one that went to all of the program."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while True:
+            sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid  # blocked since the process was started
+            if sender == parent or os.getppid() != parent:
+                os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def end_with_parent() -> None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from config.errors import UserError
@@ -48,3 +49,22 @@ class FolderLock:
 
     def release(self) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Inside, no other process that asks is at work in `folder`; waits for it. Gives whether that is sure: not every file system
+    has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("%s: waiting for another process that is at work there", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,7 @@ class ConfusionMatrix:
         self.frames = 0
 
     def add(self, label: Tensor, prediction: Tensor) -> Tensor:
-        """label, prediction: (H,W) of one frame; labels outside 0..C-1 are left out, predictions are inside.
+        """label, prediction: (H,W) of one frame; labels of C and more are left out, predictions are inside 0..C-1.
 
         Returns the frame's own counts (C,C) int64, on the CPU.
         """

@@ -15,6 +15,7 @@ def correspondence(flow: Tensor) -> Correspondence:
     flow: (H,W,2) from t to t+1 in pixels, x first.
     """
     height, width = flow.shape[:2]
+    flow = torch.nan_to_num(flow, nan=torch.inf)  # where there is no flow, nothing is found
     column = torch.round(torch.arange(width, device=flow.device) + flow[..., 0])  # (H,W)
     row = torch.round(torch.arange(height, device=flow.device)[:, None] + flow[..., 1])  # (H,W)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)

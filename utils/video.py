@@ -15,6 +15,7 @@ ENDINGS = (".mp4", ".avi", ".mkv")
 RATES = 0.01, 1000.0  # frames a second that a video may have: far below, FFmpeg crashes or writes without end
 MPEG4_SIDE, JPEG_SIDE = 8191, 65500  # pixels, at most
 LOOK_EVERY = 100  # frames between looks at the room on the disk
+BLOCK = 4096  # bytes that even a small file takes
 
 
 def is_video(path: Path) -> bool:
@@ -50,8 +51,9 @@ def check_output(path: Path, fps: float) -> None:
         if video and path.is_dir():
             raise UserError(f"{path}: is a folder, where a video is to be written; choose another name")
         above = [path.absolute(), *path.absolute().parents][video:]
-        with tempfile.TemporaryFile(dir=next(place for place in above if os.path.lexists(place))):
-            pass
+        place = next(folder for folder in above if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+            file.write(bytes(BLOCK))
 
 
 class VideoFile:
@@ -174,7 +176,7 @@ def _is_full(folder: Path) -> bool:
 def _holds(path: Path, frames: int, fps: float) -> bool:
     """Whether the video at `path` opens, has this many frames, and shows the last of them."""
     reader = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
-    rounding = fps / 1000 if path.suffix == ".mkv" else 0  # Matroska knows milliseconds
+    rounding = fps / 500 if path.suffix == ".mkv" else 0  # Matroska rounds times and durations to milliseconds
     if abs(reader.get(cv2.CAP_PROP_FRAME_COUNT) - frames) > rounding:
         return False
     reader.set(cv2.CAP_PROP_POS_FRAMES, frames - 1)

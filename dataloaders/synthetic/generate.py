@@ -130,7 +130,7 @@ def _reusable(root: Path, settings: StreetSettings) -> bool:
     try:
         if json.loads((root / "synthetic.json").read_text()) == _record(settings):
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass  # nothing that this program has finished
     if not root.is_dir():
         raise UserError(f"{root}: a file, not a folder; choose another --data-path")

@@ -203,8 +203,10 @@ def test_mistake_is_named_with_its_remedy(tmp_path, content, message):
     "words, message",
     [
         ([], r"--dataset custom wants --data-path FILE.yaml, the description of your data \(docs/custom_data.md\)"),
-        (["--data-path", "nowhere.yaml"], "nowhere.yaml: no such file; --data-path wants the YAML file that describes your data .*; . holds harbour.yml"),
-        (["--data-path", "."], ".: holds no dataset.yaml; --data-path wants a description's file, or a folder with one .*; . holds harbour.yml"),
+        (["--data-path", "nowhere.yaml"],
+         "nowhere.yaml: no such file; --data-path wants the YAML file that describes your data .*; . holds harbour.yml"),
+        (["--data-path", "."],
+         ".: holds no dataset.yaml; --data-path wants a description's file, or a folder with one .*; . holds harbour.yml"),
     ],
 )
 def test_missing_description_is_asked_for(tmp_path, monkeypatch, words, message):
@@ -225,7 +227,9 @@ def test_tags_run_nothing(tmp_path, monkeypatch, tag):
 
 
 @pytest.mark.tried(DOOR, "another file given as the description of custom data: a picture, an archive, noise", "refused in one line")
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 8, b"PK", b"\xff\xfe", b"\0"])
+@pytest.mark.parametrize(
+    "content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 8, b"PK", b"\xff\xfe", b"\0"]
+)
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "harbour.yaml"
     path.write_bytes(content)

@@ -21,6 +21,7 @@ def test_synthetic_frames_are_all_labelled(streets, split, count):
     assert len(labelled_frames(dataset="synthetic", root=streets, split=split, past=0)) == count
 
 
+@pytest.mark.tried("Data", "--data-path that is not there", "refused in one line")
 @pytest.mark.parametrize("dataset", ["cityscapes_2k", "camvid"])
 def test_missing_folder_is_named_with_its_default(tmp_path, dataset):
     with pytest.raises(UserError, match=f"nowhere: no such folder; --data-path .*{dataset} .default ./data/"):
@@ -68,6 +69,7 @@ def test_evaluation_visits_each_of_the_first_samples_once(length, ranks, limit, 
     assert all(part == sorted(part) for part in parts)
 
 
+@pytest.mark.tried("Data", "frames of different sizes in a batch", "refused in one line")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_of_different_sizes_names_them(workers):
     samples = [{"clip": torch.zeros(1, 8, side, 3), "label": torch.zeros(8, side), "name": f"frame {side}"} for side in (10, 12)]

@@ -1,6 +1,7 @@
 """The checker of labels: every defect is named, the rest is still looked at, and clean data passes."""
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import yaml
 
 from config.camvid import CAMVID
 from dataloaders.check import look, main
+from tests import pictures
 from utils.visualize import legend
 
+DOOR = "Data"
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 24, 32
 IDS = np.repeat(np.arange(12, dtype=np.uint8), HEIGHT * WIDTH // 12).reshape(HEIGHT, WIDTH)  # the 11 classes and void
@@ -112,6 +115,7 @@ def test_pictures_show_frame_label_and_legend(tmp_path):
     assert (frame[:25] != painted[:25]).any()
 
 
+@pytest.mark.tried(DOOR, "every defect of labels at once, through dataloaders.check", "each listed and counted, status 1")
 def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
     status, content = run(broken, tmp_path)
     console = capsys.readouterr().out
@@ -122,7 +126,9 @@ def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
         ("labels without a frame", f"{labels}/lost1.png"),
         ("labels without a frame", f"{labels}/lost2.png"),
         ("labels that hold no ids", f"{labels}/bits.png: a label file has 8 bits a pixel, this PNG has 16; save it as an 8-bit one"),
-        ("labels that hold no ids", f"{labels}/colour.png: a label file has one 8-bit channel of class ids, this one has 3 of uint8"),
+        ("labels that hold no ids",
+         f"{labels}/colour.png: a label file has one 8-bit channel of class ids, this one has 3 of uint8; take "
+         "the label files that hold ids, not colours"),
         ("unreadable files", f"{labels}/cut.png: not a readable picture ({size['cut']} bytes); restore the file from the data set"),
         ("unreadable files",
          f"{frames}/cutframe.png: not a readable picture ({size['cutframe']} bytes); restore the file from the data set"),
@@ -160,6 +166,7 @@ def test_many_problems_of_a_kind_are_all_in_the_file_but_not_on_the_console(tmp_
     assert console.count("/lost") == 20 and "\n  ... and 10 more, in check.json\n" in console
 
 
+@pytest.mark.tried(DOOR, "split missing, through dataloaders.check", "listed, the other split looked at")
 def test_one_split_goes_on_without_the_other(tmp_path, capsys):
     root = clean(tmp_path / "data")
     (root / "trainannot").rename(root / "elsewhere")
@@ -173,6 +180,7 @@ def test_one_split_goes_on_without_the_other(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: {root}: no CamVid here")
 
 
+@pytest.mark.tried(DOOR, "all frames missing, through dataloaders.check", "each label listed, status 1")
 def test_labels_without_any_frame_are_still_read(tmp_path):
     root = clean(tmp_path / "data")
     for path in (root / "val").iterdir():
@@ -182,6 +190,7 @@ def test_labels_without_any_frame_are_still_read(tmp_path):
     assert status == 1 and kinds == ["frames without a label"] + ["labels without a frame"] * 6
 
 
+@pytest.mark.tried(DOOR, "dataloaders.check with mistaken options", "refused in one line, status 2, nothing written")
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -219,7 +228,7 @@ def test_video_layouts_may_leave_frames_without_labels_but_not_labels_without_fr
         write(tmp_path / f"camvid/frames/0016E5/0016E5_{number:05d}.png", image(number))
         write(tmp_path / f"cityscapes/leftImg8bit_sequence/val/ulm/ulm_000004_{number:06d}_leftImg8bit.png", image(number))
     for number in (7959, 7961, 7963):
-        write(tmp_path / f"camvid/label_id/0016E5_{number:05d}_L.png", IDS + 20)
+        write(tmp_path / f"camvid/label_id/0016E5_{number:05d}_L.png", np.where(IDS == 0, 0, IDS + 20).astype(np.uint8))
         write(tmp_path / f"cityscapes/gtFine/val/ulm/ulm_000004_{number:06d}_gtFine_labelIds.png", IDS)
     for dataset, name, bare in (("camvid", "camvid", 0), ("cityscapes_2k", "cityscapes", 10)):  # of the split, at 15 Hz and at 30
         _, content = run(tmp_path / name, tmp_path / "check", "--split", "val", dataset=dataset)
@@ -265,17 +274,75 @@ def test_what_the_finder_says_is_a_problem_and_the_rest_is_looked_at(tmp_path):
     assert "two labels for this frame" in problem["text"] and content["splits"]["train"]["labelled_frames"] == 2
 
 
+@pytest.mark.tried(DOOR, "PNG damaged or cut at every seventh byte, through dataloaders.check", "named as unreadable")
 @pytest.mark.parametrize("is_label", [True, False])
-def test_no_damage_ends_the_process(tmp_path, is_label):
+def test_no_damage_ends_the_process(outcomes, tmp_path, is_label):
     path = write(tmp_path / "a.png", IDS if is_label else image(0))
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        assert look(path, is_label).fault
-        path.write_bytes(whole[:place])
-        assert look(path, is_label).fault
+        for content in (whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :], whole[:place]):
+            path.write_bytes(content)
+            assert look(path, is_label).fault
+            outcomes["named as unreadable"] += 1
     path.write_bytes(whole)
     assert look(path, is_label).size == "32 x 24"
+
+
+@pytest.mark.tried(DOOR, "hostile pictures, folders, pipes and links to nothing, through dataloaders.check", "each listed, status 1")
+@pytest.mark.parametrize("is_label", [True, False])
+def test_hostile_files_are_listed(tmp_path, is_label):
+    root = clean(tmp_path / "data")
+    folder = root / ("trainannot" if is_label else "train")
+    contents = {**pictures.HOSTILE, **pictures.BOMBS, **pictures.BROKEN}
+    for number, content in enumerate(contents.values()):
+        for side in ("train", "trainannot"):
+            write(root / side / f"bad{number:02d}.png", IDS)
+        (folder / f"bad{number:02d}.png").write_bytes(content)
+    status, content = run(root, tmp_path / "check", "--split", "train", "--pictures", "0")
+    faults = [problem for problem in content["problems"] if problem["kind"] in ("unreadable files", "labels that hold no ids")]
+    assert status == 1 and [problem["text"].split(":")[0] for problem in faults] == [
+        str(folder / f"bad{number:02d}.png") for number in range(len(contents))
+    ]
+    for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")):
+        make(tmp_path / "other.png")
+        assert look(tmp_path / "other.png", is_label).fault.startswith(f"{tmp_path}/other.png: ")
+        (tmp_path / "other.png").rename(tmp_path / f"before_{make!r}".replace("/", ""))
+
+
+@pytest.mark.tried(DOOR, "frames that EXIF data turn in viewers, through dataloaders.check", "each listed, status 1")
+def test_turned_frames_are_listed(tmp_path):
+    write(tmp_path / "l/1.png", IDS)
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f/1.jpg").write_bytes(pictures.FRAMES["turned JPEG"][0])
+    stills = {"frames": "f/*.jpg", "labels": "l/*.png", "video": False}
+    status, content = run(describe(tmp_path, val=stills), tmp_path / "check", dataset="custom")
+    (problem,) = content["problems"]
+    assert (status, problem["kind"]) == (1, "frames that viewers show turned")
+    assert problem["text"] == f"{tmp_path}/f/1.jpg: EXIF data; its label is taken to lie as the file does"
+
+
+@pytest.mark.tried(DOOR, "trainIds in place of labelIds, through dataloaders.check", "each listed, status 1")
+def test_train_ids_are_listed(tmp_path):
+    for number in (1, 2):
+        name = f"val/ulm/ulm_000000_{number:06d}"
+        write(tmp_path / f"leftImg8bit/{name}_leftImg8bit.png", image(number))
+        write(tmp_path / f"gtFine/{name}_gtFine_labelIds.png", np.where(IDS == 11, 255, IDS).astype(np.uint8) if number == 1 else IDS + 20)
+    status, content = run(tmp_path, tmp_path / "check", "--split", "val", dataset="cityscapes_2k")
+    texts = [problem["text"] for problem in content["problems"] if problem["kind"] == "labels of another kind"]
+    label = f"{tmp_path}/gtFine/val/ulm/ulm_000000_000001_gtFine_labelIds.png"
+    assert status == 1 and texts == [f"{label}: looks like trainIds (0 to 18, 255); wanted are labelIds"]
+
+
+@pytest.mark.tried(DOOR, "link to a file that is not there, through dataloaders.check", "listed, the rest looked at")
+def test_broken_link_among_custom_data_is_listed(tmp_path):
+    for t in range(1, 4):
+        write(tmp_path / f"f/{t}.png", image(t))
+        write(tmp_path / f"l/{t}.png", IDS)
+    (tmp_path / "f/4.png").symlink_to("nowhere")
+    status, content = run(describe(tmp_path, val={"frames": "f/*.png", "labels": "l/*.png"}), tmp_path / "check", dataset="custom")
+    (problem,) = content["problems"]
+    assert status == 1 and problem["text"].startswith(f"{tmp_path}/f/4.png: a link to what is not there")
+    assert content["splits"]["val"]["labelled_frames"] == 3
 
 
 def test_as_a_program(broken, tmp_path):

@@ -14,6 +14,7 @@ from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, read_clip
 from dataloaders.flows import FlowDataset
 from dataloaders.images import id_table, read_ids, read_image
+from dataloaders.stills import StillsDataset
 from dataloaders.synthetic import write_flow
 from tests.properties import datasets, seeds, sizes
 from utils.visualize import write_picture
@@ -55,11 +56,29 @@ def test_random_label_files_become_classes_and_go_back_to_ids(outcomes, tmp_path
     outcomes["the ids of the classes, all others ignored"] += 1
 
 
+@pytest.mark.tried("Data", "frames of different sizes in a clip", "refused in one line")
 def test_frames_of_different_size_are_named(tmp_path):
     for name, size in (("a.png", (8, 8, 3)), ("b.png", (8, 10, 3))):
         cv2.imwrite(str(tmp_path / name), np.zeros(size, np.uint8))
     with pytest.raises(UserError, match=r"b.png: 10 x 8 pixels, but .*a.png of the same clip has 8 x 8"):
         read_clip([tmp_path / "a.png", tmp_path / "b.png"])
+
+
+@pytest.mark.tried("Data", "label of another size than its frame, in a training", "refused in one line")
+@pytest.mark.parametrize("size, turned", [((8, 32), False), ((8, 16), False), ((32, 16), True), ((16, 31), False)])
+@pytest.mark.parametrize("kind", [ClipDataset, StillsDataset])
+@pytest.mark.parametrize("cached", [False, True])
+def test_label_of_another_size_is_named(tmp_path, kind, size, turned, cached):
+    cv2.imwrite(str(tmp_path / "f.png"), np.zeros((16, 32, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "l.png"), np.zeros(size, np.uint8))
+    frame = LabelledFrame("x", (tmp_path / "f.png",), tmp_path / "l.png", "p.png")
+    items = kind([frame], 0, SYNTHETIC, PictureCache(tmp_path / "cache") if cached else None)
+    with pytest.raises(UserError) as caught:
+        items[0]
+    assert str(caught.value) == (
+        f"{tmp_path}/l.png: {size[1]} x {size[0]} pixels, but its frame {tmp_path}/f.png has 32 x 16; save it at its frame's size"
+        + ("; EXIF data, which viewers obey, do not turn frames here" if turned else "")
+    )
 
 
 def test_flow_is_in_grid_pixels_averaged_over_what_is_valid(tmp_path):
@@ -120,6 +139,7 @@ def test_cache_notices_a_changed_source_and_drops_the_old_entry(tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
 
 
+@pytest.mark.tried("Data", "entry of the cache of decoded frames cut short", "replaced by the decoded picture")
 def test_cache_replaces_a_damaged_entry(tmp_path):
     cache, path = PictureCache(tmp_path / "cache"), tmp_path / "a.png"
     cv2.imwrite(str(path), np.full((4, 4, 3), 7, np.uint8))
@@ -129,6 +149,7 @@ def test_cache_replaces_a_damaged_entry(tmp_path):
     assert (cache.read(path, read_image) == 7).all() and (cache.read(path, read_image) == 7).all()
 
 
+@pytest.mark.tried("Data", "--cache-dir on a disk that is too small", "refused in one line, nothing written")
 def test_cache_says_its_size_and_refuses_a_full_disk(frames, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(UserError, match="too little space.*--cache-dir"):

@@ -1,5 +1,6 @@
 """Users' own data: frames and labels paired and put into videos, and the guide's example trained from end to end."""
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from dataloaders.clips import ClipDataset, with_past
 from dataloaders.custom import find_custom
 from dataloaders.videos import videos_of
 from main import main
+from utils.logging import logger
 
+DOOR = "Data"
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "custom_data.md"
 HEIGHT, WIDTH = 72, 90
 CLASSES = {"a": {"id": 0}, "b": {"id": 1}}
@@ -123,10 +126,13 @@ def test_parts_of_a_split_are_paired_each_by_itself(tmp_path):
     assert found(file) == {"a_2": ["a/1.jpg", "a/2.jpg"], "b_2": ["b/2.jpg"]}
 
 
+@pytest.mark.tried(DOOR, "frames and labels of custom data that do not pair", "refused in one line")
 @pytest.mark.parametrize(
     "files, val, message",
     [
-        ("l/1.png", dict(frames="f/*.jpg", labels="l/*.png"), r"own.yaml: val: frames: f/\*.jpg matches no file; it is looked for in "),
+        ("l/1.png", dict(frames="f/*.jpg", labels="l/*.png"),
+         r"own.yaml: val: frames: f/\*.jpg matches no file; it is looked for in .*; .* holds l, own.yaml"),
+        ("f/a/1.png l/1.png", dict(frames="f/a/*.jpg", labels="l/*.png"), r"f/a/\*.jpg matches no file; .*/f/a holds 1.png"),
         ("f/1.jpg", dict(frames="f/*.jpg", labels="l/*.png"), r"own.yaml: val: labels: l/\*.png matches no file"),
         ("f/a/1.jpg l/a/1.png", dict(frames="f/*", labels="l/a/*.png"), r"val: frames: f/\* matches no file"),
         ("f/1.png", dict(frames="f/*.png", labels="f/*.png"), r"val: f/\*.png of frames matches nothing but the labels"),
@@ -151,6 +157,56 @@ def test_what_does_not_fit_is_named_with_its_remedy(tmp_path, files, val, messag
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.tried(DOOR, "link to a file that is not there among the frames or labels of custom data", "refused in one line")
+@pytest.mark.parametrize("link", ["f/2.jpg", "l/2.png"])
+def test_broken_link_is_no_gap(tmp_path, link):
+    file = describe(tmp_path, "f/1.jpg f/3.jpg l/3.png", frames="f/*.jpg", labels="l/*.png")
+    (tmp_path / link).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"{link}: a link to what is not there; restore that, or remove the link"):
+        find_custom(file, "val", 4)
+
+
+@pytest.mark.tried(DOOR, "folder of custom data that may not be listed", "refused in one line")
+@pytest.mark.parametrize("frames, closed", [("f/*/*.jpg", "f/b"), ("f/**/*.jpg", "f/b"), ("f/*/*.jpg", "f"), ("*/*/*.jpg", "f/b")])
+def test_closed_folder_is_no_gap(tmp_path, monkeypatch, frames, closed):
+    file = describe(tmp_path, "f/a/1.jpg f/b/1.jpg l/a/1.png", frames=frames, labels="l/*/*.png")
+    assert list(found(file)) == ["1"]
+    allowed = os.access  # whoever runs the tests may be allowed everything
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed and allowed(path, mode))
+    with pytest.raises(UserError, match=f"{closed}/?: cannot be listed .Permission denied.; mend its permissions"):
+        find_custom(file, "val", 4)
+
+
+@pytest.mark.tried(DOOR, "frames missing in the middle of a custom video without step", "said in a line, with the remedy")
+def test_gap_is_said_where_nothing_checks_it(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(logger, "info", lambda text, *words: said.append(text % words))
+    files = " ".join(f"f/{t}.jpg" for t in (10, 12, 14, 16, 22, 24)) + " l/24.png"
+    file = describe(tmp_path, files, frames="f/*.jpg", labels="l/*.png")
+    assert len(find_custom(file, "val", 9)[0].frames) == 6
+    assert said == [
+        f"{file}: val: 1 of 6 frames are numbered more than 2 above the one before, {tmp_path}/f/22.jpg first; if frames are missing, "
+        "step: 2 begins a new video there"
+    ]
+    for other in (dict(step=2), dict(video=False)):
+        find_custom(describe(tmp_path, "", frames="f/*.jpg", labels="l/*.png", **other), "val", 9)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("names", ["1 2 3 4", "1 5 6 20", "a b c", "a_1 a_2 b_7 b_8", "7"])
+def test_no_gap_is_said_where_numbers_do_not_tell(tmp_path, monkeypatch, names):
+    monkeypatch.setattr(logger, "info", pytest.fail)
+    files = " ".join(f"f/{name}.jpg" for name in names.split())
+    find_custom(describe(tmp_path, f"{files} l/{names.split()[-1]}.png", frames="f/*.jpg", labels="l/*.png"), "val", 9)
+
+
+@pytest.mark.tried(DOOR, "hidden files beside the data, as `._a.png` of an archive", "left out")
+def test_hidden_files_are_no_frames(tmp_path):
+    file = describe(tmp_path, "f/1.jpg f/._1.jpg f/.cache/2.jpg l/1.png l/._1.png", frames="f/**/*.jpg", labels="l/*.png")
+    assert found(file) == {"1": ["f/1.jpg"]}
+
+
+@pytest.mark.tried(DOOR, "split that the description of custom data lacks", "refused in one line")
 def test_split_that_is_not_described_is_asked_for(tmp_path):
     file = describe(tmp_path, "", frames="*.jpg", labels="*.png")
     with pytest.raises(UserError, match="own.yaml: describes no train split; add train: {frames: GLOB, labels: GLOB}"):
@@ -228,6 +284,7 @@ def test_example_of_the_guide_trains_and_evaluates(harbour, tmp_path):
     assert ids.shape == (HEIGHT, WIDTH) and set(np.unique(ids)) <= {1, 2, 3}
 
 
+@pytest.mark.tried(DOOR, "mistake in custom data, through the whole program", "refused in one line, status 2")
 def test_mistakes_reach_the_user_in_one_line(harbour, tmp_path, capsys):
     words = ["--dataset", "custom", "--log-folder", str(tmp_path), "--stage", "segnet", "--pretrained-backbone", "0", "--device", "cpu"]
     broken = tmp_path / "broken.yaml"

@@ -32,17 +32,20 @@ def test_cityscapes_frame_comes_with_its_past(tmp_path):
     assert frame.name == "ulm_000004_000019" and frame.prediction == "ulm_000004_000019_pred_labelIds.png"
 
 
+@pytest.mark.tried("Data", "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it")
 def test_cityscapes_gap_ends_the_past(tmp_path):
     (frame,) = find_cityscapes(cityscapes(tmp_path, [10, 11, 17, 18, 19]), "val", 4)
     assert len(frame.frames) == 3
     assert with_past([frame], 2) and not with_past([frame], 3)
 
 
+@pytest.mark.tried("Data", "Cityscapes label without its frame", "refused in one line")
 def test_cityscapes_label_without_its_frame_is_an_error(tmp_path):
     with pytest.raises(UserError, match="ulm_000004_000019_leftImg8bit.png: missing"):
         find_cityscapes(cityscapes(tmp_path, [18]), "val", 4)
 
 
+@pytest.mark.tried("Data", "Cityscapes split in another place", "refused in one line, with what is there")
 def test_cityscapes_other_layout_is_told_what_was_expected(tmp_path):
     with pytest.raises(UserError, match="--data-path wants the layout gtFine/val/CITY"):
         find_cityscapes(tmp_path, "val", 4)
@@ -69,6 +72,7 @@ def test_camvid_video_layout(tmp_path):
     assert frames["0006R0_f00930"].frames[0].name == "0006R0_f00926.png"
 
 
+@pytest.mark.tried("Data", "CamVid split in another place", "refused in one line, with what is there")
 def test_camvid_elsewhere_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no CamVid here"):
         find_camvid(tmp_path, "train", 0)

@@ -17,8 +17,10 @@ from dataloaders.synthetic import (
     render_sequence,
     write_flow,
 )
+from dataloaders.synthetic.__main__ import main
 from dataloaders.synthetic.texture import Label
 
+DOOR = "Data"
 SMALL = StreetSettings(height=64, width=128, train=2, val=1, length=3, seed=5)
 CLASSES = np.array([int(label) for label in Label])
 
@@ -180,6 +182,7 @@ def test_flow_beyond_the_format_is_not_valid(tmp_path: Path) -> None:
     assert not valid[1, 2] and valid.sum() == 15
 
 
+@pytest.mark.tried(DOOR, "flow file that is missing, empty, text, or a huge picture by its header", "refused in one line")
 def test_unreadable_flow_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no_flow.png"):
         read_flow(tmp_path / "no_flow.png")
@@ -207,6 +210,7 @@ def test_data_set_layout_and_worker_count(tmp_path: Path) -> None:
     assert not list((alone / "flow").rglob("*_000000_flow.png"))
 
 
+@pytest.mark.tried(DOOR, "synthetic streets asked for where other data lie", "refused in one line, nothing touched")
 def test_data_set_is_reused_and_other_settings_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "streets"
     settings = StreetSettings(height=64, width=128, train=1, val=0, length=2, seed=5)
@@ -220,13 +224,52 @@ def test_data_set_is_reused_and_other_settings_are_refused(tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=tmp_path.name):
+@pytest.mark.tried(DOOR, "synthetic streets asked for where other data lie", "refused in one line, nothing touched")
+@pytest.mark.parametrize(
+    "name, content", [("notes.txt", "mine"), ("synthetic.json", "{"), ("synthetic.json", "[" * 99_999), ("synthetic.json", "3")]
+)
+def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{tmp_path.name}: holds other data .*; remove the folder or choose another --data-path"):
         ensure_streets(tmp_path, SMALL, workers=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == content
 
 
+@pytest.mark.tried(DOOR, "synthetic streets asked for where other data lie", "refused in one line, nothing touched")
+def test_nobody_is_told_to_remove_another_data_set(tmp_path: Path) -> None:
+    (tmp_path / "trainannot").mkdir()
+    with pytest.raises(UserError) as caught:
+        ensure_streets(tmp_path, SMALL, workers=1)
+    assert str(caught.value) == f"{tmp_path}: holds other data than the synthetic streets asked for; it looks like --dataset camvid"
+
+
+@pytest.mark.tried("Flags", "python -m dataloaders.synthetic with mistaken options", "refused in one line, status 2, nothing written")
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--height", "0"], "--height 0: wants a number from 16 to 8192"),
+        (["--width", "99999"], "--width 99999: wants a number from 16 to 16384"),
+        (["--length", "0"], "--length 0: wants a number from 1 on"),
+        (["--train", "-1"], "--train -1: wants a number from 0 on"),
+        (["--seed", "-1"], "--seed -1: wants a number from 0 on"),
+        (["--workers", "0"], "--workers 0: wants a number from 1 on"),
+        (["--height", "tall"], "argument --height: invalid int value: 'tall'; --help lists the options"),
+        (["--hight", "64"], "unrecognized arguments: --hight 64; --help lists the options"),
+        (["--root", "file"], "file: a file, not a folder; choose another --data-path"),
+        (["--root", "file/below"], "file: File exists"),
+    ],
+)
+def test_mistaken_options_of_the_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["--root", "streets", "--train", "1", "--val", "0", "--length", "1", *words]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.tried("Processes and disks", "interrupt while the synthetic streets are made", "nothing left")
 def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt

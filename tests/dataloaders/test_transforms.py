@@ -144,7 +144,7 @@ def test_augmentation_invents_no_class(outcomes, drawn, classes, seed):
 
 
 @pytest.mark.tried("Numbers", "pictures and their small views through random scales, crops and flips")
-@given(drawn=augmentations(), grid=sizes(16, 2), seed=seeds)
+@given(drawn=augmentations(), grid=sizes(16), seed=seeds)
 def test_random_rectangles_equal_resizing_the_whole_frame(outcomes, drawn, grid, seed):
     size, a = drawn
     images = torch.randint(0, 256, (1, 2, *size), generator=generator(seed), dtype=torch.uint8)

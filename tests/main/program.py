@@ -90,6 +90,21 @@ def training(streets: Path, weights: Path, logs: Path, *more: str) -> list[str]:
     ]
 
 
+def on_streets(**settings: int) -> str:
+    """A script that is `main.py` with other synthetic streets than the program's."""
+    return f"""
+import sys
+
+if __name__ == "__main__":
+    from dataloaders import build
+    from dataloaders.synthetic import StreetSettings
+    from main import main
+
+    build.StreetSettings = lambda: StreetSettings(**{settings})
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
 def experiment(logs: Path, number: int = 0, name: str = "swiftnet_test") -> Path:
     return logs / "run" / "synthetic" / name / f"experiment_{number}"
 

@@ -25,7 +25,7 @@ def saved(logs: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.tried(
-    DOOR, "a loader process killed while training or evaluating", "one line names it and --num-worker; what was saved is whole"
+    DOOR, "a loader process killed while training or evaluating", "one line names it and --num-worker; all saved is whole"
 )
 @pytest.mark.parametrize("when, more", [
     ("epoch 1/40", ["--epoch", "40"]),

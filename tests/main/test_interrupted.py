@@ -12,16 +12,6 @@ from tests.main.program import DOOR, Program, children, experiment, temporaries,
 from trainer.runs import LATEST
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-LARGER_STREETS = """
-import sys
-from dataloaders import build
-from dataloaders.synthetic import StreetSettings
-from main import main
-
-build.StreetSettings = lambda: StreetSettings(height=256, width=512, train=30, val=10, length=10, seed=11)
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-"""
 
 
 def ended_in_order(program: Program, number: int) -> None:
@@ -54,30 +44,6 @@ def test_interrupted_while_importing(words, tmp_path, outcomes, number):
         program.signal(number)
         ended_in_order(program, number)
         outcomes["status 130 or 143, nothing said, nothing left"] += 1
-
-
-@pytest.mark.slow
-@pytest.mark.tried(DOOR, "Ctrl-C and SIGTERM while several processes make the synthetic streets", "ends at once, nothing half-made is left")
-@SIGNALS
-def test_interrupted_while_making_data(words, tmp_path, number):
-    script, data = tmp_path / "larger.py", tmp_path / "data" / "streets"
-    script.write_text(LARGER_STREETS)
-    program = Program([*words, "--data-path", str(data)], tmp_path / "run", script)
-    program.wait_until(lambda: any(data.parent.rglob("*.png")))
-    program.signal(number)
-    ended_in_order(program, number)
-    assert not list(data.parent.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.tried(DOOR, "the program killed while several processes make the synthetic streets", "its processes end too")
-def test_killed_while_making_data(words, tmp_path):
-    script, data = tmp_path / "larger.py", tmp_path / "data" / "streets"
-    script.write_text(LARGER_STREETS)
-    program = Program([*words, "--data-path", str(data)], tmp_path / "run", script)
-    program.wait_until(lambda: any(data.parent.rglob("*.png")))
-    program.kill()
-    assert program.all_gone() and not data.exists()
 
 
 def written(logs: Path) -> int:

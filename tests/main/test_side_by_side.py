@@ -4,7 +4,6 @@ import filecmp
 import json
 import shutil
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,59 +11,28 @@ import torch
 from dataloaders.cache import PictureCache
 from dataloaders.images import read_image
 from main import main
-from tests.main.program import DOOR, Program, experiment, iteration, refusal, trained, training
+from tests.main.program import DOOR, Program, experiment, iteration, on_streets, refusal, temporaries, trained, training
 from trainer.runs import LATEST, PREVIOUS
 from utils import lock
 from utils.lock import FolderLock
 
-TINY_STREETS = """
-import sys
-from dataloaders import build
-from dataloaders.synthetic import StreetSettings
-from main import main
 
-build.StreetSettings = lambda: StreetSettings(height=64, width=128, train=3, val=2, length=6, seed=11)
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.fixture(scope="module")
-def twins(weights, tmp_path_factory):
-    """Two runs of one name, started together, that share a cache and want data that is not there yet."""
-    folder = tmp_path_factory.mktemp("twins")
-    script = folder / "tiny.py"
-    script.write_text(TINY_STREETS)
-    words = training(folder / "streets", weights, folder / "logs", "--cache-dir", str(folder / "cache"), "--multi-step", "1")
-    both = [Program([*words, "--num-worker", "1"], folder / f"run_{i}", script) for i in range(2)]
-    for program in both:
-        assert program.status() == 0, program.errors
-    return SimpleNamespace(folder=folder, logs=folder / "logs", data=folder / "streets", cache=folder / "cache")
-
-
-@pytest.mark.xdist_group("twins")
-@pytest.mark.tried(DOOR, "two runs of one name started together", "each trains in a folder of its own")
-def test_runs_of_one_name_get_folders_of_their_own(twins):
-    first, second = (trained(experiment(twins.logs, number) / LATEST) for number in range(2))
+@pytest.mark.tried(DOOR, "two runs of one name at once that share a cache and data to be made", "a folder each; cache and data whole")
+def test_twins(weights, streets, tmp_path):
+    script, data, cache, logs = tmp_path / "tiny.py", tmp_path / "data" / "streets", tmp_path / "cache", tmp_path / "logs"
+    script.write_text(on_streets(height=64, width=128, train=3, val=2, length=6, seed=11))
+    words = training(data, weights, logs, "--cache-dir", str(cache), "--multi-step", "1", "--num-worker", "1")
+    for twin in [Program(words, tmp_path / f"run_{i}", script) for i in range(2)]:
+        assert twin.status() == 0, twin.errors
+    first, second = (trained(experiment(logs, number) / LATEST) for number in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not experiment(twins.logs, 2).exists()
-
-
-@pytest.mark.xdist_group("twins")
-@pytest.mark.tried(DOOR, "two runs that share a cache of decoded frames", "every entry whole")
-def test_runs_share_a_cache(twins):
-    pictures = list((twins.data / "leftImg8bit_sequence" / "train").rglob("*.png"))
-    assert pictures and list(twins.cache.rglob("*.npy")) and not list(twins.cache.rglob("*.tmp"))
-    for path in pictures:
-        assert (PictureCache(twins.cache).read(path, read_image) == read_image(path)).all()
-
-
-@pytest.mark.xdist_group("twins")
-@pytest.mark.tried(DOOR, "two runs that both make the synthetic streets", "the data made once, whole")
-def test_runs_that_make_the_same_data_do_not_destroy_it(twins, streets):
-    made = sorted(path.relative_to(streets) for path in streets.rglob("*") if path.is_file())
-    assert filecmp.cmpfiles(streets, twins.data, map(str, made), shallow=False) == ([str(path) for path in made], [], [])
-    assert not [path.name for path in twins.folder.iterdir() if path.name.startswith(".")]
+    assert not experiment(logs, 2).exists() and not temporaries(tmp_path)
+    made = [str(path.relative_to(streets)) for path in sorted(streets.rglob("*")) if path.is_file()]
+    assert filecmp.cmpfiles(streets, data, made, shallow=False) == (made, [], [])
+    assert list(data.parent.iterdir()) == [data]
+    assert list(cache.rglob("*.npy"))
+    for path in (data / "leftImg8bit_sequence" / "train").rglob("*.png"):
+        assert (PictureCache(cache).read(path, read_image) == read_image(path)).all()
 
 
 @pytest.fixture

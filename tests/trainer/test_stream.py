@@ -1,4 +1,5 @@
 """Streams: frames in, label maps out, one by one or several cameras at once."""
+import itertools
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,21 @@ from main import main
 from models.gsvnet import grid_view
 from models.label_map import label_map
 from tests.released import filled_gsvnet
+from trainer import engines
 from trainer.engines import build_engine
 from trainer.runs import BEST
 from trainer.schedule import FixedInterval
 from trainer.stream import CameraGroup, VideoSegmenter
 
 CLOSE = 1e-4  # of the largest logit
+NO_FRAME = "what is no frame: floats, NaN, other shapes, nothing, lists, None, text, tensors"
+
+
+class OnTheGpu:
+    """A tensor that numpy cannot have."""
+
+    def __array__(self, *_, **__):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +104,7 @@ def test_new_stream_and_reset_begin_with_a_keyframe(segmenter, frames):
     assert (next(segmenter.stream(frames)) == first).all()
 
 
+@pytest.mark.tried("Video", "pictures of several sizes for label maps", "a new keyframe at every change of size")
 def test_frame_of_another_size_begins_anew(segmenter, frames):
     small = np.ascontiguousarray(frames[1][:48, :80])
     segmenter(frames[0])
@@ -103,10 +114,14 @@ def test_frame_of_another_size_begins_anew(segmenter, frames):
     assert (segmenter(small) == labels).all()
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 13), (101, 67), (1, 1)])
-def test_small_and_odd_frames(segmenter, size):
-    frames = np.random.default_rng(0).integers(0, 255, (4, *size, 3), dtype=np.uint8)
-    assert all(labels.shape == size and labels.max() < 19 for labels in segmenter.stream(frames))
+@pytest.mark.tried("Video", "frames of 1 x 1 to 9 x 9, odd, long and narrow ones through every network", "segmented")
+@pytest.mark.parametrize("name, flow", [("swiftnet", "light"), ("bisenet", "flownet"), ("swiftnet", "none")])
+def test_small_and_odd_frames(name, flow, outcomes):
+    segmenter = VideoSegmenter(filled_gsvnet(name, flow))
+    for size in (*itertools.product((1, 2, 3, 5, 7, 8, 9), repeat=2), (101, 67), (1, 600), (600, 1)):
+        frames = np.random.default_rng(0).integers(0, 255, (3, *size, 3), dtype=np.uint8)
+        assert all(labels.shape == size and labels.max() < 19 for labels in segmenter.stream(frames))
+        outcomes["segmented"] += 1
 
 
 def test_labels_and_logits_at_another_size(segmenter, frames):
@@ -117,12 +132,87 @@ def test_labels_and_logits_at_another_size(segmenter, frames):
     assert (large.argmax(axis=0) == label_map(segmenter.state.logits, (64, 128)).numpy()).mean() > 0.999
 
 
-def test_what_is_no_frame_is_refused(segmenter, frames):
+@pytest.mark.tried("Video", NO_FRAME, "refused in one line, the stream stays where it was")
+def test_what_is_no_frame_is_refused(segmenter, frames, outcomes):
     with pytest.raises(UserError, match="no frame was segmented yet"):
         segmenter.logits()
-    for wrong in (frames[0].astype(np.float32), frames[0][..., 0], np.zeros((0, 8, 3), np.uint8)):
-        with pytest.raises(UserError, match=r"a frame is an array \(H,W,3\) of uint8, RGB; this one is \("):
+    segmenter(frames[0])
+    before, frame = segmenter.state, frames[0]
+    for wrong in (
+        frame.astype(np.float32), np.full(frame.shape, np.nan), frame.astype(np.int64), frame > 9, frame[..., 0], frame[..., :2], frame[None],
+        frame.transpose(2, 0, 1), np.dstack([frame, frame[..., :1]]), np.zeros((0, 8, 3), np.uint8), np.zeros((8, 0, 3), np.uint8),
+        None, "frame", 3, [], {}, frame.tolist(), [[1], [1, 2]], torch.rand(8, 8, 3), torch.zeros(3, 8, 8, dtype=torch.uint8), OnTheGpu(),
+    ):
+        with pytest.raises(UserError, match=r"a frame is an array \(H,W,3\) of uint8, RGB; this "):
             segmenter(wrong)
+        assert segmenter.state is before
+        outcomes["refused in one line, the stream stays where it was"] += 1
+
+
+@pytest.mark.tried("Video", "sizes of labels and logits that are none", "refused in one line, the stream stays where it was")
+@pytest.mark.parametrize("size", [(0, 8), (8, -1), (8,), (8, 8, 3), (8.0, 8.0), 8, "88", ("a", "b"), ()])
+def test_sizes_that_are_none(segmenter, frames, size):
+    segmenter(frames[0])
+    before = segmenter.state
+    for ask in (lambda: segmenter(frames[1], size=size), lambda: segmenter.logits(size)):
+        with pytest.raises(UserError, match=r"a size is \(H,W\), two whole numbers of at least 1; this one is "):
+            ask()
+    assert segmenter.state is before
+
+
+@pytest.mark.tried("Video", "frames read-only, mirrored, strided, as tensors, as lists of numpy numbers", "segmented as their plain copy, unchanged")
+@pytest.mark.parametrize("kind", ["read-only", "mirrored", "strided", "tensor", "Fortran order"])
+def test_frames_that_lie_otherwise_in_memory(segmenter, frames, kind, recwarn):
+    frame = {
+        "read-only": np.frombuffer(frames[0].tobytes(), np.uint8).reshape(frames[0].shape), "mirrored": frames[0][:, ::-1],
+        "strided": frames[0][::2, ::2], "tensor": torch.from_numpy(frames[0]), "Fortran order": np.asfortranarray(frames[0]),
+    }[kind]
+    copy = np.array(frame)
+    labels = segmenter(frame)
+    segmenter.reset()
+    assert (segmenter(np.ascontiguousarray(copy)) == labels).all() and (np.asarray(frame) == copy).all()
+    assert not recwarn.list
+
+
+@pytest.mark.tried("Video", "settings of a VideoSegmenter or CameraGroup that cannot be", "refused in one line")
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"engine": "egaer"}, "no engine 'egaer'; it takes one of: eager, compile, onnx"),
+        ({"engine": "auto"}, "auto chooses for --video only"),
+        ({"amp": "fp8"}, "no precision 'fp8'; amp takes one of: off, bf16, fp16"),
+        ({"scale": 0}, "scale is what keyframes are resized by: a number above 0, not 0"),
+        ({"scale": -1.0}, "a number above 0, not -1.0"),
+        ({"scale": float("nan")}, "a number above 0, not nan"),
+        ({"scale": float("inf")}, "a number above 0, not inf"),
+    ],
+)
+def test_settings_that_cannot_be(net, settings, message):
+    with pytest.raises(UserError, match=message):
+        VideoSegmenter(net, **settings)
+
+
+@pytest.mark.tried("Video", "settings of a VideoSegmenter or CameraGroup that cannot be", "refused in one line")
+@pytest.mark.parametrize("count, interval", [(0, 3), (-1, 3), (2, 0), (2, -3)])
+def test_groups_that_cannot_be(segmenter, count, interval):
+    with pytest.raises(UserError, match=f"at least 1 stream and an interval of at least 1, not {count} and {interval}"):
+        CameraGroup(segmenter.engine, count, interval)
+
+
+@pytest.mark.tried("Video", "pictures of ever new sizes through ONNX Runtime", "the sessions of the last four sizes kept, memory stays flat")
+def test_sessions_of_old_sizes_are_given_up(net, frames, monkeypatch):
+    made = []
+    monkeypatch.setattr(engines, "session", lambda model, providers: made.append(model) or model)
+    monkeypatch.setattr(engines, "onnx_model", lambda graph, program: graph)
+    monkeypatch.setattr(engines, "exported", lambda graph: None)
+    monkeypatch.setattr(engines, "run_session", lambda graph, **inputs: graph.step(*inputs.values()))
+    segmenter = VideoSegmenter(net, engine="onnx")
+    with torch.inference_mode():
+        for width in (*range(8, 20), 19, 18, 8):
+            for _ in range(2):
+                segmenter(np.ascontiguousarray(frames[0][:16, : 8 * width]))
+            assert len(segmenter.engine._sessions) <= engines.SESSIONS
+    assert len(made) == 2 * 13  # 19 and 18 were still there, 8 was not
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -172,12 +262,21 @@ def test_load_of_a_group_is_level(count, interval):
     assert all(b - a == interval for times in keyframes for a, b in pairwise(times[1:]))
 
 
+@pytest.mark.tried("Video", "calls of a CameraGroup with what does not fit", "refused in one line, the streams stay where they were")
 def test_group_refuses_what_it_cannot_batch(net, frames):
     group = CameraGroup(build_engine("eager", net, scale=0.75, device=torch.device("cpu")), 2)
     with pytest.raises(UserError, match="CameraGroup: 1 frames for 2 streams"):
         group(frames[:1])
     with pytest.raises(UserError, match="the frames of one call have one size"):
         group([frames[0], frames[0][:32]])
+    group(frames[:2])
+    before = list(group.states)
+    with pytest.raises(UserError, match="a frame is an array"):
+        group([frames[0], None])
+    for number in (-1, 2):
+        with pytest.raises(UserError, match=f"streams count from 0 to 1; there is no {number}"):
+            group.reset(number)
+    assert group.states == before and group.time == 1
 
 
 @pytest.mark.parametrize("name", ["swiftnet", "bisenet"])
@@ -206,6 +305,7 @@ def test_trained_run_gives_a_segmenter(streets, weights, tmp_path, frames):
     assert not close(released.logits(), segmenter.logits())
 
 
+@pytest.mark.tried("Video", "folder that is no run, or without weights, for a VideoSegmenter", "refused in one line")
 def test_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="parameters.json: not the options of a run"):
         VideoSegmenter.from_run(tmp_path)

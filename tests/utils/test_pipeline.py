@@ -4,9 +4,11 @@ import time
 import tracemalloc
 from contextlib import closing
 
+import cv2
 import numpy as np
 import pytest
 
+from config.errors import UserError
 from utils.pipeline import WriteBehind, read_ahead
 
 
@@ -17,9 +19,13 @@ def every_thread_ends():
     assert not set(threading.enumerate()) - before
 
 
-def failing(count: int):
+def failing(count: int, error: BaseException | None = None):
     yield from range(count)
-    raise OSError("the disk")
+    raise error or OSError("the disk")
+
+
+ERRORS = [OSError("the disk"), MemoryError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), cv2.error("cv"), UserError("mend it")]
+DIES = "reading or writing thread that dies of any exception"
 
 
 def test_everything_arrives_in_order():
@@ -45,13 +51,40 @@ def test_reader_stays_at_most_depth_ahead():
         assert len(taken) <= 1 + 4 + 1  # given out, queued, and the one in the reader's hand
 
 
-def test_reading_error_comes_behind_the_items_before_it():
-    items = read_ahead(failing(3))
+@pytest.mark.tried("Video", DIES, "reaches the caller at once, both threads end")
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_reading_error_comes_behind_the_items_before_it(error):
+    items = read_ahead(failing(3, error))
     assert [next(items) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(OSError, match="the disk"):
+    with pytest.raises(type(error)) as raised:
         next(items)
+    assert raised.value is error
 
 
+@pytest.mark.tried("Video", DIES, "reaches the caller at once, both threads end")
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("other", ERRORS[:2], ids=repr)
+def test_both_threads_die(error, other):
+    def write(item):
+        raise other
+
+    began = time.monotonic()
+    with pytest.raises((type(error), type(other))), closing(read_ahead(failing(3, error))) as items, WriteBehind(write) as behind:
+        for item in items:
+            behind.put(item)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.tried("Video", DIES, "reaches the caller at once, both threads end")
+def test_nothing_is_put_after_the_end():
+    with WriteBehind(print) as behind:
+        pass
+    behind._channel.close()
+    with pytest.raises(ValueError, match="nothing is written any more"):
+        behind.put(1)
+
+
+@pytest.mark.tried("Video", "early end of an endless source", "thread and source end")
 def test_early_stop_ends_the_reader_and_closes_what_it_reads():
     closed = []
 
@@ -67,6 +100,7 @@ def test_early_stop_ends_the_reader_and_closes_what_it_reads():
     assert closed == [True]
 
 
+@pytest.mark.tried("Video", "error between reading and writing", "both threads end, what was queued is dropped")
 def test_error_of_the_caller_stops_reader_and_drops_what_was_to_be_written():
     written = []
 
@@ -84,24 +118,28 @@ def test_error_of_the_caller_stops_reader_and_drops_what_was_to_be_written():
     assert time.monotonic() - began < 0.5 and len(written) < 40
 
 
-def test_writing_error_reaches_the_caller_at_the_next_put_and_nobody_waits_for_room():
+@pytest.mark.tried("Video", DIES, "reaches the caller at once, both threads end")
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_writing_error_reaches_the_caller_at_the_next_put_and_nobody_waits_for_room(error):
     def write(item):
         if item == 3:
-            raise OSError("the disk")
+            raise error
 
-    with pytest.raises(OSError, match="the disk"):
+    with pytest.raises(type(error)):
         with WriteBehind(write, depth=1) as behind:
             for item in range(10_000):
                 behind.put(item)
     assert item < 9_999
 
 
+@pytest.mark.tried("Video", DIES, "reaches the caller at once, both threads end")
 def test_writing_error_of_the_last_item_is_raised_too():
     with pytest.raises(ZeroDivisionError):
         with WriteBehind(lambda item: 1 / item) as behind:
             behind.put(0)
 
 
+@pytest.mark.tried("Video", "10,000 frames through both threads' queues", "memory as after 100")
 def test_memory_stays_flat_over_thousands_of_frames():
     frame = 16 * 16 * 3
 

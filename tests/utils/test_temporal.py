@@ -194,3 +194,13 @@ def test_raft_is_used_where_its_weights_lie(tmp_path):
     assert "raft_small" in name
     flow = between(torch.zeros(50, 70, 3, dtype=torch.uint8), torch.zeros(50, 70, 3, dtype=torch.uint8))
     assert flow.shape == (50, 70, 2) and torch.isfinite(flow).all()
+
+
+@pytest.mark.tried("Numbers", "flow that is NaN or infinite", "counts as leaving the frame")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_flow_that_is_no_number_finds_nothing(value):
+    flow = torch.zeros(2, 3, 2)
+    flow[0, 1, 0] = flow[1, 2, 1] = value
+    index, inside = correspondence(flow)
+    assert (index >= 0).all() and (index < 6).all()
+    assert inside.logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
