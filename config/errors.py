@@ -7,5 +7,7 @@ class UserError(Exception):
     @property
     def line(self) -> str:
         """The message as one line, also of an error that a loader's process raised and torch wrapped in a traceback."""
-        lines = str(self).strip().splitlines() or ["unknown"]
-        return lines[-1].removeprefix(f"{__name__}.{type(self).__name__}: ")
+        text = str(self).strip()
+        if text.startswith("Caught "):
+            text = text.rsplit(f"{__name__}.{type(self).__name__}: ", 1)[-1]
+        return "\\n".join(text.splitlines()) or "unknown"  # a path may hold a line break

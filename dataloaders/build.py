@@ -28,7 +28,8 @@ def prepare_data(*, dataset: str, root: Path) -> None:
         dataset_config(dataset, str(root))  # root is a file or a folder; reading it tells
     elif not root.is_dir():
         default = dataset_config(dataset, str(root)).default_path
-        raise UserError(f"{root}: no such folder; --data-path wants the folder of {dataset} (default {default})")
+        found = "a file, where a folder was expected" if root.exists() else "no such folder"
+        raise UserError(f"{root}: {found}; --data-path wants the folder of {dataset} (default {default})")
 
 
 def labelled_frames(*, dataset: str, root: Path, split: str, past: int) -> list[LabelledFrame]:

@@ -13,6 +13,7 @@ from dataloaders.build import labelled_frames, video_loader
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.images import id_table
+from dataloaders.known_ids import refuse_strange_labels
 from dataloaders.videos import Video, VideoDataset, share, videos_of
 from models.gsvnet import GSVNet
 from models.inference import KeyframeStep, ViewStep
@@ -142,6 +143,7 @@ class Evaluation:
         # every interval, however many positions are evaluated.
         seen = max(past, TEMPORAL_PAST, 2 * (past + 1)) if temporal else past
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=seen)
+        refuse_strange_labels(frames, self.dataset)
         for position in list(self.positions):
             enough = len(with_past(frames, position))
             if enough < len(frames):

@@ -18,6 +18,7 @@ from dataloaders.build import labelled_frames
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame
 from dataloaders.images import read_image
+from dataloaders.known_ids import refuse_strange_labels
 from dataloaders.sized import SizedDataset
 from dataloaders.stills import MadeClips
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
@@ -93,6 +94,7 @@ class Stage:
         larger than the first of them that can be read."""
         options = self.options
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
+        refuse_strange_labels(frames, self.dataset)
         if options.use_crop:
             self._refuse_large_crop(frames[0].frames[-1])
         return frames

@@ -51,7 +51,7 @@ def check_output(path: Path, fps: float) -> None:
         if video and path.is_dir():
             raise UserError(f"{path}: is a folder, where a video is to be written; choose another name")
         above = [path.absolute(), *path.absolute().parents][video:]
-        place = next(folder for folder in above if os.path.lexists(folder))
+        place = next(folder for folder in above if folder.is_symlink() or folder.exists())
         with tempfile.TemporaryFile(dir=place, buffering=0) as file:
             file.write(bytes(BLOCK))
 

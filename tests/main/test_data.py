@@ -268,3 +268,13 @@ def test_spoilt_cache_changes_nothing(data, call, tmp_path):
 def test_camvid_one_folder_off(call, tmp_path, root):
     status, errors = call("evaluate", root, dataset="camvid")
     assert status == 2 and refusal(errors).endswith(f"; --data-path {SHARED} looks right") and not (tmp_path / "logs").exists()
+
+
+@pytest.mark.tried(DOOR, "labels all of another kind (void, trainIds), in every use that learns or measures by them", ONE_LINE)
+@pytest.mark.parametrize("use", ["gsv", "segnet", "gsv on stills", "evaluate"])
+@pytest.mark.parametrize("ids, message", [((0, 3), "holds no id of a class of synthetic, but 0, 3"), ((0, 8, 255), "looks like trainIds")])
+def test_labels_of_another_kind(data, call, tmp_path, ids, message, use):
+    picture = np.resize(np.uint8(ids), (64, 128))
+    spoil(data, LABEL, lambda path: cv2.imwrite(str(path), picture))
+    status, errors = call(use, data)
+    assert status == 2 and message in refusal(errors) and not (tmp_path / "logs").exists()

@@ -17,6 +17,7 @@ from utils import lock
 from utils.lock import FolderLock
 
 
+@pytest.mark.slow
 @pytest.mark.tried(DOOR, "two runs of one name at once that share a cache and data to be made", "a folder each; cache and data whole")
 def test_twins(weights, streets, tmp_path):
     script, data, cache, logs = tmp_path / "tiny.py", tmp_path / "data" / "streets", tmp_path / "cache", tmp_path / "logs"
@@ -75,6 +76,7 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, caplog):
     assert "cannot be locked (No locks available); only one process may train in it" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.tried(DOOR, "evaluating a run while it is being trained", "neither disturbs the other")
 def test_evaluating_while_training(words, weights, tmp_path):
     logs = tmp_path / "logs"

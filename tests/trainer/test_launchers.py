@@ -59,6 +59,7 @@ def test_two_nodes(words, tmp_path):
     assert read_gsvnet(runs[0] / LATEST)["progress"]["iteration"] == 5
 
 
+@pytest.mark.tried("Processes and disks", "an error in one of two training processes", "the launcher ends both and shows the reason")
 def test_a_rank_that_dies_takes_the_job_down_with_its_reason(words, tmp_path):
     script = tmp_path / "dying.py"
     script.write_text(

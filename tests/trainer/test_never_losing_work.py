@@ -40,6 +40,7 @@ def weights_of(path):
     return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
 
 
+@pytest.mark.tried("Processes and disks", "a training run killed at chosen steps; then resumed", "ends with the same weights, bit for bit")
 def test_killed_at_several_steps_a_run_ends_bit_equal(words, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "main.py"), *words, "--epoch", "2", "--resume", "auto", "--save-every", "2"]
@@ -61,6 +62,7 @@ def test_killed_at_several_steps_a_run_ends_bit_equal(words, tmp_path):
     assert all(torch.equal(killed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.tried("Weights and checkpoints", "a damaged latest checkpoint, continued", "the one before it is taken")
 def test_damaged_latest_checkpoint_gives_way_to_the_one_before(words, tmp_path, capsys):
     assert main([*words, "--resume", "auto", "--save-every", "5"]) == 0
     (folder(tmp_path) / LATEST).write_bytes(b"half a file")
@@ -70,6 +72,7 @@ def test_damaged_latest_checkpoint_gives_way_to_the_one_before(words, tmp_path, 
     assert "taking checkpoint_previous.pth.tar instead" in capsys.readouterr().out
 
 
+@pytest.mark.tried("Numbers", "a loss that is no number", "stops before the optimizer step, names the frames")
 def test_loss_that_is_no_number_stops_before_the_optimizer(words, tmp_path):
     trainer = Trainer(parse(words), torch.device("cpu"), Ranks())
     before = {name: x.clone() for name, x in trainer.stage.net.guided.named_parameters()}
@@ -88,6 +91,7 @@ def test_loss_that_is_no_number_stops_before_the_optimizer(words, tmp_path):
     assert kept["batch"]["clip"].shape[0] == 2 and "state_dict" in kept
 
 
+@pytest.mark.tried("Processes and disks", "a full disk when the second checkpoint is written", "refused in one line, the first one whole")
 def test_full_disk_leaves_the_old_checkpoint_whole_and_says_so(words, tmp_path):
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode:
         pytest.skip("no small file system can be mounted here (unshare -rm)")
@@ -115,6 +119,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole_and_says_so(words, tmp_path):
     assert not any(name.endswith(".tmp") for name in left)
 
 
+@pytest.mark.tried("Processes and disks", "a log.csv ahead of its checkpoint, its last row torn; then resumed", "what is beyond is forgotten")
 def test_going_on_forgets_what_was_noted_beyond_the_checkpoint(words, tmp_path):
     assert main([*words, "--early-stop", "1", "--resume", "auto"]) == 0
     log = folder(tmp_path) / "log.csv"
@@ -126,6 +131,7 @@ def test_going_on_forgets_what_was_noted_beyond_the_checkpoint(words, tmp_path):
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.tried("Weights and checkpoints", "a checkpoint of other networks or classes", "refused in one line")
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -140,6 +146,7 @@ def test_checkpoint_of_other_networks_is_refused_by_name(words, tmp_path, capsys
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.tried("Weights and checkpoints", "a checkpoint of other networks or classes", "refused in one line")
 def test_checkpoint_of_other_classes_is_refused_by_number(words, tmp_path, capsys, weights):
     content = dict(read_gsvnet(weights / "gsvnet_swnet_r18.tar"))
     content["state_dict"] = dict(content["state_dict"])

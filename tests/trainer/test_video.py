@@ -163,6 +163,7 @@ def test_other_data_set_without_its_folder(tmp_path, capsys):
     assert {int(i) for ids in label_maps(tmp_path / "labels").values() for i in np.unique(ids)} <= set(CAMVID.label_ids)
 
 
+@pytest.mark.tried("Video", "options of --video that contradict each other", "refused in one line")
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -183,6 +184,7 @@ def test_contradicting_options(words, message):
         parse(words)
 
 
+@pytest.mark.tried("Video", "sources, outputs and weights that cannot be", "refused in one line, nothing left")
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -192,7 +194,7 @@ def test_contradicting_options(words, message):
         (["--video", "demo", "--output", "a.mov"], "--output a.mov: a video is written as .mp4, .avi, .mkv"),
         (["--video", "in", "--output", "in"], "view_9.png is what --video reads, and would be overwritten"),
         (["--video", "in.mp4", "--output", "x/../in.mp4"], "in.mp4 is what --video reads, and would be overwritten"),
-        (["--video", "demo", "--output", "in.mp4/labels"], "frame_000000.png: cannot be written"),
+        (["--video", "demo", "--output", "in.mp4/labels"], r"in.mp4/labels: cannot be written \(Not a directory\)"),
         (["--video", "demo", "--output", "a", "--resume", "0"], "--video wants a trained propagation: --resume 1 .* --method per-frame"),
         (["--video", "demo", "--output", "a.mp4", "--resume", "nowhere.tar"], "nowhere.tar: not found"),
     ],
@@ -210,6 +212,7 @@ def test_mistakes_get_one_line_and_leave_nothing(call, tmp_path, monkeypatch, ca
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway", "named when its turn comes, in one line")
 def test_picture_that_cannot_be_read_midway_gives_no_video(call, tmp_path, capfd):
     write_pictures(tmp_path / "in", [(16, 16)] * 3)
     (tmp_path / "in" / "view_10.png").write_bytes(b"torn")
@@ -218,6 +221,7 @@ def test_picture_that_cannot_be_read_midway_gives_no_video(call, tmp_path, capfd
     assert "a.avi" not in os.listdir(tmp_path) and not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.tried("Video", "SIGINT and SIGTERM while it segments", "what was segmented until then is written, whole; status 130 or 143")
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_completes_what_was_done(weights, tmp_path, number, status):
     source = write_video(tmp_path / "in.avi", count=3000, fps=25)

@@ -36,7 +36,7 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
     decoders: dict[str, Decode] = {
         "Pillow": lambda path: np.array(Image.open(path).convert("RGB")),
         "OpenCV": opencv_image,
-        "torchvision.io (the one used)": read_image,
+        "ours (OpenCV for PNG, torchvision.io for JPEG)": read_image,
     }
     decode = rates({name: partial(read_all, read, paths) for name, read in decoders.items()}, len(paths))
     segmenter = SEGMENTERS[options.segnet]
