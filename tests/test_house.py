@@ -52,3 +52,9 @@ def test_importing_says_and_does_nothing(tmp_path):
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tests_mirror_the_tree():
+    """A folder of tests for every room, and none for what is not there; `tests/main` runs the whole program."""
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders == set(LEVELS)

@@ -1,4 +1,5 @@
 """Run folders: LOG/run/DATASET/NAME/experiment_N."""
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ from typing import Any
 
 from config.errors import UserError
 from config.options import FIELDS, Options
+from utils.lock import FolderLock
 from utils.logging import write_json
 
 LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint_previous.pth.tar", "model_best.pth.tar"
@@ -32,11 +34,37 @@ def new_experiment(options: Options) -> Path:
     except OSError as error:
         raise UserError(f"{root}: no folder can be made there ({error.strerror}); choose another --log-folder") from error
     try:
-        write_json(folder / "parameters.json", _with_whole_paths(dataclasses.asdict(options)))
+        _write_parameters(folder, options)
     except UserError:
         folder.rmdir()
         raise
     return folder
+
+
+def claim_experiment(options: Options) -> tuple[Path, FolderLock]:
+    """A training run's folder and the lock on it: a new one, or with `--resume auto` that of a run that was killed before it
+    had saved anything. Raises UserError when the disk refuses."""
+    newest = max(run_root(options).glob(f"{_PREFIX}*"), key=_number, default=None)
+    if options.resume == "auto" and newest is not None and _saved_nothing(newest):
+        with contextlib.suppress(UserError):  # it is being trained in: a new one, then
+            lock = FolderLock(newest)
+            _write_parameters(newest, options)
+            return newest, lock
+    folder = new_experiment(options)
+    return folder, FolderLock(folder)
+
+
+def _saved_nothing(folder: Path) -> bool:
+    """Whether this is the folder of a training run without a checkpoint."""
+    try:
+        evaluated = json.loads((folder / "parameters.json").read_text())["evaluate"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return False
+    return evaluated is False and not any((folder / name).exists() for name in (LATEST, PREVIOUS, BEST))
+
+
+def _write_parameters(folder: Path, options: Options) -> None:
+    write_json(folder / "parameters.json", _with_whole_paths(dataclasses.asdict(options)))
 
 
 def _next_folder(root: Path) -> Path:

@@ -16,7 +16,7 @@ from config.options import Options
 from dataloaders.build import TrainingLoader
 from trainer.bad_samples import LISTED, BadSamples, write_list
 from trainer.networks import Resumed, read_resumed
-from trainer.runs import BEST, LATEST, PREVIOUS, latest_experiment, new_experiment
+from trainer.runs import BEST, LATEST, PREVIOUS, claim_experiment, latest_experiment
 from trainer.stages import STAGES, score_of
 from trainer.tables import averages, positions_table
 from utils.checkpoint import random_state, restore_random_state, save_checkpoint
@@ -89,8 +89,8 @@ class Trainer:
         if self.ranks.first and options.metrics_file:
             refuse_unwritable(Path(options.metrics_file), "--metrics-file")
         if self.ranks.first:
-            self._folder = self._folder or new_experiment(options)
-            self.lock = self.lock or FolderLock(self.folder)
+            if self._folder is None:
+                self._folder, self.lock = claim_experiment(options)
             logger.info("run folder: %s", self.folder)
         self._folder = from_all_ranks(self._folder)[0]
         previous = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}

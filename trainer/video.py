@@ -69,7 +69,7 @@ class Interrupt:
 
     def _note(self, number: int, _frame: object) -> None:
         if self.number:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.number = number
 
 

@@ -17,8 +17,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def unwinding() -> Iterator[None]:
     """Inside, a signal goes up as an exception, so that what is open is closed and what is half-written removed.
 
-    SIGINT raises KeyboardInterrupt, SIGTERM SystemExit(143).
+    SIGINT raises KeyboardInterrupt, SIGTERM SystemExit(143). They go to the main thread alone.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda number, _: sys.exit(128 + number)}
     before = {number: signal.signal(number, handlers[number]) for number in SIGNALS}
     try:
@@ -35,7 +38,7 @@ def starting_processes() -> Iterator[None]:
     Among them is SIGCHLD: torch answers the death of a loader process with an error at whatever place it interrupts.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread
+        yield
         return
     waiting: list[int] = []
 

@@ -164,8 +164,8 @@ class Events:
         with writing(self._path):
             self._file = EventsWriter(str(self._path), f".{os.getpid()}")
         self._flushed = time.monotonic()
-        if after:  # what was written of later steps is not shown
-            self._add(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
+        # What a killed run wrote of later steps is not shown.
+        self._add(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for tag, value in values.items():

@@ -107,7 +107,7 @@ class VideoFile:
             self._remove()
 
     def discard(self) -> None:
-        """Give the video up, and leave nothing of it."""
+        """Give up a video that is not complete, and leave nothing of it."""
         if self._writer is not None:
             self._writer.release()
             self._writer = None
@@ -117,9 +117,10 @@ class VideoFile:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:  # also of an interrupt
             self.discard()
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:

@@ -1,4 +1,5 @@
 """The program in a process of its own, as its users start it, for tests that do something to it meanwhile."""
+import json
 import os
 import subprocess
 import sys
@@ -6,9 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import torch
 
 from models.released import read_gsvnet
+from trainer.runs import LATEST
 
 ROOT = Path(__file__).resolve().parents[2]
 DOOR = "Processes and disks"
@@ -118,6 +121,41 @@ def trained(path: Path) -> dict[str, torch.Tensor]:
 def temporaries(folder: Path) -> set[str]:
     """Names of what has not got its final name yet, or never will, anywhere in `folder`."""
     return {path.name for path in folder.rglob(".*.tmp")}
+
+
+def folders(logs: Path) -> list[Path]:
+    """Experiment folders, the newest last."""
+    return sorted(logs.glob("run/synthetic/*/experiment_*"), key=lambda path: int(path.name.split("_")[1]))
+
+
+def latest(logs: Path) -> Path | None:
+    """The checkpoint that is to be continued, if there is one."""
+    return next((folder / LATEST for folder in reversed(folders(logs)) if (folder / LATEST).is_file()), None)
+
+
+def logged_steps(logs: Path) -> int:
+    """The last step in the newest log.csv whose row is whole."""
+    paths = [folder / "log.csv" for folder in folders(logs) if (folder / "log.csv").is_file()]
+    rows = [line for line in paths[-1].read_text().splitlines(keepends=True)[1:] if line.endswith("\n")] if paths else []
+    return int(rows[-1].split(",")[0]) if rows else 0
+
+
+def read_all(folder: Path) -> None:
+    """Read everything that has its final name: it has to be whole, but for the last row of a log.csv."""
+    for path in folder.rglob("[!.]*"):
+        if path.suffix == ".tar":
+            read_gsvnet(path)
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".png":
+            assert cv2.imread(str(path)) is not None, path
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>"), path
+        elif path.name == "log.csv":
+            for line in path.read_text().splitlines(keepends=True)[1:]:
+                if line.endswith("\n"):
+                    step, tag, value = line.split(",")
+                    assert int(step) > 0 and "/" in tag and float(value) == float(value), line
 
 
 def iteration(path: Path) -> int:

@@ -4,12 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import pytest
 
 from main import main
-from models.released import read_gsvnet
-from tests.main.program import DOOR, ENVIRONMENT, ROOT, experiment, refusal, temporaries, training
+from tests.main.program import DOOR, ENVIRONMENT, ROOT, experiment, read_all, refusal, temporaries, training
 from trainer.runs import LATEST
 
 IN_TURN = ROOT / "tests" / "main" / "in_turn.py"
@@ -91,22 +89,6 @@ def test_read_only(words, tmp_path, outcomes):
     assert not temporaries(tmp_path)
 
 
-def refuse_half_written(folder: Path) -> None:
-    """Whatever has its final name is whole."""
-    assert not temporaries(folder)
-    for path in folder.rglob("*"):
-        if path.suffix == ".tar":
-            read_gsvnet(path)
-        elif path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".png":
-            assert cv2.imread(str(path)) is not None, path
-        elif path.suffix == ".html":
-            assert path.read_text().rstrip().endswith("</html>"), path
-        elif path.name == "log.csv":
-            assert all(line.count(",") == 2 for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
-
-
 def on_full_disks(words: list[str], tmp_path: Path, sizes: list[int]) -> list[tuple[int, dict, Path]]:
     """Run the program with everything that it writes on disks of `sizes` KiB; kept are copies of what was on them."""
     disk, cases = tmp_path / "disk", []
@@ -128,7 +110,8 @@ def test_disk_fills_up_while_training(streets, weights, tmp_path, outcomes):
     sizes = [4, 8, 12, 16, 20, 24, 200, 3100, 3250, 6400, 6500, 6520, 9600, 9700, 20000]
     statuses = []
     for size, end, kept in on_full_disks(words, tmp_path, sizes):
-        refuse_half_written(kept)
+        read_all(kept)
+        assert not temporaries(kept)
         if end["status"] == 2:
             assert "No space left on device" in refusal(end["errors"]) and str(disk) in end["errors"], (size, end)
             outcomes["refused in one line, everything whole"] += 1
@@ -149,7 +132,8 @@ def test_disk_fills_up_while_evaluating(streets, weights, tmp_path, outcomes):
     )
     sizes = [4, 8, 16, 32, 64, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 5000]
     for size, end, kept in on_full_disks(words, tmp_path, sizes):
-        refuse_half_written(kept)
+        read_all(kept)
+        assert not temporaries(kept)
         if end["status"] == 2:
             assert "No space left on device" in refusal(end["errors"]) and str(disk) in end["errors"], (size, end)
             outcomes["refused in one line, everything whole"] += 1

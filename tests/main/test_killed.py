@@ -1,17 +1,31 @@
 """Killed at any moment, over and over, the program loses nothing that it had saved."""
 import json
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import pytest
 import torch
 
 from main import main
-from models.released import read_gsvnet
-from tests.main.program import DOOR, Program, experiment, iteration, temporaries, trained, training
+from tests.main.program import (
+    DOOR,
+    ENVIRONMENT,
+    ROOT,
+    Program,
+    experiment,
+    folders,
+    iteration,
+    latest,
+    logged_steps,
+    read_all,
+    temporaries,
+    trained,
+    training,
+)
 from trainer.runs import LATEST
 
 EPOCHS = 6  # of 13 steps; a life ends within one of them, so that five lives end before it does
@@ -24,43 +38,13 @@ def whole(streets, weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     words = training(streets, weights, folder)
     assert main([*words, "--epoch", str(EPOCHS), "--eval-interval", str(EPOCHS)]) == 0
-    latest = experiment(folder) / LATEST
-    assert main([*words, "--evaluate", "1", "--resume", str(latest)]) == 0
-    return SimpleNamespace(latest=latest, tensors=trained(latest), metrics=read_json(experiment(folder, 1) / "metrics.json"))
+    last = experiment(folder) / LATEST
+    assert main([*words, "--evaluate", "1", "--resume", str(last)]) == 0
+    return SimpleNamespace(latest=last, tensors=trained(last), metrics=read_json(experiment(folder, 1) / "metrics.json"))
 
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
-
-
-def folders(logs: Path) -> list[Path]:
-    return sorted(logs.glob("run/synthetic/*/experiment_*"), key=lambda path: int(path.name.split("_")[1]))
-
-
-def latest(logs: Path) -> Path | None:
-    return next((folder / LATEST for folder in reversed(folders(logs)) if (folder / LATEST).is_file()), None)
-
-
-def logged_steps(logs: Path) -> int:
-    """The last step in the newest log.csv whose row is whole; rows before it have to be."""
-    paths = [folder / "log.csv" for folder in folders(logs) if (folder / "log.csv").is_file()]
-    lines = paths[-1].read_text().splitlines(keepends=True)[1:] if paths else []
-    lines = lines[:-1] if lines and not lines[-1].endswith("\n") else lines
-    for line in lines:
-        step, tag, value = line.strip().split(",")
-        assert int(step) > 0 and "/" in tag and float(value) == float(value)
-    return int(lines[-1].split(",")[0]) if lines else 0
-
-
-def refuse_unreadable(logs: Path) -> None:
-    """Everything that has its final name has to be whole."""
-    for path in (path for folder in folders(logs) for path in folder.rglob("*") if not path.name.startswith(".")):
-        if path.suffix == ".tar":
-            read_gsvnet(path)
-        elif path.suffix == ".json":
-            read_json(path)
-        elif path.suffix == ".png":
-            assert cv2.imread(str(path)) is not None, path
 
 
 def die(run: Program, logs: Path, kind: str, rng: random.Random) -> None:
@@ -96,16 +80,16 @@ def test_killed_while_training(streets, weights, tmp_path, whole, outcomes, seed
         run = Program(words, tmp_path / f"life_{life}")
         die(run, logs, kind, rng)
         assert run.process.returncode == -9, f"{kind}: ended by itself: {run.errors}"
-        refuse_unreadable(logs)
+        read_all(logs)
         newest = latest(logs)
         now = iteration(newest) if newest else 0
         assert now >= reached and now >= logged_steps(logs) - every, kind
         reached = now
-        assert {name.split(".")[-2] for name in temporaries(logs)} <= {str(run.process.pid)}, "what was half-written piles up"
+        assert len(temporaries(logs)) <= 2 and len(folders(logs)) <= 1, "what was left half-done piles up"
         outcomes["nothing lost"] += 1
     run = Program(words, tmp_path / "last")
     assert run.status() == 0, run.errors
-    refuse_unreadable(logs)
+    read_all(logs)
     assert not temporaries(logs)
     tensors = trained(latest(logs))
     assert all(torch.equal(tensors[name], whole.tensors[name]) for name in whole.tensors), "other weights than undisturbed"
@@ -124,9 +108,42 @@ def test_killed_while_evaluating(streets, weights, tmp_path, whole, outcomes, se
         run = Program(words, tmp_path / f"life_{life}")
         die(run, logs, kind, rng)
         assert run.process.returncode == -9, f"{kind}: ended by itself: {run.errors}"
-        refuse_unreadable(logs)
-        for path in predictions.rglob("*.png"):
-            assert cv2.imread(str(path)) is not None, path
+        read_all(logs)
+        read_all(predictions)
         outcomes["nothing half-written"] += 1
     assert main(words) == 0
     assert read_json(tmp_path / "metrics.json") == read_json(folders(logs)[-1] / "metrics.json") == whole.metrics
+
+
+@pytest.mark.tried(DOOR, "a run killed before it had saved anything; then resumed", "begins anew in its folder")
+def test_killed_before_the_first_checkpoint(streets, weights, tmp_path):
+    words = training(streets, weights, tmp_path, "--early-stop", "1", "--resume", "auto")
+    assert main([*words, "--evaluate", "1", "--resume", "1"]) == 0  # this folder is no run's to be continued
+    assert main(words) == 0
+    first = experiment(tmp_path, 1)
+    for path in first.glob("*.tar"):
+        path.rename(path.with_name(f".{path.name}.99999.tmp"))
+    assert main([*words, "--multi-step", "1"]) == 0
+    assert iteration(first / LATEST) == logged_steps(tmp_path) == 5
+    assert read_json(first / "parameters.json")["multi_step"] == [1]
+    assert not experiment(tmp_path, 2).exists() and not temporaries(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.tried(DOOR, "a training run killed at, or within milliseconds of, a file operation; then resumed")
+def test_killed_at_file_operations(streets, weights, tmp_path, outcomes):
+    words = training(streets, weights, tmp_path / "logs", "--multi-step", "1", "--early-stop", "1", "--eval-interval", "2")
+    words += ["--save-every", "1", "--resume", "auto", "--epoch", "999"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "main" / "dying.py"), str(tmp_path / "logs"), "40", *words], env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=500,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
+    saved = json.loads(done.stdout)
+    assert saved == sorted(saved) and saved[-1] > 40, "a checkpoint was lost"
+    outcomes["nothing lost"] += len(saved)
+    assert main([*words, "--epoch", str(saved[-1] // 5 + 1)]) == 0
+    assert main([*words, "--epoch", str(saved[-1] // 5 + 1), "--checkname", "whole"]) == 0
+    killed, whole = (trained(experiment(tmp_path / "logs", name=f"swiftnet_{name}") / LATEST) for name in ("test", "whole"))
+    assert all(torch.equal(killed[name], whole[name]) for name in whole), "other weights than undisturbed"
+    assert not temporaries(tmp_path)

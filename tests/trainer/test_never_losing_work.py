@@ -119,7 +119,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole_and_says_so(words, tmp_path):
     assert not any(name.endswith(".tmp") for name in left)
 
 
-@pytest.mark.tried("Processes and disks", "a log.csv ahead of its checkpoint, its last row torn; then resumed", "what is beyond is forgotten")
+@pytest.mark.tried("Processes and disks", "a log.csv ahead of its checkpoint, its last row torn", "what is beyond is forgotten")
 def test_going_on_forgets_what_was_noted_beyond_the_checkpoint(words, tmp_path):
     assert main([*words, "--early-stop", "1", "--resume", "auto"]) == 0
     log = folder(tmp_path) / "log.csv"

@@ -114,7 +114,7 @@ def test_frame_of_another_size_begins_anew(segmenter, frames):
     assert (segmenter(small) == labels).all()
 
 
-@pytest.mark.tried("Video", "frames of 1 x 1 to 9 x 9, odd, long and narrow ones through every network", "segmented")
+@pytest.mark.tried("Video", "small, odd, long and narrow frames through every network", "segmented")
 @pytest.mark.parametrize("name, flow", [("swiftnet", "light"), ("bisenet", "flownet"), ("swiftnet", "none")])
 def test_small_and_odd_frames(name, flow, outcomes):
     segmenter = VideoSegmenter(filled_gsvnet(name, flow))

@@ -111,6 +111,7 @@ def test_overlay_shows_the_frame_and_side_by_side_both(call, tmp_path):
         assert np.median(np.abs(over[i] - mixed)) < 12
 
 
+@pytest.mark.tried("Video", "small and odd frames, of 1 x 1 too, through the whole program", "segmented, written in their size")
 @pytest.mark.parametrize("size, count", [((8, 8), 3), ((9, 13), 3), ((101, 67), 2), ((48, 33), 1)])
 def test_odd_and_small_frames_keep_size_and_names(call, weights, tmp_path, size, count):
     pictures = write_pictures(tmp_path / "in", [size] * count)
@@ -124,6 +125,7 @@ def test_odd_and_small_frames_keep_size_and_names(call, weights, tmp_path, size,
         assert (maps[f"view_{i + 9}.png"] == labels).all()
 
 
+@pytest.mark.tried("Video", "pictures of several sizes for one video", "refused in one line, with both sizes")
 def test_change_of_size_ends_a_video_and_begins_a_new_stream_in_a_folder(call, tmp_path, capsys):
     write_pictures(tmp_path / "in", [(16, 24), (16, 24), (24, 16)])
     assert call("--video", tmp_path / "in", "--output", tmp_path / "a.mp4") == 2

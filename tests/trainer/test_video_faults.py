@@ -11,7 +11,6 @@ import cv2
 import pytest
 import torch
 
-import hubconf
 import utils.video
 from config.errors import UserError
 from main import main
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ERRORS = [RuntimeError("broken\nin two lines"), MemoryError(), cv2.error("of OpenCV"), OSError(5, "Input/output error"),
           UserError("mend it"), KeyError("x"), AssertionError()]
 ANY_ERROR = "error of any kind in the reading thread, the networks, the writing thread, the encoder"
-SMALL = "frames of 1 x 1 to 9 x 9, long and narrow ones, through the whole program"
+SMALL = "small and odd frames, of 1 x 1 too, through the whole program"
 UNWRITABLE = "output that cannot be written: in a file's place, of the other kind, a broken link, forbidden"
 
 
@@ -46,10 +45,8 @@ def call(weights, capfd):
 class FakeCamera:
     """Stands in for cv2.VideoCapture: sends frames of these sizes, then nothing."""
 
-    sizes: tuple[tuple[int, int], ...] = ()
-
-    def __init__(self, number: int):
-        self.frames = [picture(i % 9, size) for i, size in enumerate(self.sizes)]
+    def __init__(self, sizes: list[tuple[int, int]]):
+        self.frames = [picture(i, size) for i, size in enumerate(sizes)]
 
     def read(self):
         return (True, self.frames.pop(0)) if self.frames else (False, None)
@@ -61,6 +58,12 @@ class FakeCamera:
         pass
 
 
+def install_camera(monkeypatch, sizes: list[tuple[int, int]]) -> None:
+    """Let camera 0 be a fake one."""
+    usual = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda which, *how: FakeCamera(sizes) if which == 0 else usual(which, *how))
+
+
 def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
@@ -68,8 +71,7 @@ def files_in(folder: Path) -> list[str]:
 @pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a word; or refused in one line")
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_camera_that_stops(call, tmp_path, monkeypatch, count):
-    source = type("Camera", (FakeCamera,), {"sizes": ((16, 24),) * count})
-    monkeypatch.setattr("dataloaders.frames.cv2.VideoCapture", lambda which, *how: source(which) if which == 0 else real(which, *how))
+    install_camera(monkeypatch, [(16, 24)] * count)
     status, err, out = call("--video", "0", "--output", tmp_path / "a.avi", tmp_path / "labels")
     if count:
         assert (status, err) == (0, []) and f"camera 0: stopped sending after {count} frames" in out
@@ -79,13 +81,9 @@ def test_camera_that_stops(call, tmp_path, monkeypatch, count):
         assert files_in(tmp_path) == []
 
 
-real = cv2.VideoCapture
-
-
 @pytest.mark.tried("Video", "camera whose frames change their size midway", "ended there, with a word")
 def test_camera_that_changes_its_size(call, tmp_path, monkeypatch):
-    source = type("Camera", (FakeCamera,), {"sizes": ((16, 24),) * 4 + ((32, 48),) * 3})
-    monkeypatch.setattr("dataloaders.frames.cv2.VideoCapture", lambda which, *how: source(which) if which == 0 else real(which, *how))
+    install_camera(monkeypatch, [(16, 24)] * 4 + [(32, 48)] * 3)
     status, err, out = call("--video", "0", "--output", tmp_path / "a.mp4", tmp_path / "labels")
     assert (status, err) == (0, []) and "camera 0: ended after 4 frames of 24 x 16 pixels, since it went on with 48 x 32" in out
     assert len(opened(tmp_path / "a.mp4")[2]) == len(list((tmp_path / "labels").iterdir())) == 4
@@ -270,7 +268,6 @@ def test_exports_that_cannot_be(call, tmp_path, monkeypatch, words, message):
 )
 def test_hub(weights, name, settings, error, message):
     given = {key: str(weights) if value is True else value for key, value in settings.items()}
-    assert hubconf.dependencies
     with pytest.raises(Exception, match=message) as raised:
         torch.hub.load(str(ROOT), name, source="local", **given)
     assert type(raised.value).__name__ == error.__name__

@@ -42,7 +42,7 @@ def test_video_keeps_size_rate_count_and_colours(tmp_path, ending, size):
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.tried("Video", "frame sizes from 1 x 1 to 9 x 9, odd ones among them, as MP4, AVI and Matroska", "all frames, of their size")
+@pytest.mark.tried("Video", "videos of 1 x 1 to 9 x 9 pixels, as MP4, AVI and Matroska", "written, and read again in their size")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_smallest_sizes(tmp_path, outcomes, ending):
     for size in itertools.product(range(1, 10), repeat=2):
@@ -51,7 +51,7 @@ def test_smallest_sizes(tmp_path, outcomes, ending):
                 video.write(picture(i, size))
         _, count, frames = opened(tmp_path / f"a{ending}")
         assert count == 3 and [frame.shape for frame in frames] == [(*size, 3)] * 3
-        outcomes["all frames, of their size"] += 1
+        outcomes["written, and read again in their size"] += 1
 
 
 @pytest.mark.tried("Video", "frames larger than MPEG-4 knows, and than JPEG knows", "written as Motion JPEG, the latter refused")
@@ -204,3 +204,15 @@ def test_places_where_no_label_map_can_be(tmp_path):
     )
     assert "new/a.png: cannot be written (File too large)" in done.stderr
     assert os.listdir(tmp_path / "new") == []
+
+
+@pytest.mark.tried("Video", "overlay picture that may not grow any further", "refused in one line, the picture of before stays")
+def test_picture_that_does_not_fit(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"of before")
+    done = on_a_full_disk(
+        "from pathlib import Path; from utils.visualize import write_picture\n"
+        f"write_picture(Path({str(tmp_path / 'a.png')!r}), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))",
+        room=1000,
+    )
+    assert "a.png: cannot be written (File too large)" in done.stderr
+    assert os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"of before"
