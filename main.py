@@ -1,17 +1,22 @@
 """GSVNet: fast semantic segmentation of video. Parses the command line and hands it to the trainer."""
+import os
+import signal
 import sys
 import traceback
 
 from config.errors import UserError
-from config.options import parse
 
 
 def main(arguments: list[str]) -> int:
     try:
+        from config.options import parse
+
         options = parse(arguments)
         from trainer.program import run  # after parsing: --help and mistyped flags need not wait for torch
+        from utils.interrupts import unwinding
 
-        return run(options)
+        with unwinding():
+            return run(options)
     except UserError as error:
         return fail(arguments, error.line, 2)
     except KeyboardInterrupt:
@@ -33,4 +38,6 @@ def fail(arguments: list[str], line: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # while it imports, nothing is under way that could be saved
+        signal.signal(number, lambda number, _: os._exit(128 + number))
     sys.exit(main(sys.argv[1:]))

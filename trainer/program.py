@@ -88,7 +88,7 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
     if ranks.first and options.metrics_file:
         refuse_unwritable(Path(options.metrics_file), "--metrics-file")
     if ranks.first and options.save_predictions:
-        refuse_unwritable(Path(options.save_predictions) / "position_0", "--save-predictions")
+        refuse_unwritable(Path(options.save_predictions) / "position_0" / "any.png", "--save-predictions")
     folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
     gallery = Gallery(options.method, evaluation.positions)
     writers: list[OnFrame] = [gallery]

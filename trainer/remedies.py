@@ -30,6 +30,11 @@ def as_user_error(error: Exception, options: Options, device: torch.device) -> U
             "torch.compile finds no C++ compiler here (g++, or the one that the variable CXX names); install one, or leave "
             "--compile 1 and --engine compile out"
         )
+    if "unable to allocate shared memory" in text:
+        return UserError(
+            f"shared memory (/dev/shm) is too small for what loader processes hand over; enlarge it, or lower --num-worker (now "
+            f"{options.num_worker}; 0 reads in the program itself)"
+        )
     loader = LOADER.search(text)
     if loader:
         how = f"by signal: {loader['signal']}" if loader["signal"] else "without a word"

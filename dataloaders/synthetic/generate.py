@@ -1,5 +1,6 @@
 """Renders sequences and writes them as a data set in the Cityscapes folder layout."""
 
+import glob
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,8 @@ from config.errors import UserError
 from config.layouts import advice
 from dataloaders.synthetic.render import Buffers, draw, expose, flow_between
 from dataloaders.synthetic.scene import sample_world
+from utils.interrupts import end_with_parent, starting_processes
+from utils.lock import alone_in
 from utils.logging import progress_bar
 
 VERSION = 2  # raise it with every change that alters the pixels
@@ -96,8 +100,8 @@ def read_flow(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
 
 def _write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 2]):
-        raise OSError(f"cannot write {path}")
+    # Not by cv2.imwrite, which does not say why it fails, nor always that.
+    path.write_bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes())
 
 
 def _write_sequence(root: Path, settings: StreetSettings, split: str, index: int) -> None:
@@ -141,7 +145,7 @@ def _reusable(root: Path, settings: StreetSettings) -> bool:
 
 
 def ensure_streets(root: Path, settings: StreetSettings, workers: int | None = None) -> Path:
-    """Makes sure that root holds the data set of these settings, generating it if there is none.
+    """Makes sure that root holds the data set of these settings, generating it if there is none; once, whoever else wants it.
 
     Args:
         workers: number of processes; None for one per available core. It does not change the pixels.
@@ -150,13 +154,32 @@ def ensure_streets(root: Path, settings: StreetSettings, workers: int | None = N
         root.
 
     Raises:
-        UserError: root holds other data.
+        UserError: root holds other data, or cannot be written.
     """
     root = Path(root)
     if _reusable(root, settings):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        with alone_in(root.parent) as alone:
+            if not _reusable(root, settings):  # it may have been made while this process waited
+                _generate(root, settings, workers, alone)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{root}: the synthetic streets cannot be written ({reason}); make room, or choose another --data-path") from error
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"{root}: a process that made the synthetic streets was killed, most often for lack of memory; make room there, and try again"
+        ) from error
+    return root
+
+
+def _generate(root: Path, settings: StreetSettings, workers: int | None, alone: bool) -> None:
+    prefix = f".{root.name}.unfinished."
+    if alone:
+        for left in root.parent.glob(f"{glob.escape(prefix)}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
     try:
         # mkdtemp gives a private folder, but this one becomes the data set.
         building.chmod(0o755)
@@ -168,7 +191,6 @@ def ensure_streets(root: Path, settings: StreetSettings, workers: int | None = N
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return root
 
 
 def _build(root: Path, settings: StreetSettings, workers: int | None) -> None:
@@ -182,9 +204,15 @@ def _build(root: Path, settings: StreetSettings, workers: int | None) -> None:
         else:
             # Spawned processes are safe whatever threads the caller runs.
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, max(1, len(jobs))), mp_context=context) as pool:
-                futures = [pool.submit(_write_sequence, root, settings, split, index) for split, index in jobs]
-                for future in as_completed(futures):
-                    future.result()
-                    bar.update()
+            with ProcessPoolExecutor(min(workers, max(1, len(jobs))), context, end_with_parent) as pool:
+                try:
+                    with starting_processes():
+                        futures = [pool.submit(_write_sequence, root, settings, split, index) for split, index in jobs]
+                    for future in as_completed(futures):
+                        future.result()
+                        bar.update()
+                except BaseException:
+                    for process in multiprocessing.active_children():  # or leaving the block would wait until all is made
+                        process.kill()
+                    raise
     (root / "synthetic.json").write_text(json.dumps(_record(settings), indent=2) + "\n")
