@@ -2,6 +2,7 @@
 import contextlib
 import io
 import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ _LOOP = (
 
 
 def run_export(net: GSVNet, options: Options) -> dict:
-    """Write graphs and description into the folder `--export`, each file whole or not at all, the description last.
+    """Write graphs and description into the folder `--export`: when all are made, each file whole, the description last.
 
     net: with its weights, on the CPU. Returns the description. Raises UserError where a package is missing, the folder
     cannot be written, or ONNX Runtime does not find PyTorch's logits.
@@ -49,24 +50,27 @@ def run_export(net: GSVNet, options: Options) -> dict:
     folder = Path(options.export)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / DESCRIPTION).unlink(missing_ok=True)  # what stands there will not be described by it any more
+        with tempfile.TemporaryFile(dir=folder):  # whether it can be written is found out before the work
+            pass
     except OSError as error:
         raise UserError(f"{folder}: cannot be made or written ({error.strerror}); choose another folder for --export") from error
-    described = {}
+    described, files = {}, {}
     for graph in graphs(net.eval(), options.export_size, options.scale):
         program = exported(graph)
         model = onnx_model(graph, program)
         packages[1].checker.check_model(model, full_check=True)
         measured = compared(graph, model)
         described[graph.name] = described_graph(graph, model) | measured
-        write_whole(folder / f"{graph.name}.onnx", model.SerializeToString())
-        write_whole(folder / f"{graph.name}.pt2", packed(program))
+        files |= {f"{graph.name}.onnx": model.SerializeToString(), f"{graph.name}.pt2": packed(program)}
         logger.info(
             "%s: ONNX Runtime and PyTorch differ by at most %.1e, the largest value is %.2f", graph.name,
             measured["max_abs_difference"], measured["max_abs_value"],
         )
     content = description(net, options, described)
     content["versions"] = {"torch": torch.__version__, **{package.__name__: package.__version__ for package in packages}}
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # it will not describe what stands there any more
+    for name, packed_graph in files.items():
+        write_whole(folder / name, packed_graph)
     write_json(folder / DESCRIPTION, content)
     logger.info("view, keyframe and propagation as .onnx and .pt2, and %s: %s", DESCRIPTION, folder)
     return content
