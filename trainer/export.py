@@ -54,7 +54,8 @@ def run_export(net: GSVNet, options: Options) -> dict:
             pass
     except OSError as error:
         raise UserError(f"{folder}: cannot be made or written ({error.strerror}); choose another folder for --export") from error
-    described, files = {}, {}
+    described: dict[str, dict] = {}
+    files: dict[str, bytes] = {}
     for graph in graphs(net.eval(), options.export_size, options.scale):
         program = exported(graph)
         model = onnx_model(graph, program)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from config.datasets import dataset_config
 from config.errors import UserError
-from config.options import Options
+from config.options import Options, resolve
 from dataloaders.build import labelled_frames
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame
@@ -90,16 +90,17 @@ class Stage:
         return batches * self.options.epoch
 
     def training_frames(self, past: int) -> list[LabelledFrame]:
-        """Labelled frames of the train split with up to `past` frames before each. Raises UserError, too, where the crop is
-        larger than the first of them that can be read."""
+        """Labelled frames of the train split with up to `past` frames before each. Raises UserError, too, where the labels are
+        of another kind, or the crop that was chosen is larger than the frames."""
         options = self.options
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
         refuse_strange_labels(frames, self.dataset)
         if options.use_crop:
-            self._refuse_large_crop(frames[0].frames[-1])
+            self._look_at_crop(frames[0].frames[-1])
         return frames
 
-    def _refuse_large_crop(self, path: Path) -> None:
+    def _look_at_crop(self, path: Path) -> None:
+        """The recipe enlarges to its crop what is smaller; a crop of the user's own that does not fit is a mistake."""
         options = self.options
         try:
             height, width, _ = read_image(path).shape
@@ -107,11 +108,13 @@ class Stage:
             if options.on_bad_sample == "error":
                 raise
             return
-        if options.crop_height > height or options.crop_width > width:
-            raise UserError(
-                f"--crop-height {options.crop_height} --crop-width {options.crop_width}: larger than the frames ({path}: {height} "
-                f"high, {width} wide); choose a smaller crop, or --use-crop 0"
-            )
+        if options.crop_height <= height and options.crop_width <= width:
+            return
+        crop, frame = f"--crop-height {options.crop_height} --crop-width {options.crop_width}", f"{path}: {height} high, {width} wide"
+        recipe = resolve({name: getattr(options, name) for name in ("stage", "segnet", "optical_flow_network", "dataset", "data_path")})
+        if (options.crop_height, options.crop_width) != (recipe.crop_height, recipe.crop_width):
+            raise UserError(f"{crop}: larger than the frames ({frame}); choose a smaller crop, or --use-crop 0")
+        logger.warning("the recipe's %s is larger than the frames (%s), which are enlarged to it", crop, frame)
 
     def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> PictureCache | None:
         """The cache of decoded frames, if there is to be one, after saying how much it will take."""

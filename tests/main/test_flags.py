@@ -104,6 +104,13 @@ def test_contradiction(streets, weights, tmp_path, monkeypatch, capsys, words, m
     assert [path for path in left if not path.name.startswith("events.")] == []
 
 
+def test_the_recipes_crop_enlarges_smaller_frames(streets, weights, tmp_path, capsys):
+    words = training(streets, weights, tmp_path / "logs", "--early-stop", "1", "--multi-step", "1")
+    at = words.index("--crop-height")
+    assert main(words[:at] + words[at + 4 :]) == 0
+    assert "the recipe's --crop-height 192 --crop-width 384 is larger than the frames" in capsys.readouterr().out
+
+
 @pytest.mark.tried(DOOR, "batch that does not divide over the processes, or is smaller", ONE_LINE)
 @pytest.mark.parametrize("batch, ranks", [("1", 2), ("3", 2), ("8", 3)])
 def test_batch_that_the_processes_cannot_share(streets, weights, tmp_path, monkeypatch, capsys, batch, ranks):
