@@ -1,7 +1,7 @@
 # make setup   the environment alone (.venv)
 # make demo    synthetic street video: trains and evaluates everything, a few minutes
 # make test    style, types and the tests but the slow ones
-# make test-all     all tests, about half an hour
+# make test-all     all tests, the slow ones too
 # make reliability  everything that is done to break the program, and the table of it in docs/reliability.md
 PYTHON ?= python3
 VENV := .venv

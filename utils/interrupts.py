@@ -60,6 +60,8 @@ def starting_processes() -> Iterator[None]:
 
 def end_by_parent(_: int = 0) -> None:
     """In a loader process: end by the SIGTERM of the process that started it, not by one that went to all of the program."""
+    # Errors of the data travel with the items; what a helper thread has to say once nobody takes them any more is noise.
+    sys.excepthook = lambda *_: None
     parent = os.getppid()
 
     def wait() -> None:
