@@ -11,12 +11,12 @@ from torch import nn as _nn
 
 from config.cityscapes import CITYSCAPES as _CITYSCAPES
 from config.errors import UserError as _UserError
+from inference.keyframe_schedule import FixedInterval as _FixedInterval
+from inference.stream import VideoSegmenter as _VideoSegmenter
 from models.build import build_segmenter as _build_segmenter
 from models.released import load_segmenter as _load_segmenter
 from models.released import read_segmenter as _read_segmenter
-from trainer.runs import run_options as _run_options
-from trainer.schedule import FixedInterval as _FixedInterval
-from trainer.stream import VideoSegmenter as _VideoSegmenter
+from utils.run_folder import run_options as _run_options
 
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "yaml"]
 

@@ -1,5 +1,5 @@
 """CamVid (Brostow et al., 2008): the usual 11 classes, and which frame belongs to which split."""
-from config.dataset import DatasetConfig
+from config.schema import DatasetConfig
 
 _CLASSES = (  # name, colour, class weight of the released recipe
     ("sky", (128, 128, 128), 6.088367253290739),

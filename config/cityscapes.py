@@ -1,5 +1,5 @@
 """Cityscapes (Cordts et al., CVPR 2016): 19 evaluated classes, colours of the data set itself."""
-from config.dataset import DatasetConfig
+from config.schema import DatasetConfig
 
 _CLASSES = (  # name, label id, colour, class weight of the released recipe
     ("road", 7, (128, 64, 128), 3.03871497),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from config.dataset import DatasetConfig
 from config.errors import UserError
-from config.layouts import advice, contents, nearest, printable
+from config.folders import advice, contents, nearest, printable
+from config.schema import DatasetConfig
 
 FILE = "dataset.yaml"  # looked for where a folder is given
 GUIDE = "docs/custom_data.md"

@@ -2,7 +2,7 @@
 from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
 from config.custom import read_custom
-from config.dataset import DatasetConfig
+from config.schema import DatasetConfig
 from config.synthetic import SYNTHETIC
 
 DATASETS = {config.name: config for config in (CITYSCAPES, CAMVID, SYNTHETIC)}

@@ -1,15 +1,10 @@
-"""The command line: one table of typed, checked options. Unknown names are answered with the nearest."""
-import argparse
+"""The options of the program: one table of typed values with ranges and help."""
 import dataclasses
-import difflib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-from config.contradictions import flag, refuse_contradictions
-from config.datasets import NAMES, dataset_config
-from config.errors import UserError
+from config.datasets import NAMES
 
 STAGES = ("gsv", "segnet", "flow")
 SEGMENTERS = ("swiftnet", "bisenet")
@@ -153,124 +148,7 @@ class Options:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
-# Where a stage's published recipe differs from the flags' defaults (which are the propagation's).
-RECIPES: dict[tuple[str, str], dict[str, Any]] = {
-    ("segnet", "swiftnet"): dict(
-        optim="adam", lr=4e-4, weight_decay=1e-4, batch_size=14, epoch=250, crop_height=768, crop_width=768, flip=0.5,
-        random_scale=(0.5, 2.0), scale=1.0,
-    ),
-    ("segnet", "bisenet"): dict(
-        optim="sgd", lr=0.025, weight_decay=5e-4, batch_size=16, epoch=431, crop_height=1024, crop_width=1024, flip=0.5,
-        random_scale=(0.75, 2.0), scale=1.0,
-    ),
-    ("flow", "light"): dict(optim="adam", lr=1e-3, weight_decay=0.0, multi_step=(1,)),
-    ("flow", "flownet"): dict(optim="adam", lr=1e-4, weight_decay=0.0, multi_step=(1,)),
-}
 
-
-def parse(arguments: Sequence[str]) -> Options:
-    """Command-line words -> Options, defaults of the chosen stage and data set filled in. Raises UserError."""
-    namespace, unknown = _parser().parse_known_args(list(arguments))
-    for word in unknown:
-        known = [flag(name) for name in FIELDS]
-        raise UserError(f"unknown option {word}{_nearest(word.split('=')[0], known)}; --help lists all")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
-    if "LOCAL_RANK" in os.environ and "local_rank" not in given:
-        try:
-            given["local_rank"] = int(os.environ["LOCAL_RANK"])
-        except ValueError as error:
-            raise UserError(f"LOCAL_RANK in the environment wants a whole number, not {os.environ['LOCAL_RANK']!r}") from error
-    for name, value in given.items():
-        _check(name, value)
-    return resolve(given)
-
-
-def resolve(given: dict[str, Any]) -> Options:
-    """Fill what was not given from the data set, then the stage's recipe, then the flags' defaults."""
-    plain = Options(**given)
-    dataset = dataset_config(plain.dataset, plain.data_path)
-    defaults: dict[str, Any] = {"data_path": dataset.default_path}
-    network = plain.optical_flow_network if plain.stage == "flow" else plain.segnet
-    defaults.update(RECIPES.get((plain.stage, network), {}))
-    if dataset.crop is not None:
-        defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
-    options = Options(**{**defaults, **given})
-    if options.stage == "segnet" and "method" not in given:
-        options = dataclasses.replace(options, method="per-frame")
-    if options.optical_flow_network == "none":
-        options = dataclasses.replace(options, load_flow=False)
-    refuse_contradictions(options, given)
-    return options
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists all options")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="main.py",
-        description="GSVNet: fast semantic segmentation of video. Trains, evaluates and runs.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    kinds: dict[type, Callable[[str], object]] = {bool: _boolean, int: _integer, float: _number, str: str}
-    for name, field in FIELDS.items():
-        names = [flag(name)] + (["--local_rank"] if name == "local_rank" else [])
-        default = field.default if field.default_factory is dataclasses.MISSING else list(field.default_factory())
-        shown = int(default) if isinstance(default, bool) else default
-        text = field.metadata["help"] + (f" (default: {shown})" if default not in ("", []) else "")
-        kind = kinds[field.metadata["kind"]]
-        parser.add_argument(*names, dest=name, type=kind, nargs=field.metadata["count"], help=text, metavar=_metavar(field))
-    return parser
-
-
-def _metavar(field: dataclasses.Field) -> Any:
-    if field.metadata["choices"]:
-        return "|".join(field.metadata["choices"])
-    if field.metadata["count"] == 2:
-        return ("H", "W") if field.name == "export_size" else ("LOW", "HIGH")
-    return {bool: "0|1", int: "N", float: "X", str: "WORD"}[field.metadata["kind"]]
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise argparse.ArgumentTypeError(f"wants 0 or 1, not {text!r}")
-    return text == "1"
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"wants a whole number, not {text!r}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"wants a number, not {text!r}") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise argparse.ArgumentTypeError(f"wants a finite number, not {text!r}")
-    return value
-
-
-def _check(name: str, value: Any) -> None:
-    limits = FIELDS[name].metadata
-    for item in value if isinstance(value, (list, tuple)) else [value]:
-        if limits["choices"] and item not in limits["choices"]:
-            names = ", ".join(limits["choices"])
-            raise UserError(f"{flag(name)} knows no {item!r}{_nearest(item, limits['choices'])}; it takes one of: {names}")
-        if limits["low"] is not None and item < limits["low"]:
-            raise UserError(f"{flag(name)} wants at least {limits['low']}, not {item}")
-        if limits["above"] is not None and item <= limits["above"]:
-            raise UserError(f"{flag(name)} wants more than {limits['above']}, not {item}")
-        if limits["high"] is not None and item > limits["high"]:
-            raise UserError(f"{flag(name)} wants at most {limits['high']}, not {item}")
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+def flag(name: str) -> str:
+    """Field `crop_height` -> "--crop-height"."""
+    return "--" + name.replace("_", "-")

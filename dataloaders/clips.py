@@ -1,5 +1,5 @@
 """Labelled frames with the frames before them, and the clips that end at them."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +7,22 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from config.dataset import DatasetConfig
 from config.errors import UserError
+from config.schema import DatasetConfig
 from dataloaders.cache import PictureCache
 from dataloaders.images import label_table, read_ids, read_image
-from dataloaders.sized import SizedDataset
+
+
+class SizedDataset(Dataset[dict]):
+    """A data set of known length; its items in order when it is walked through."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[dict]:
+        return (self[index] for index in range(len(self)))
 
 
 @dataclass(frozen=True)

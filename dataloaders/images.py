@@ -12,8 +12,8 @@ import torch
 from PIL import ExifTags, Image
 from torchvision.io import ImageReadMode, decode_image
 
-from config.dataset import DatasetConfig
 from config.errors import UserError
+from config.schema import DatasetConfig
 
 cv2.setNumThreads(0)  # loader processes are the parallelism; OpenCV's own threads would only compete with them
 

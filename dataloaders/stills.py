@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from config.dataset import DatasetConfig
+from config.schema import DatasetConfig
 from dataloaders.cache import PictureCache
-from dataloaders.clips import ClipDataset, LabelledFrame
-from dataloaders.sized import SizedDataset
+from dataloaders.clips import ClipDataset, LabelledFrame, SizedDataset
 
 MOST_OBJECTS = 10  # the largest regions of movable classes that move by themselves; the others move with the camera alone
 LEAST_PIXELS = 60  # of a region

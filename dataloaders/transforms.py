@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.sampling import aligned_step, sample
+from utils.bilinear import aligned_step, sample
 
 PROPAGATION_SCALES = (0.75, 1.0, 1.5, 1.75)
 SIZE_MULTIPLE = 32  # scaled sizes are floored to a multiple of this

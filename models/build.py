@@ -1,14 +1,14 @@
 """The way into the networks: by the names of the command line."""
 from torch import nn
 
-from models.bisenet import BiSeNet
 from models.flow_light import LightFlow
 from models.flow_none import NoFlow
 from models.flownet_s import FlowNetS
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
-from models.segmenter import Segmenter
-from models.swiftnet import SwiftNet
+from models.segmenters.base import Segmenter
+from models.segmenters.bisenet import BiSeNet
+from models.segmenters.swiftnet import SwiftNet
 
 SEGMENTERS: dict[str, type[Segmenter]] = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock
 
-from models.bisenet import ConvBn
 from models.resnet import ResNet18
+from models.segmenters.bisenet import ConvBn
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from models.guided_conv import GuidedConv
 from models.resize import align, grid_size, scaled_size, size_of
-from models.segmenter import Segmenter
+from models.segmenters.base import Segmenter
 from models.warp import grid_flow, warp
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from config.errors import UserError
-from models.segmenter import Segmenter
+from models.segmenters.base import Segmenter
 from utils.checkpoint import load_state, read_checkpoint, tensors_of
 
 SEGMENTER_FILES = {"swiftnet": "cityscapes-swnet-R18.pt", "bisenet": "cityscapes-bisenet-R18.pth"}

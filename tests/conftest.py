@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from dataloaders.synthetic import StreetSettings, ensure_streets
+from streets import StreetSettings, ensure_streets
 from tests import tried
 from tests.released import write_released_files
 

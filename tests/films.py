@@ -4,7 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.video import VideoFile
+from inference.video_writer import VideoFile
 
 
 def picture(number: int, size: tuple[int, int] = (16, 24)) -> np.ndarray:

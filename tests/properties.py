@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from config.dataset import DatasetConfig
+from config.schema import DatasetConfig
 
 seeds = st.integers(0, 2**32 - 1)  # of contents, which shrink to those of seed 0; sizes and settings are drawn themselves
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import hubconf
+from config.command_line import parse
 from config.errors import UserError
-from config.options import parse
 from models.released import GSVNET_FILES, SEGMENTER_FILES
-from trainer.runs import BEST
-from utils.logging import write_json
+from utils.files import write_json
+from utils.run_folder import BEST
 
 ROOT = Path(__file__).resolve().parents[1]
 LOAD = f"""

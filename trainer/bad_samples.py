@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.logging import logger, write_text
+from utils.files import write_text
+from utils.logging import logger
 
 LISTED = "bad_samples.csv"
 

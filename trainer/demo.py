@@ -12,14 +12,15 @@ import torch
 
 from config.datasets import DATASETS
 from config.options import Options
-from dataloaders.build import prepare_data
-from trainer.evaluate import Evaluation, Seen
-from trainer.networks import networks_for_evaluation
-from trainer.runs import BEST, LATEST
+from dataloaders.loaders import prepare_data
+from evaluation.evaluate import Evaluation, Seen
+from inference.video_writer import VideoFile
+from models.load import networks_for_evaluation
 from trainer.trainer import Trainer
 from utils.distributed import Ranks
-from utils.logging import logger, write_json
-from utils.video import VideoFile
+from utils.files import write_json
+from utils.logging import logger
+from utils.run_folder import BEST, LATEST
 from utils.visualize import grid, overlay, with_caption, write_picture
 
 FOLDER = Path("demo")
@@ -39,12 +40,12 @@ def run_demo(options: Options, device: torch.device) -> None:
     _heading("synthetic streets", started)
     prepare_data(dataset="synthetic", root=Path(common.data_path))
     _heading("keyframe segmenter", started)
-    segnet = Trainer(segmenter_settings(common), device, Ranks()).run() / BEST
+    segnet = Trainer(segmenter_settings(common), device, Ranks()).train() / BEST
     _heading("flow network, on true flow", started)
-    flow = Trainer(flow_settings(common), device, Ranks()).run() / BEST
+    flow = Trainer(flow_settings(common), device, Ranks()).train() / BEST
     _heading("propagation", started)
     common = replace(common, segnet_weights=str(segnet), flow_weights=str(flow))
-    trained = Trainer(propagation_settings(common), device, Ranks()).run() / LATEST
+    trained = Trainer(propagation_settings(common), device, Ranks()).train() / LATEST
     _heading("evaluation on streets not trained on", started)
     evaluate_demo(replace(common, resume=str(trained)), device)
     logger.info("done in %.1f minutes; see %s", (time.monotonic() - started) / 60, FOLDER)

@@ -9,7 +9,7 @@ import torch
 
 from config.errors import UserError
 from models.gsvnet import GSVNet
-from models.segmenter import Segmenter
+from models.segmenters.base import Segmenter
 from utils.logging import logger
 
 SGD_MOMENTUM = 0.9

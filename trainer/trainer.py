@@ -13,16 +13,18 @@ import torch
 
 from config.errors import UserError
 from config.options import Options
-from dataloaders.build import TrainingLoader
+from dataloaders.loaders import TrainingLoader
+from evaluation.command import run_evaluation
+from evaluation.tables import averages, positions_table
+from models.load import Resumed, read_resumed
 from trainer.bad_samples import LISTED, BadSamples, write_list
-from trainer.networks import Resumed, read_resumed
-from trainer.runs import BEST, LATEST, PREVIOUS, claim_experiment, latest_experiment
 from trainer.stages import STAGES, score_of
-from trainer.tables import averages, positions_table
 from utils.checkpoint import random_state, restore_random_state, save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
-from utils.lock import FolderLock
-from utils.logging import RunLog, logger, progress_bar, refuse_unwritable, write_json
+from utils.files import refuse_unwritable, write_json
+from utils.folder_lock import FolderLock
+from utils.logging import RunLog, logger, progress_bar
+from utils.run_folder import BEST, LATEST, PREVIOUS, claim_experiment, latest_experiment
 
 DRY_RUN_STEPS = 5
 
@@ -47,7 +49,22 @@ class Progress:
 
 
 class Trainer:
-    """Trains one stage. `run` returns the run folder."""
+    """Does what the options say with a data set: `train()` or `evaluate()`."""
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks):
+        self.options, self.device, self.ranks = options, device, ranks
+
+    def train(self) -> Path:
+        """Train the stage that the options name; returns the run folder. Raises UserError."""
+        return Training(self.options, self.device, self.ranks).run()
+
+    def evaluate(self) -> dict:
+        """Evaluate on the val split; returns the content of metrics.json. Raises UserError."""
+        return run_evaluation(self.options, self.device, self.ranks)
+
+
+class Training:
+    """The training of one stage, from where its options say to its end. `run` returns the run folder."""
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks):
         if options.batch_size % ranks.count:

@@ -1,12 +1,9 @@
 """What the program says and records: console lines, CSV rows, TensorBoard events. Only the first rank does either."""
 import contextlib
 import csv
-import errno
-import json
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config.errors import UserError
+from utils.files import write_text, writing
 
 FLUSH_SECONDS = 120  # until TensorBoard sees the newest events
 logger = logging.getLogger("gsvnet")
@@ -55,50 +53,6 @@ def watched(items: SizedIterable[Item_co], *, description: str, unit: str, show:
         for item in items:
             yield item
             bar.update()
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON, whole or not at all. Raises UserError when the disk refuses."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all. Raises UserError when the disk refuses."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, whole or not at all. Raises UserError when the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a refusal of the disk into a UserError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room, or choose another folder") from error
-
-
-def refuse_unwritable(path: Path, name: str) -> None:
-    """Find out before the work whether a file can be written at `path`, which the flag `name` gives. Raises UserError."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{name} {path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 class RunLog:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
-from utils.logging import write_bytes
+from utils.files import write_bytes
 
 
 def colourise(label: np.ndarray, colours: Sequence[Sequence[int]]) -> np.ndarray:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
+from config.command_line import parse
 from config.custom import Part, distinct_colours, read_custom
 from config.datasets import dataset_config
 from config.errors import UserError
-from config.options import parse
 from dataloaders.images import id_table, label_table
 
 DOOR = "Data"

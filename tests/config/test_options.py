@@ -3,8 +3,8 @@ import pytest
 
 from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
+from config.command_line import parse
 from config.errors import UserError
-from config.options import parse
 
 RELEASED = dict(
     local_rank=0, freeze_bn=False, num_worker=4, lr=0.01, guide_lr=0.04, lr_gamma=0.992, weight_decay=5e-4, param_ce=10,

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 
 from config.errors import UserError
 from config.synthetic import SYNTHETIC
-from dataloaders.build import EpochSampler, TrainingLoader, evaluation_loader, labelled_frames
 from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, read_clip
-from dataloaders.flows import FlowDataset
+from dataloaders.flow_pairs import FlowDataset
 from dataloaders.images import id_table, read_ids, read_image
+from dataloaders.loaders import EpochSampler, TrainingLoader, evaluation_loader, labelled_frames
 from dataloaders.stills import StillsDataset
-from dataloaders.synthetic import write_flow
+from streets import write_flow
 from tests.properties import datasets, seeds, sizes
 from utils.visualize import write_picture
 

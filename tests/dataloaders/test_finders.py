@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from config.errors import UserError
-from dataloaders.build import labelled_frames
-from dataloaders.camvid import find_camvid, split_of
-from dataloaders.cityscapes import find_cityscapes
 from dataloaders.clips import with_past
+from dataloaders.find_camvid import find_camvid, split_of
+from dataloaders.find_cityscapes import find_cityscapes
+from dataloaders.loaders import labelled_frames
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "camvid"
 

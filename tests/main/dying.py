@@ -12,7 +12,7 @@ from pathlib import Path
 
 from main import main
 from tests.main.program import iteration, latest, read_all
-from trainer.program import run  # noqa: F401, imported once for all of them
+from trainer.trainer import Trainer  # noqa: F401, imported once for all of them
 
 OPERATIONS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.truncate")
 

@@ -11,7 +11,7 @@ import cv2
 import torch
 
 from models.released import read_gsvnet
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 ROOT = Path(__file__).resolve().parents[2]
 DOOR = "Processes and disks"
@@ -99,11 +99,11 @@ def on_streets(**settings: int) -> str:
 import sys
 
 if __name__ == "__main__":
-    from dataloaders import build
-    from dataloaders.synthetic import StreetSettings
+    from dataloaders import loaders
+    from streets import StreetSettings
     from main import main
 
-    build.StreetSettings = lambda: StreetSettings(**{settings})
+    loaders.StreetSettings = lambda: StreetSettings(**{settings})
     sys.exit(main(sys.argv[1:]))
 """
 

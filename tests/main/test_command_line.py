@@ -23,7 +23,7 @@ from models.gsvnet import grid_view
 from models.label_map import label_map
 from models.released import GSVNET_FILES, read_gsvnet
 from tests.released import filled_gsvnet, released_tensors
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--epoch", "1"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from dataloaders.check import main as check
+from dataloaders.dataset_check import main as check
 from main import main
 from tests import pictures
 from tests.main.program import experiment, refusal, training

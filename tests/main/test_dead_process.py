@@ -9,7 +9,7 @@ import pytest
 from main import main
 from models.released import read_gsvnet
 from tests.main.program import DOOR, Program, children, experiment, iteration, refusal, temporaries, training
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 

@@ -8,7 +8,7 @@ import pytest
 
 from main import main
 from tests.main.program import DOOR, ENVIRONMENT, ROOT, experiment, read_all, refusal, temporaries, training
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 IN_TURN = ROOT / "tests" / "main" / "in_turn.py"
 

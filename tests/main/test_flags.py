@@ -116,7 +116,7 @@ def test_the_recipes_crop_enlarges_smaller_frames(streets, weights, tmp_path, ca
 def test_batch_that_the_processes_cannot_share(streets, weights, tmp_path, monkeypatch, capsys, batch, ranks):
     from utils.distributed import Ranks
 
-    monkeypatch.setattr("trainer.program.join", lambda *_: Ranks(0, ranks))
+    monkeypatch.setattr("utils.distributed.join", lambda *_: Ranks(0, ranks))
     assert main([*training(streets, weights, tmp_path / "logs"), "--batch-size", batch]) == 2
     assert f"--batch-size {batch} does not divide over {ranks} processes" in refusal(capsys.readouterr().err)
     assert not (tmp_path / "logs").exists()
@@ -141,7 +141,7 @@ def test_environment_without_a_launcher(streets, weights, tmp_path, monkeypatch,
 def test_unwritable_output_is_found_before_the_work(streets, weights, tmp_path, monkeypatch, capsys, flag, place):
     taken = tmp_path / "taken"
     taken.mkdir() if flag == "--metrics-file" else taken.touch()
-    monkeypatch.setattr("trainer.program.Evaluation.run", lambda *_, **__: pytest.fail("it was evaluated"))
+    monkeypatch.setattr("evaluation.command.Evaluation.run", lambda *_, **__: pytest.fail("it was evaluated"))
     words = ["--evaluate", "1", "--resume", "1", flag, place if place[0] == "/" else str(taken)]
     assert main([*training(streets, weights, tmp_path / "logs"), *words]) == 2
     assert re.search(rf"{flag} \S+: cannot be written \(.*\); choose another place", refusal(capsys.readouterr().err))
@@ -161,6 +161,6 @@ def test_fault_of_the_program_is_one_line_too(monkeypatch, capsys):
     def fault(_):
         raise KeyError("a\nb")
 
-    monkeypatch.setattr("trainer.program.run", fault)
+    monkeypatch.setattr("main.run", fault)
     assert main([]) == 1
     assert refusal(capsys.readouterr().err) == "error: KeyError: 'a\\nb' (unexpected: a fault of this program; --debug 1 shows where)"

@@ -9,7 +9,7 @@ import pytest
 from main import main
 from models.released import read_gsvnet
 from tests.main.program import DOOR, Program, children, experiment, temporaries, training
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 

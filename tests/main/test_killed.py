@@ -26,7 +26,7 @@ from tests.main.program import (
     trained,
     training,
 )
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 EPOCHS = 6  # of 13 steps; a life ends within one of them, so that five lives end before it does
 KINDS = ("starting", "training", "writing a checkpoint", "evaluating", "writing metrics")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.released import read_gsvnet
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from config.command_line import parse
 from config.errors import UserError
-from config.options import parse
 from main import main
 from models.released import read_gsvnet
-from trainer.runs import LATEST, PREVIOUS
 from trainer.trainer import Trainer
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks
+from utils.run_folder import LATEST, PREVIOUS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ import pytest
 
 from main import main
 from tests.main.program import experiment, refusal, training
-from trainer.runs import BEST, LATEST
+from utils.run_folder import BEST, LATEST
 
 DOOR = "Processes and disks"
 

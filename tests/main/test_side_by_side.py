@@ -12,9 +12,9 @@ from dataloaders.cache import PictureCache
 from dataloaders.images import read_image
 from main import main
 from tests.main.program import DOOR, Program, experiment, iteration, on_streets, refusal, temporaries, trained, training
-from trainer.runs import LATEST, PREVIOUS
-from utils import lock
-from utils.lock import FolderLock
+from utils import folder_lock as lock
+from utils.folder_lock import FolderLock
+from utils.run_folder import LATEST, PREVIOUS
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from main import main
 from models.released import read_gsvnet
 from tests.main.program import ENVIRONMENT, ROOT, experiment, refusal, trained, training
 from trainer.bad_samples import LISTED
-from trainer.runs import LATEST
+from utils.run_folder import LATEST
 
 DOOR = "Data"
 

@@ -10,7 +10,7 @@ from models.released import released_name
 from models.resize import align
 from tests.released import FIXTURES, arrays, filled_gsvnet
 from trainer.optim import build_optimizer, propagation_groups, step_decay
-from trainer.train import ClipPropagation, frozen_pass, views_of
+from trainer.trainable import ClipPropagation, frozen_pass, views_of
 
 # By the third step a pixel of the class map can hang on the last bit of a float. Whether it is an edge, which differs
 # between processors and thread counts, moves some gradients of the guiding network by up to two thousandths.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataloaders.clips import LabelledFrame
-from dataloaders.videos import share
+from dataloaders.eval_videos import share
 from tests.properties import random_labels, seeds, sizes
 from utils.metrics import ConfusionMatrix, by_interval, scores, summary
 

@@ -1,0 +1,160 @@
+"""The way into the data: labelled frames of a data set by name, and loaders over them."""
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from config.datasets import CUSTOM, dataset_config
+from config.errors import UserError
+from dataloaders.clips import LabelledFrame, SizedDataset
+from dataloaders.find_camvid import find_camvid
+from dataloaders.find_cityscapes import find_cityscapes
+from dataloaders.find_custom import find_custom
+from streets import StreetSettings, ensure_streets
+from utils.interrupts import end_by_parent, starting_processes
+
+FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic": find_cityscapes, CUSTOM: find_custom}
+
+
+def prepare_data(*, dataset: str, root: Path) -> None:
+    """Check that the data set is there; make it, if it is the synthetic one. Raises UserError."""
+    if dataset == "synthetic" and not (root / "synthetic.json").is_file():
+        ensure_streets(root, StreetSettings())
+    if dataset == CUSTOM:
+        dataset_config(dataset, str(root))  # root is a file or a folder; reading it tells
+    elif not root.is_dir():
+        default = dataset_config(dataset, str(root)).default_path
+        found = "a file, where a folder was expected" if root.exists() else "no such folder"
+        raise UserError(f"{root}: {found}; --data-path wants the folder of {dataset} (default {default})")
+
+
+def labelled_frames(*, dataset: str, root: Path, split: str, past: int) -> list[LabelledFrame]:
+    """Labelled frames of a split ("train" or "val"), each with up to `past` frames before it. Raises UserError."""
+    return FINDERS[dataset](Path(root), split, past)
+
+
+class EpochSampler(Sampler[int]):
+    """Indices of one rank for one pass: a shuffle that depends on the seed words alone, whole global batches only.
+
+    A rank's batches interleave so that the ranks' batches together are the batches of a single process.
+    """
+
+    def __init__(self, length: int, *, batch: int, words: Sequence[int], rank: int, ranks: int, skip: int):
+        order = np.random.default_rng(list(words)).permutation(length)
+        usable = length // batch * batch
+        if usable == 0:  # fewer samples than a batch: one small batch, as even over the ranks as can be
+            usable = length // ranks * ranks
+        share = max(1, min(batch, usable) // ranks)
+        groups = order[:usable].reshape(-1, ranks, share) if usable else order[:0].reshape(0, ranks, share)
+        self.indices = groups[skip:, rank].reshape(-1).tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class _Passes(Dataset):
+    """The data sets of all passes as one, indexed by (pass, sample), so that one set of workers serves them all.
+
+    skip_bad: a sample that cannot be read is replaced by the next that can, which carries the reasons as `bad`.
+    """
+
+    def __init__(self, datasets: Mapping[int, SizedDataset], skip_bad: bool):
+        self.datasets, self.skip_bad = datasets, skip_bad
+
+    def __getitem__(self, index: tuple[int, int]) -> dict:
+        which, sample = index
+        return _readable(self.datasets[which], sample) if self.skip_bad else self.datasets[which][sample]
+
+
+def _readable(dataset: SizedDataset, index: int) -> dict:
+    """Item `index`, or the next one that can be read, with what was wrong with those before it as `bad`. Raises UserError."""
+    bad: list[str] = []
+    for number in range(len(dataset)):
+        try:
+            return dataset[(index + number) % len(dataset)] | {"bad": bad}
+        except UserError as error:
+            bad.append(error.line)
+    raise UserError(f"none of the {len(dataset)} training samples can be read; the first of them: {bad[0]}")
+
+
+class TrainingLoader:
+    """Shuffled batches of `batch` over all ranks (this rank's share of them); the incomplete last one is left out.
+
+    Its worker processes stay from pass to pass and epoch to epoch. skip_bad: another sample takes the place of one that
+    cannot be read; what was wrong with such is the batch's `bad`, lines of text.
+    """
+
+    def __init__(
+        self, datasets: Mapping[int, SizedDataset], *, batch: int, workers: int, rank: int = 0, ranks: int = 1, skip_bad: bool = False
+    ):
+        self.datasets, self.batch, self.rank, self.ranks = datasets, batch, rank, ranks
+        self._order: list[tuple[int, int]] = []  # filled anew, in place, for every pass
+        self._loader = _loader(_Passes(datasets, skip_bad), sampler=self._order, batch=max(1, batch // ranks), workers=workers)
+
+    def start(self, which: int, *, seed: Sequence[int], skip: int = 0) -> tuple[int, Iterator[dict]]:
+        """Batches of one pass over data set `which`, in an order that depends on `seed` alone: their number, and they.
+
+        `skip` leaves out the first batches: those that an interrupted run has done.
+        """
+        sampler = EpochSampler(
+            len(self.datasets[which]), batch=self.batch, words=seed, rank=self.rank, ranks=self.ranks, skip=skip
+        )
+        self._order[:] = [(which, sample) for sample in sampler]
+        return (len(self._loader), iter(self._loader)) if self._order else (0, iter(()))
+
+
+def evaluation_loader(dataset: SizedDataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: int | None = None) -> DataLoader:
+    """Every sample exactly once over all ranks, one by one, in order; at most `limit` of them."""
+    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
+    return _loader(dataset, sampler=list(indices[rank::ranks]), batch=1, workers=workers)
+
+
+def video_loader(frames: SizedDataset, *, workers: int) -> DataLoader:
+    """The frames of videos one by one, in order; an item is as the data set gives it, without a batch axis."""
+    return _loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
+
+
+def _one_size(samples: list[dict]) -> dict:
+    """A batch of samples. Raises UserError where their frames or labels differ in size."""
+    first = samples[0]
+    if isinstance(first, dict) and "bad" in first:
+        return _one_size([{k: x for k, x in sample.items() if k != "bad"} for sample in samples]) | {
+            "bad": [line for sample in samples for line in sample["bad"]]
+        }
+    for sample in samples[1:] if isinstance(first, dict) else ():
+        for part, sides in (("clip", slice(-3, -1)), ("label", slice(None))):
+            if part in first and sample[part].shape != first[part].shape:
+                (h, w), (other_h, other_w) = sample[part].shape[sides], first[part].shape[sides]
+                raise UserError(
+                    f"{sample['name']}: its {'frames have' if part == 'clip' else 'label has'} {w} x {h} pixels, those of "
+                    f"{first['name']} {other_w} x {other_h}; a batch wants one size: --batch-size 1, or pictures of one size"
+                )
+    return default_collate(samples)
+
+
+class _Loader(DataLoader):
+    """A loader whose processes leave signals to the program: it still wants their samples, and ends them itself."""
+
+    def __iter__(self) -> Any:
+        with starting_processes():
+            return super().__iter__()
+
+
+def _loader(dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: int) -> DataLoader:
+    return _Loader(
+        dataset,
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers > 0 else None,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=None if batch is None else _one_size,
+        worker_init_fn=end_by_parent,
+    )

@@ -1,0 +1,184 @@
+"""Models that leave Python: the steps of a stream as ONNX and torch.export files, and a description of how to use them."""
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from config.datasets import dataset_config
+from config.errors import UserError
+from config.options import Options
+from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_packages, run_session, session
+from models.gsvnet import GSVNet
+from models.resize import GRID_STRIDE, grid_size, scaled_size
+from models.steps import FixedViewStep, KeyframeStep, PropagationStep
+from utils.files import write_json
+from utils.logging import logger
+
+if TYPE_CHECKING:
+    import onnx
+
+DESCRIPTION = "model.json"
+TOLERANCE = 1e-3  # of the largest value: how far ONNX Runtime may be from PyTorch
+DRAWS = 3
+_LAYOUTS = {
+    "image": "N,H,W,3: a frame, RGB, 0..255", "view": "N,3,h,w: the frame on the grid, BGR, normalised",
+    "previous_view": "N,3,h,w: the view of the frame before", "logits": "N,C,h,w: one plane a class, on the grid",
+    "previous_logits": "N,C,h,w: the logits of the frame before",
+}
+_LOOP = (
+    "for every frame: view = view(image)",
+    "for the first frame and every `interval`-th after it: logits = keyframe(image)",
+    "for the others: logits = propagation(previous_logits, previous_view, view)",
+    "labels = argmax over classes of logits, bilinearly upsampled to the frame's size with corners aligned",
+    "keep logits and view: they are the next frame's previous_logits and previous_view",
+)
+
+
+def run_export(net: GSVNet, options: Options) -> dict:
+    """Write graphs and description into the folder `--export`: when all are made, each file whole, the description last.
+
+    net: with its weights, on the CPU. Returns the description. Raises UserError where a package is missing, the folder
+    cannot be written, or ONNX Runtime does not find PyTorch's logits.
+    """
+    packages = require_packages("--export")
+    folder = Path(options.export)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # whether it can be written is found out before the work
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made or written ({error.strerror}); choose another folder for --export") from error
+    described: dict[str, dict] = {}
+    files: dict[str, bytes] = {}
+    for graph in graphs(net.eval(), options.export_size, options.scale):
+        program = exported(graph)
+        model = onnx_model(graph, program)
+        packages[1].checker.check_model(model, full_check=True)
+        measured = compared(graph, model)
+        described[graph.name] = described_graph(graph, model) | measured
+        files |= {f"{graph.name}.onnx": model.SerializeToString(), f"{graph.name}.pt2": packed(program)}
+        logger.info(
+            "%s: ONNX Runtime and PyTorch differ by at most %.1e, the largest value is %.2f", graph.name,
+            measured["max_abs_difference"], measured["max_abs_value"],
+        )
+    content = description(net, options, described)
+    content["versions"] = {"torch": torch.__version__, **{package.__name__: package.__version__ for package in packages}}
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # it will not describe what stands there any more
+    for name, packed_graph in files.items():
+        write_whole(folder / name, packed_graph)
+    write_json(folder / DESCRIPTION, content)
+    logger.info("view, keyframe and propagation as .onnx and .pt2, and %s: %s", DESCRIPTION, folder)
+    return content
+
+
+def graphs(net: GSVNet, size: tuple[int, int], scale: float) -> list[Graph]:
+    """The three steps for frames of `size` (H,W)."""
+    image = torch.zeros(1, *size, 3, dtype=torch.uint8)
+    view = torch.zeros(1, 3, *grid_size(*size))  # (1,3,h,w)
+    logits = torch.zeros(1, net.segmenter.classes, *grid_size(*size))  # (1,C,h,w)
+    return [
+        Graph("view", FixedViewStep(net, size).eval(), {"image": image}, "view"),
+        Graph("keyframe", KeyframeStep(net, scale).eval(), {"image": image}, "logits"),
+        Graph("propagation", PropagationStep(net).eval(), {"previous_logits": logits, "previous_view": view, "view": view}, "logits"),
+    ]
+
+
+def compared(graph: Graph, model: "onnx.ModelProto") -> dict[str, float]:
+    """What ONNX Runtime finds beside PyTorch on random inputs: largest difference, and largest value. Raises UserError.
+
+    The edges of the class map are a threshold, which rounding moves once in many thousand pixels; so the best of a few
+    draws counts. A graph that computes something else is wrong in all of them.
+    """
+    made = session(model)
+    for draw in range(DRAWS):
+        inputs = random_inputs(graph, draw)
+        with torch.inference_mode():
+            expected = graph.step(*inputs.values())
+        difference, largest = (float(x.abs().max()) for x in (run_session(made, **inputs) - expected, expected))
+        if difference <= TOLERANCE * largest:
+            return {"max_abs_difference": difference, "max_abs_value": largest}
+    raise UserError(
+        f"--export: values of {graph.name} up to {largest:.3g} differ by {difference:.1e} in ONNX Runtime; the weights may hold "
+        "numbers that are none, or the versions of torch and onnxruntime not fit each other"
+    )
+
+
+def random_inputs(graph: Graph, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randint(0, 256, x.shape, dtype=x.dtype, generator=generator) if x.dtype == torch.uint8
+        else torch.randn(x.shape, generator=generator)
+        for name, x in graph.inputs.items()
+    }
+
+
+def described_graph(graph: Graph, model: "onnx.ModelProto") -> dict:
+    """Files, inputs and outputs of a graph, and the operators that a runtime has to know."""
+    with torch.inference_mode():
+        output = graph.step(*graph.inputs.values())
+    return {
+        "onnx": f"{graph.name}.onnx", "program": f"{graph.name}.pt2",
+        "inputs": [described_tensor(name, x) for name, x in graph.inputs.items()],
+        "outputs": [described_tensor(graph.output, output)],
+        "operators": sorted({node.op_type for node in model.graph.node}),
+    }
+
+
+def described_tensor(name: str, x: Tensor) -> dict:
+    return {"name": name, "shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch."), "layout": _LAYOUTS[name]}
+
+
+def description(net: GSVNet, options: Options, described: dict) -> dict:
+    """What someone who has the files alone needs to know."""
+    dataset, size = dataset_config(options.dataset, options.data_path), options.export_size
+    classes = zip(dataset.classes, dataset.label_ids, dataset.colours)
+    return {
+        "segnet": options.segnet, "flow": options.optical_flow_network, "dataset": dataset.name,
+        "frame": {"size": list(size), "dtype": "uint8", "channel_order": "RGB"},
+        "grid": {"size": list(grid_size(*size)), "stride": GRID_STRIDE},
+        "keyframe": {"interval": options.interval, "scale": options.scale, "size": list(scaled_size(*size, options.scale))},
+        "normalisation": {
+            "mean": list(net.segmenter.pixel_mean), "std": list(net.segmenter.pixel_std), "channel_order": "RGB",
+            "range": "0..255", "where": "inside view and keyframe: feed the frame's bytes as they are",
+        },
+        "graphs": described,
+        "loop": list(_LOOP),
+        "labels": {"from": "logits", "upsample": "bilinear", "align_corners": True, "size": list(size), "then": "argmax over classes"},
+        "classes": [
+            {"index": i, "name": name, "label_id": label_id, "colour": list(colour)}
+            for i, (name, label_id, colour) in enumerate(classes)
+        ],
+        "opset": OPSET,
+    }
+
+
+def packed(program: ExportedProgram) -> bytes:
+    """The program as the bytes of a .pt2 file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on weights in channels-last order, which it packs well
+        torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside `path`, then rename. Raises UserError when the disk refuses."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space, or choose another folder for --export") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,197 @@
+"""Segmenting video as it comes: frames in, label maps out."""
+import operator
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.command_line import parse
+from config.errors import UserError
+from config.options import Options
+from inference.engines import Engine, build_engine
+from inference.keyframe_schedule import FixedInterval, Schedule
+from models.gsvnet import GSVNet
+from models.load import networks_for_evaluation
+from models.resize import align
+from utils.run_folder import run_options
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What one frame of a stream leaves for the next: its logits (1,C,h,w), its view (1,3,h,w), its size (H,W), and how many
+    frames ago the last keyframe was."""
+
+    logits: Tensor
+    view: Tensor
+    size: tuple[int, int]
+    since: int
+
+    @property
+    def is_keyframe(self) -> bool:
+        return self.since == 0
+
+
+class VideoSegmenter:
+    """Segments one stream of frames.
+
+    segmenter = VideoSegmenter.from_run("logs/run/.../experiment_0")
+    for labels in segmenter.stream(frames): ...      # or labels = segmenter(frame), one at a time
+
+    Frames are (H,W,3) uint8 RGB, labels (H,W) uint8 class indices. A frame of another size begins a new stream. `state`
+    is what the last frame left.
+    """
+
+    def __init__(
+        self, net: GSVNet, *, schedule: Schedule | None = None, scale: float = 0.75, engine: str | Engine = "eager",
+        device: torch.device | str = "cpu", amp: str = "off",
+    ):
+        """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: a name of
+        `engines.ENGINES`, or an engine, which several segmenters may share."""
+        if isinstance(engine, str):
+            engine = build_engine(engine, net, scale=scale, device=torch.device(device), amp=amp)
+        self.engine, self.schedule = engine, schedule or FixedInterval(3)
+        self.state: StreamState | None = None
+
+    @classmethod
+    def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings: Any) -> "VideoSegmenter":
+        """From the networks that the command line's options name."""
+        settings = {"scale": options.scale, "schedule": FixedInterval(options.interval), "amp": options.amp, **settings}
+        return cls(networks_for_evaluation(options), device=device, **settings)
+
+    @classmethod
+    def from_run(cls, folder: str | Path, **settings: Any) -> "VideoSegmenter":
+        """From a propagation run's folder, with the segmenter that it was trained on. Raises UserError."""
+        return cls.from_options(run_options(Path(folder)), **{"amp": "off", **settings})  # not what it was trained in
+
+    @classmethod
+    def from_released(cls, weights_dir: str | Path, segnet: str = "swiftnet", **settings: Any) -> "VideoSegmenter":
+        """From the released files (weights/README.md). Raises UserError."""
+        words = ["--weights-dir", str(weights_dir), "--segnet", segnet, "--resume", "1"]
+        return cls.from_options(parse(words), **settings)
+
+    @property
+    def was_keyframe(self) -> bool:
+        """Whether the last frame was one."""
+        return self.state is not None and self.state.is_keyframe
+
+    def reset(self) -> None:
+        """Begin a new stream: the next frame is a keyframe."""
+        self.state = None
+        self.schedule.reset()
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Labels of a new stream's frames, one after the other."""
+        self.reset()
+        for frame in frames:
+            yield self(frame)
+
+    def __call__(self, frame: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The next frame -> its labels at `size`, the frame's own by default. Raises UserError, and stays where it was."""
+        began = time.perf_counter()
+        image, size = as_image(frame), None if size is None else as_size(size)  # (1,H,W,3)
+        self.state = self.advance(self.state, image)
+        labels = self.engine.labels(self.state.logits, size or self.state.size).numpy()  # (H,W)
+        self.schedule.spent(self.state.is_keyframe, time.perf_counter() - began)
+        return labels
+
+    def logits(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Logits (C,h,w) float32 of the last frame on the propagation grid, or align-upsampled to `size`."""
+        if self.state is None:
+            raise UserError("VideoSegmenter.logits: no frame was segmented yet")
+        return (self.state.logits if size is None else align(self.state.logits, as_size(size)))[0].cpu().numpy()
+
+    def advance(self, state: StreamState | None, image: Tensor) -> StreamState:
+        """One frame (1,H,W,3) on from `state`; keeps nothing."""
+        size, view = (image.shape[1], image.shape[2]), self.engine.view(image)
+        if state is not None and state.size == size:
+            since = state.since + 1
+            if not self.schedule.wants_keyframe(since, state.view, view):
+                return StreamState(self.engine.propagate(state.logits, state.view, view), view, size, since)
+        return StreamState(self.engine.keyframe(image), view, size, 0)
+
+
+class CameraGroup:
+    """Several streams of one frame size at once, a keyframe every `interval` frames in each.
+
+    Their keyframes are staggered, so that every call has as many of them as the next, as near as can be; what is alike goes
+    through the networks as one batch. A stream's first frame is a keyframe whenever it comes.
+    """
+
+    def __init__(self, engine: Engine, count: int, interval: int = 3):
+        if count < 1 or interval < 1:
+            raise UserError(f"CameraGroup: wants at least 1 stream and an interval of at least 1, not {count} and {interval}")
+        self.engine, self.interval = engine, interval
+        self.phase = [number * interval // count for number in range(count)]
+        self.states: list[StreamState | None] = [None] * count
+        self.time = 0
+
+    def reset(self, number: int) -> None:
+        """Stream `number` begins anew: its next frame is a keyframe."""
+        if not 0 <= number < len(self.states):
+            raise UserError(f"CameraGroup.reset: streams count from 0 to {len(self.states) - 1}; there is no {number}")
+        self.states[number] = None
+
+    def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The next frame of every stream, (H,W,3) uint8 RGB each -> their labels (H,W) uint8.
+
+        Raises UserError, and stays where it was.
+        """
+        if len(frames) != len(self.states):
+            raise UserError(f"CameraGroup: {len(frames)} frames for {len(self.states)} streams")
+        images = [as_image(frame) for frame in frames]
+        if len({image.shape for image in images}) > 1:
+            raise UserError("CameraGroup: the frames of one call have one size; use a VideoSegmenter each for others")
+        views = self.engine.view(torch.cat(images))  # (N,3,h,w)
+        size = (images[0].shape[1], images[0].shape[2])
+        keyframes = [
+            i for i, state in enumerate(self.states)
+            if state is None or state.size != size or (self.time + self.phase[i]) % self.interval == 0
+        ]
+        carried = {i: state for i, state in enumerate(self.states) if state is not None and i not in keyframes}
+        logits: dict[int, Tensor] = {}
+        for part in self._batches(keyframes):
+            found = self.engine.keyframe(torch.cat([images[i] for i in part]))  # (n,C,h,w)
+            logits.update(zip(part, found.split(1)))
+        for part in self._batches(list(carried)):
+            states = [carried[i] for i in part]
+            found = self.engine.propagate(
+                torch.cat([state.logits for state in states]), torch.cat([state.view for state in states]), views[part]
+            )
+            logits.update(zip(part, found.split(1)))
+        for i in range(len(frames)):
+            since = carried[i].since + 1 if i in carried else 0
+            self.states[i] = StreamState(logits[i], views[i : i + 1], size, since)
+        self.time += 1
+        return [self.engine.labels(logits[i], size).numpy() for i in range(len(frames))]
+
+    def _batches(self, numbers: list[int]) -> list[list[int]]:
+        """As one batch, or one by one where the engine takes no more."""
+        return ([numbers] if numbers else []) if self.engine.batched else [[i] for i in numbers]
+
+
+def as_image(frame: np.ndarray) -> Tensor:
+    """(H,W,3) uint8 -> (1,H,W,3). Raises UserError for anything else."""
+    try:
+        array = np.asarray(frame)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors on a GPU
+        first = str(error).splitlines()[0]
+        raise UserError(f"a frame is an array (H,W,3) of uint8, RGB; this {type(frame).__name__} is none: {first}") from error
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise UserError(f"a frame is an array (H,W,3) of uint8, RGB; this one is {array.shape} of {array.dtype}")
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))[None]  # torch warns of what cannot be written to
+
+
+def as_size(size: Sequence[int]) -> tuple[int, int]:
+    """(H,W) as two int. Raises UserError for anything else."""
+    try:
+        height, width = (operator.index(side) for side in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise UserError(f"a size is (H,W), two whole numbers of at least 1; this one is {size!r}")
+    return height, width

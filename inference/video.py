@@ -1,0 +1,204 @@
+"""Segmenting a video from end to end: `--video IN --output OUT`."""
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config.datasets import dataset_config
+from config.errors import UserError
+from config.options import Options
+from dataloaders.images import id_table
+from inference.engine_choice import choose_engine
+from inference.keyframe_schedule import Budget, FixedInterval, SceneCut, Schedule
+from inference.stream import VideoSegmenter
+from inference.threads import WriteBehind, read_ahead
+from inference.video_input import Frames, open_frames
+from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
+from models.load import networks_for_evaluation
+from utils.logging import logger, progress_bar
+from utils.visualize import colourise, overlay
+
+# what a frame (H,W,3) and its labels (H,W) become in the video
+STYLES: dict[str, Callable[..., np.ndarray]] = {
+    "overlay": overlay,
+    "colour": lambda image, labels, colours: colourise(labels, colours),
+    "side-by-side": lambda image, labels, colours: np.hstack([image, colourise(labels, colours)]),  # (H,2W,3)
+}
+KINDS = ", ".join(ENDINGS)
+MISLEADING = {".mov", ".webm", ".m4v", ".gif", ".png", ".jpg", ".jpeg"}  # endings that no folder of label maps would have
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One frame, RGB (H,W,3) uint8, and its labels (H,W) uint8 class indices, on their way to be written."""
+
+    title: str
+    image: np.ndarray
+    labels: np.ndarray
+
+
+Write = Callable[[Segmented], None]
+
+
+@dataclass
+class Tally:
+    """What was done: frames, how many of them were keyframes, and the seconds that the segmenter took for them."""
+
+    frames: int = 0
+    keyframes: int = 0
+    inference: float = 0.0
+
+
+class Interrupt:
+    """While it is entered, the first SIGINT or SIGTERM is noted as `number`; a second one ends the program at once."""
+
+    number = 0
+
+    def __enter__(self) -> "Interrupt":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.number:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.number = number
+
+
+def run_video(options: Options, device: torch.device) -> int:
+    """Segment `--video` into `--output`; returns the exit status. An interrupt completes what was done so far.
+
+    Raises UserError.
+    """
+    if not options.debug:
+        silence_codecs()
+    frames = open_frames(options.video, options.fps)
+    video, folder = outputs(options, frames)
+    segmenter = segmenter_of(options, frames, device)
+    height, width = frames.size
+    logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, width, height, frames.fps)
+    began = time.perf_counter()
+    with Interrupt() as interrupt, ExitStack() as stack:
+        writers = list(_writers(options, frames, video, folder, stack))
+        tally = segment(frames, segmenter, writers, stop=lambda: interrupt.number > 0)
+    _report(tally, time.perf_counter() - began, [str(path) for path in (video, folder) if path])
+    if interrupt.number:
+        logger.info("stopped by signal %d; what was segmented until then is written", interrupt.number)
+    return 128 + interrupt.number if interrupt.number else 0
+
+
+def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
+    """The segmenter that the options ask for, with an engine for these frames. Raises UserError."""
+    if options.method == "gsv" and options.resume == "0":
+        raise UserError(
+            "--video wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); "
+            "or --method per-frame, which segments every frame by itself"
+        )
+    net = networks_for_evaluation(options).eval()
+    engine = choose_engine(
+        options.engine, net, size=frames.size, interval=1 if options.method == "per-frame" else options.interval,
+        scale=options.scale, device=device, amp=options.amp, frames=frames.count,
+    )
+    return VideoSegmenter(net, engine=engine, schedule=schedule_of(options))
+
+
+def schedule_of(options: Options) -> Schedule:
+    """When a frame becomes a keyframe: as --schedule says, or always with --method per-frame."""
+    if options.method == "per-frame":
+        return FixedInterval(1)
+    if options.schedule == "cut":
+        return SceneCut(options.interval, options.cut_threshold)
+    if options.schedule == "budget":
+        return Budget(options.budget)
+    return FixedInterval(options.interval)
+
+
+def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]:
+    """The video and the folder of label maps that `--output` names, None for what it does not. Raises UserError."""
+    paths = [Path(name) for name in options.output]
+    for path in paths:
+        if path.suffix.lower() in MISLEADING:
+            raise UserError(f"--output {path}: a video is written as {KINDS}; a folder of label maps has another name")
+    videos, folders = [path for path in paths if is_video(path)], [path for path in paths if not is_video(path)]
+    if len(videos) > 1 or len(folders) > 1:
+        raise UserError(f"--output {' '.join(options.output)}: takes one video ({KINDS}), one folder of label maps, or both")
+    video, folder = next(iter(videos), None), next(iter(folders), None)
+    read = {path.resolve() for path in frames.files}
+    written = [video] if video else []
+    if folder:
+        written += [LabelFolder(folder).file(name) for name in frames.names]
+    for path in written:
+        if path.resolve() in read:
+            raise UserError(f"--output: {path} is what --video reads, and would be overwritten; choose another name")
+    for path in paths:
+        check_output(path, frames.fps)
+    return video, folder
+
+
+def segment(
+    frames: Frames, segmenter: VideoSegmenter, writers: Sequence[WriteBehind[Segmented]], stop: Callable[[], bool]
+) -> Tally:
+    """Segment the frames, while the next are read and those before are written, until they end or `stop()` says so."""
+    tally = Tally()
+    segmenter.reset()
+    with (
+        closing(read_ahead(frames)) as images,
+        progress_bar(total=frames.count, description=frames.name, unit="frame") as bar,
+    ):
+        for image in images:
+            began = time.perf_counter()
+            labels = segmenter(image)
+            tally.inference += time.perf_counter() - began
+            for writer in writers:
+                writer.put(Segmented(frames.title(tally.frames), image, labels))
+            tally.frames += 1
+            tally.keyframes += segmenter.was_keyframe
+            bar.update()
+            if stop():
+                break
+    return tally
+
+
+def _writers(
+    options: Options, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
+) -> Iterator[WriteBehind[Segmented]]:
+    """What writes the outputs, each in a thread of its own; `stack` completes them, or gives them up after an error."""
+    dataset = dataset_config(options.dataset, options.data_path)
+    if video:
+        file = stack.enter_context(VideoFile(video, frames.fps))
+        yield stack.enter_context(WriteBehind(_to_video(file, STYLES[options.style], dataset.colours)))
+    if folder:
+        table = id_table(dataset) if options.ids == "dataset" else np.arange(256, dtype=np.uint8)
+        yield stack.enter_context(WriteBehind(_to_folder(LabelFolder(folder), table)))
+
+
+def _to_video(file: VideoFile, paint: Callable[..., np.ndarray], colours: Sequence[Sequence[int]]) -> Write:
+    def write(frame: Segmented) -> None:
+        file.write(paint(frame.image, frame.labels, colours), frame.title)
+
+    return write
+
+
+def _to_folder(folder: LabelFolder, table: np.ndarray) -> Write:
+    def write(frame: Segmented) -> None:
+        folder.write(frame.title, table[frame.labels])
+
+    return write
+
+
+def _report(tally: Tally, seconds: float, written: list[str]) -> None:
+    if not tally.frames:
+        logger.info("no frame was segmented; nothing is written")
+        return
+    logger.info(
+        "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, the segmenter alone %.2f; written: %s",
+        tally.frames, tally.keyframes, seconds, tally.frames / seconds, tally.frames / tally.inference, ", ".join(written),
+    )

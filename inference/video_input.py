@@ -1,0 +1,181 @@
+"""Frames as they come: of a video file, of pictures, of a camera, or rendered."""
+import glob
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from config.errors import UserError
+from dataloaders.images import read_image
+from inference.video_writer import RATES, refuse_undecodable
+from streets import StreetSettings, render_sequence
+from utils.logging import logger
+
+DEMO = "demo"
+DEMO_STREET = StreetSettings(height=256, width=512, length=30)
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+USUAL_RATE = 30.0  # frames a second of what has no rate of its own
+LAST_CAMERA = 99  # to OpenCV, higher numbers mean other things
+WILDCARD = re.compile(r"[*?[]")
+TEXT = cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg shows text files as pictures of a terminal
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames to be walked through once: RGB (H,W,3) uint8 each.
+
+    name: what the user calls them. fps: frames a second. size: (H,W) of the first frame. count: how many there are, None
+    where nobody knows, as of a camera. files: what they are read from. names: of each frame, where they have names.
+    """
+
+    name: str
+    images: Iterable[np.ndarray]
+    fps: float
+    size: tuple[int, int]
+    count: int | None = None
+    files: tuple[Path, ...] = ()
+    names: Sequence[str] = ()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.images)
+
+    def title(self, number: int) -> str:
+        """The name of frame `number`, without ending: the picture's own, else frame_000000 and so on."""
+        return self.names[number] if self.names else f"frame_{number:06d}"
+
+
+def open_frames(source: str, fps: float = 0.0) -> Frames:
+    """The frames that `source` names: a video file, a folder or glob of pictures (in natural order, numbers by value), a
+    camera's number, or "demo". `fps`: their rate, where it is not to be the source's own (or, of pictures, 30).
+
+    Raises UserError where there are none; walking through them does, too, at a picture that cannot be read.
+    """
+    try:
+        frames = _opened(source)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be opened ({error.strerror}); --video wants what you may read") from error
+    return replace(frames, fps=fps) if fps else frames
+
+
+def _opened(source: str) -> Frames:
+    path = Path(source)
+    if source == DEMO:
+        return _rendered()
+    if re.fullmatch("[0-9]+", source):
+        return _of_camera(int(source))
+    if path.is_dir():
+        return _of_pictures(source, path.iterdir(), path)
+    if path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
+        return _of_pictures(source, [path], path.parent)
+    if path.is_file():
+        return _of_file(path)
+    if WILDCARD.search(source):
+        return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), _fixed_part(path))
+    found = "neither a file nor a folder" if path.exists() else "no such file"
+    raise UserError(f"{source}: {found}; wanted is a video file, a folder or a quoted glob of pictures, a camera's number, or {DEMO}")
+
+
+def natural(path: Path) -> list:
+    """Sorts paths with numbers by value: frame_2 before frame_10."""
+    words = re.split(r"([0-9]+)", str(path))
+    return [int(word) if i % 2 else word for i, word in enumerate(words)]
+
+
+def _rendered() -> Frames:
+    images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
+    return Frames(DEMO, images, USUAL_RATE, (DEMO_STREET.height, DEMO_STREET.width), DEMO_STREET.length)
+
+
+def _of_pictures(source: str, found: Iterable[Path], root: Path) -> Frames:
+    """Those of the paths `found` that are pictures, as the frames of one video; they lie under the folder `root`."""
+    paths = [path for path in found if path.suffix.lower() in PICTURE_ENDINGS and path.is_file() and path.name[0] != "."]
+    paths.sort(key=lambda path: (natural(path.parent), natural(path)))
+    for path in paths:
+        refuse_undecodable(path)
+    if not paths:
+        raise UserError(f"{source}: no pictures there ({', '.join(sorted(PICTURE_ENDINGS))})")
+    first = read_image(paths[0])
+    images = itertools.chain([first], map(read_image, paths[1:]))
+    return Frames(source, images, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), _names(source, paths, root))
+
+
+def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
+    """Names that differ: of the files without ending, where they do, else with their folders below `root`."""
+    for names in ([path.stem for path in paths], [str(path.relative_to(root).with_suffix("")) for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    twice = next(i for i, name in enumerate(names) if name in names[:i])
+    raise UserError(f"{source}: {paths[names.index(names[twice])]} and {paths[twice]} differ in their endings only; leave one out")
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folders at the beginning of a glob that hold no wildcards."""
+    return Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), pattern.parts))
+
+
+def _of_file(path: Path) -> Frames:
+    refuse_undecodable(path)
+    open(path, "rb").close()  # OpenCV does not say why it cannot
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # to FFmpeg, "12:30.mp4" is a protocol of the name 12
+    if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == TEXT:
+        raise UserError(f"{path}: cannot be read as a video ({path.stat().st_size} bytes; damaged, or of another kind)")
+    good, first = capture.read()
+    if not good:
+        raise UserError(f"{path}: a video without a frame that can be read ({path.stat().st_size} bytes)")
+    announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    count = announced if announced > 0 else None
+
+    def at_end(frames: int) -> None:
+        if count is not None and frames < count:
+            logger.info("%s: ends after %d of the %d frames that it announces", path, frames, count)
+
+    return Frames(str(path), _captured(capture, first, at_end), _rate(capture), first.shape[:2], count, (path,))
+
+
+def _of_camera(number: int) -> Frames:
+    name = f"camera {number}"
+    if number > LAST_CAMERA:
+        raise UserError(f"{name}: no such camera; they count from 0 to {LAST_CAMERA} (a file of this name is ./{number})")
+    capture = cv2.VideoCapture(number)
+    good, first = capture.read()
+    if not good:
+        raise UserError(f"{name}: does not open, or sends nothing; cameras count from 0, and one program at a time has them")
+
+    def at_end(frames: int) -> None:
+        logger.info("%s: stopped sending after %d frames", name, frames)
+
+    images = _of_one_size(name, _captured(capture, first, at_end))
+    return Frames(name, images, _rate(capture), first.shape[:2])
+
+
+def _of_one_size(name: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The images up to the first of another size: what a camera sent until then would otherwise be lost with a video's error."""
+    size = (0, 0)
+    for number, image in enumerate(images):
+        size = size if number else image.shape[:2]
+        if image.shape[:2] != size:
+            before, now = (f"{width} x {height}" for height, width in (size, image.shape[:2]))
+            logger.info("%s: ended after %d frames of %s pixels, since it went on with %s", name, number, before, now)
+            break
+        yield image
+
+
+def _captured(capture: cv2.VideoCapture, frame: np.ndarray, at_end: Callable[[int], None]) -> Iterator[np.ndarray]:
+    """`frame`, BGR (H,W,3), and those after it, as RGB; then calls at_end(number of them)."""
+    number, good = 0, True
+    while good:
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        number += 1
+        good, frame = capture.read()
+    capture.release()
+    at_end(number)
+
+
+def _rate(capture: cv2.VideoCapture) -> float:
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if RATES[0] <= rate <= RATES[1] else USUAL_RATE  # outside, a file's rate is a mistake

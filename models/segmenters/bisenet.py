@@ -1,0 +1,143 @@
+"""BiSeNet-R18 (Yu et al., ECCV 2018): the second of the two keyframe segmenters."""
+import torch
+from torch import Tensor, nn
+
+from models.resize import align, size_of
+from models.resnet import ResNet18
+from models.segmenters.base import Segmenter
+
+WIDTH = 128
+AUXILIARY_STRIDES = (16, 8)  # of the maps that the two auxiliary heads look at
+
+
+class ConvBn(nn.Module):
+    """Convolution without bias and BatchNorm: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, norm: bool = True, relu: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(c_out) if norm else nn.Identity()
+        self.relu = nn.ReLU() if relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
+
+
+class GlobalAverage(nn.Module):
+    """(N,C,H,W) -> (N,C,1,1). Written as a mean since a pooling to 1 x 1 leaves Python with its strides, which ONNX has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3), keepdim=True)
+
+
+class SpatialPath(nn.Module):
+    """Detail at 1/8: image (N,3,H,W) -> (N,128,H/8,W/8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_7x7 = ConvBn(3, 64, 7, stride=2)
+        self.conv_3x3_1 = ConvBn(64, 64, 3, stride=2)
+        self.conv_3x3_2 = ConvBn(64, 64, 3, stride=2)
+        self.conv_1x1 = ConvBn(64, WIDTH, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.conv_1x1(self.conv_3x3_2(self.conv_3x3_1(self.conv_7x7(image))))
+
+
+class AttentionRefinement(nn.Module):
+    """Channel attention by the map's own average: (N,c_in,H,W) -> (N,128,H,W)."""
+
+    def __init__(self, c_in: int):
+        super().__init__()
+        self.conv_3x3 = ConvBn(c_in, WIDTH, 3)
+        self.channel_attention = nn.Sequential(GlobalAverage(), ConvBn(WIDTH, WIDTH, 1, relu=False), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_3x3(x)
+        return x * self.channel_attention(x)
+
+
+class FeatureFusion(nn.Module):
+    """Joins both paths: two maps (N,128,H,W) -> (N,256,H,W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv_1x1 = ConvBn(channels, channels, 1)
+        self.channel_attention = nn.Sequential(
+            GlobalAverage(),
+            ConvBn(channels, channels, 1, norm=False),
+            ConvBn(channels, channels, 1, norm=False, relu=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        x = self.conv_1x1(torch.cat([spatial, context], dim=1))  # (N,256,H,W)
+        return x + x * self.channel_attention(x)
+
+
+class Head(nn.Module):
+    """(N,c_in,H,W) -> logits (N,C,H,W)."""
+
+    def __init__(self, c_in: int, width: int, classes: int):
+        super().__init__()
+        self.conv_3x3 = ConvBn(c_in, width, 3)
+        self.conv_1x1 = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_1x1(self.conv_3x3(x))
+
+
+class BiSeNet(Segmenter):
+    """Keyframe segmenter B.
+
+    forward: RGB image (N,3,H,W) float, normalised with `pixel_mean` and `pixel_std` -> logits (N,C,H/8,W/8).
+    The auxiliary heads run in `training_logits` only.
+    """
+
+    stride = 8
+    pixel_mean = (0.485 * 255, 0.456 * 255, 0.406 * 255)  # RGB, on the 0..255 scale
+    pixel_std = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+    def __init__(self, classes: int, *, pretrained: bool = False):
+        super().__init__()
+        self.classes = classes
+        self.context_path = ResNet18(pretrained=pretrained)
+        deep, middle = self.context_path.channels[3], self.context_path.channels[2]
+        self.spatial_path = SpatialPath()
+        self.global_context = nn.Sequential(GlobalAverage(), ConvBn(deep, WIDTH, 1))
+        self.arms = nn.ModuleList([AttentionRefinement(deep), AttentionRefinement(middle)])
+        self.refines = nn.ModuleList([ConvBn(WIDTH, WIDTH, 3), ConvBn(WIDTH, WIDTH, 3)])
+        self.ffm = FeatureFusion(2 * WIDTH)
+        self.heads = nn.ModuleList([Head(WIDTH, 256, classes), Head(WIDTH, 256, classes), Head(2 * WIDTH, 64, classes)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.heads[2](self._fused(image)[0])  # (N,C,H/8,W/8)
+
+    def training_logits(self, image: Tensor) -> list[Tensor]:
+        """Main logits (N,C,H/8,W/8), then both auxiliary ones, upsampled x16 and x8."""
+        fused, refined = self._fused(image)
+        logits = [self.heads[2](fused)]
+        for head, x, stride in zip(self.heads, refined, AUXILIARY_STRIDES):
+            height, width = x.shape[-2:]
+            logits.append(align(head(x), (height * stride, width * stride)))  # (N,C,H,W)
+        return logits
+
+    def training_only(self) -> list[nn.Module]:
+        """The parts that `forward` does not use: the auxiliary heads."""
+        return list(self.heads[:2])
+
+    def pretrained_modules(self) -> list[nn.Module]:
+        """The layers that ImageNet weights cover."""
+        return [self.context_path]
+
+    def _fused(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Image (N,3,H,W) -> fusion (N,256,H/8,W/8) and the refinement outputs, (N,128) at 1/16 and 1/8."""
+        spatial = self.spatial_path(image)  # (N,128,H/8,W/8)
+        _, layer2, layer3, layer4 = self.context_path.features(image)
+        running = align(self.global_context(layer4), size_of(layer4))  # (N,128,H/32,W/32)
+        refined = []
+        for x, finer, arm, refine in zip((layer4, layer3), (layer3, layer2), self.arms, self.refines):
+            running = align(arm(x) + running, size_of(finer))  # (N,128,H/16,W/16), then (N,128,H/8,W/8)
+            running = refine(running)
+            refined.append(running)
+        return self.ffm(spatial, running), refined

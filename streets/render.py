@@ -1,0 +1,239 @@
+"""Draws the frames of a world: colour, class, depth, and the true flow from one to another."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from streets.scene import FRAME_RATE, World
+from streets.surface import Kind, Surface
+
+NEAR = 0.4  # metres: nothing nearer to the camera plane is drawn
+HORIZON = 0.49  # share of the picture that a level camera has above the horizon
+SKY_DEPTH = 2e4  # metres: only the sky is farther away
+_CORNERS = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], np.float64)
+_SHADE_SIZE = 32  # texels along each side of the soft-edged shadow picture
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What one frame shows at each pixel.
+
+    Args:
+        colour: (H, W, 4) uint8 RGB before light, haze and noise; the fourth channel has no meaning.
+        label: (H, W) uint8 labelIds.
+        inverse_depth: (H, W) float32, 1 / metres.
+        surface: (H, W) int32 index into the world's surfaces.
+        maps: (n, 3, 3) for each surface the map from (s, t, 1) to pixel coordinates times depth.
+    """
+
+    colour: np.ndarray
+    label: np.ndarray
+    inverse_depth: np.ndarray
+    surface: np.ndarray
+    maps: np.ndarray
+
+
+def _shadow_picture() -> np.ndarray:
+    axis = np.clip(np.minimum(np.arange(_SHADE_SIZE), np.arange(_SHADE_SIZE)[::-1]) / 3.0, 0, 1)
+    return np.outer(axis, axis).astype(np.float32)
+
+
+_SHADOW = _shadow_picture()
+
+
+def surface_maps(world: World, frame: int, height: int, width: int) -> np.ndarray:
+    """For each surface the 3x3 map that takes (s, t, 1) to (x * depth, y * depth, depth) in pixels; (n, 3, 3)."""
+    rotation, position = world.camera(frame)
+    focal = width / 2 / np.tan(world.view_angle / 2)
+    lens = np.array([[focal, 0, (width - 1) / 2], [0, focal, HORIZON * height - 0.5], [0, 0, 1]])
+    frames = np.array([(surface.along, surface.down, surface.origin) for surface in world.surfaces])
+    frames[:, 2] += np.array([surface.velocity for surface in world.surfaces]) * (frame / FRAME_RATE)
+    frames[[surface.kind is not Kind.SKY for surface in world.surfaces], 2] -= position
+    return lens @ rotation @ frames.transpose(0, 2, 1)
+
+
+def draw(world: World, frame: int, height: int, width: int) -> Buffers:
+    """Draws one frame, far surfaces first, with a depth test at each pixel."""
+    maps = surface_maps(world, frame, height, width)
+    buffers = Buffers(
+        np.zeros((height, width, 4), np.uint8),
+        np.zeros((height, width), np.uint8),
+        np.zeros((height, width), np.float32),
+        np.zeros((height, width), np.int32),
+        maps,
+    )
+    # Centre depth orders the soft edges only; hidden parts are settled by the depth test.
+    order = sorted(range(len(maps)), key=lambda n: (world.surfaces[n].kind.value, -maps[n, 2] @ (0.5, 0.5, 1.0)))
+    planes = _view_planes(maps, height, width)
+    outside = (planes @ _CORNERS.T < 0).transpose(0, 2, 1)
+    seen, cut = ~np.all(outside, axis=1).any(axis=1), np.any(outside, axis=1)
+    for index in order:
+        if seen[index]:
+            outline = clip_outline(planes[index][cut[index]])
+            if outline is not None:
+                _paint(buffers, index, world.surfaces[index], outline)
+    return buffers
+
+
+def _view_planes(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Borders of the view over each surface: rows whose product with (s, t, 1) is negative outside; (n, 5, 3)."""
+    across, down, depth = maps[:, 0], maps[:, 1], maps[:, 2]
+    borders = [depth - [0, 0, NEAR], across + 0.5 * depth, (width - 0.5) * depth - across]
+    return np.stack([*borders, down + 0.5 * depth, (height - 0.5) * depth - down], axis=1)
+
+
+def clip_outline(planes: np.ndarray) -> np.ndarray | None:
+    """Cuts the unit square of a surface along (k, 3) borders; corners as rows (s, t, 1), None if nothing is left."""
+    points = _CORNERS
+    for plane in planes:
+        side = points @ plane
+        kept = []
+        for number, (here, value) in enumerate(zip(points, side, strict=True)):
+            before = side[number - 1]
+            if (before >= 0) != (value >= 0):
+                kept.append(points[number - 1] + (here - points[number - 1]) * (before / (before - value)))
+            if value >= 0:
+                kept.append(here)
+        if len(kept) < 3:
+            return None
+        points = np.array(kept)
+    return points
+
+
+def _paint(buffers: Buffers, index: int, surface: Surface, outline: np.ndarray) -> None:
+    """Draws one surface into the buffers."""
+    surface_map = buffers.maps[index]
+    height, width = buffers.label.shape
+    screen = outline @ surface_map.T
+    screen = screen[:, :2] / screen[:, 2:]
+    left, top = np.clip(np.floor(screen.min(axis=0)).astype(int), 0, (width - 1, height - 1))
+    right, bottom = np.clip(np.ceil(screen.max(axis=0)).astype(int) + 1, 1, (width, height))
+    if abs(np.linalg.det(surface_map)) < 1e-9:
+        return  # seen exactly edge-on
+    inverse = np.linalg.inv(surface_map)
+    # Shift the origin to the corner of the bounding box.
+    inverse = inverse @ np.array([[1, 0, left], [0, 1, top], [0, 0, 1.0]])
+    window = (slice(top, bottom), slice(left, right))
+    size = (int(right - left), int(bottom - top))
+    if surface.kind is Kind.SHADE:
+        _darken(buffers, window, inverse, size, surface.brightness)
+        return
+    texture = surface.texture
+    assert texture is not None
+    shrink = _shrink(surface_map, outline.mean(axis=0), texture.size)
+    rgba, label = texture.level(*shrink)
+    texels = np.diag([rgba.shape[1], rgba.shape[0], 1.0])
+    texels[:2, 2] = -0.5
+    to_texel = texels @ inverse
+    inverse_depth = _plane(inverse[2], size)
+    nearer = inverse_depth > buffers.inverse_depth[window]
+    if not nearer.any():
+        return
+    inside = nearer & _inside(inverse, inverse_depth, size) if texture.solid else nearer
+    picture = _warp(rgba, to_texel, size, cv2.INTER_LINEAR, texture.solid)
+    mask = _blend(buffers.colour[window], picture, inside, surface.brightness, texture.solid)
+    if texture.single_label:
+        buffers.label[window][mask] = texture.main_label
+    else:
+        buffers.label[window][mask] = _warp(label, to_texel, size, cv2.INTER_NEAREST, True)[mask]
+    buffers.inverse_depth[window][mask] = inverse_depth[mask]
+    buffers.surface[window][mask] = index
+
+
+def _shrink(surface_map: np.ndarray, centre: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
+    """How many times to halve a texture across and down, from its scale at a point in the middle of the view."""
+    point = surface_map @ centre
+    slopes = (surface_map[:2, :2] - np.outer(point[:2] / point[2], surface_map[2, :2])) / point[2]
+    pixels = np.maximum(np.hypot(slopes[0], slopes[1]), 1e-6)  # for the whole texture, across and down
+    halvings = np.clip(np.round(np.log2(np.array(size) / pixels)), 0, np.floor(np.log2(np.array(size))))
+    return int(halvings[0]), int(halvings[1])
+
+
+def _plane(row: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """row @ (x, y, 1) at each pixel of a window; (h, w) float32."""
+    across = (row[0] * np.arange(size[0])).astype(np.float32)
+    down = (row[1] * np.arange(size[1]) + row[2]).astype(np.float32)
+    return down[:, None] + across
+
+
+def _inside(inverse: np.ndarray, inverse_depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Whether a pixel's ray meets the surface within its borders; exact, so abutting surfaces leave no seam."""
+    s, t = _plane(inverse[0], size), _plane(inverse[1], size)
+    return (s >= 0) & (s <= inverse_depth) & (t >= 0) & (t <= inverse_depth)
+
+
+def _warp(picture: np.ndarray, to_texel: np.ndarray, size: tuple[int, int], how: int, extend: bool) -> np.ndarray:
+    border = cv2.BORDER_REPLICATE if extend else cv2.BORDER_CONSTANT
+    return cv2.warpPerspective(picture, to_texel, size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)
+
+
+def _blend(target: np.ndarray, picture: np.ndarray, inside: np.ndarray, brightness: float, solid: bool) -> np.ndarray:
+    """Mixes a premultiplied picture into `target` where inside; returns where it covers at least half the pixel."""
+    if solid:
+        lit = picture if brightness == 1 else cv2.convertScaleAbs(picture, alpha=brightness)
+        cv2.copyTo(lit, inside.view(np.uint8), target)
+        return inside
+    alpha = picture[..., 3]
+    touched = inside & (alpha > 0)
+    chosen = picture[touched].astype(np.float32)
+    clear = 1 - chosen[:, 3:] / np.float32(255)
+    mixed = target[touched] * clear + chosen * np.float32(brightness)
+    target[touched] = np.minimum(mixed, 255)
+    return inside & (alpha > 127)
+
+
+def _darken(
+    buffers: Buffers, window: tuple[slice, slice], inverse: np.ndarray, size: tuple[int, int], brightness: float
+) -> None:
+    """Lays a soft shadow over the ground drawn so far."""
+    texels = np.diag([_SHADE_SIZE, _SHADE_SIZE, 1.0])
+    texels[:2, 2] = -0.5
+    shadow = _warp(_SHADOW, texels @ inverse, size, cv2.INTER_LINEAR, False)
+    shadow[_plane(inverse[2], size) <= 0] = 0
+    colour = buffers.colour[window]
+    colour[...] = colour * (1 - (1 - brightness) * shadow)[..., None]
+
+
+def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Generator) -> np.ndarray:
+    """Turns drawn colours into the picture of the camera: haze, changing light, slight blur, sensor noise.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    width = buffers.label.shape[1]
+    clear = np.exp(-1 / np.maximum(buffers.inverse_depth * world.haze_range, 0.25))[..., None].astype(np.float32)
+    clear[buffers.inverse_depth < 1 / SKY_DEPTH] = 1.0  # the sky has its own colour
+    image = buffers.colour[..., :3] * clear + world.haze.astype(np.float32) * (1 - clear)
+    light = np.array([1 + float(wave.at(frame / FRAME_RATE)) for wave in world.light], np.float32)
+    image = np.asarray(cv2.GaussianBlur(image * light, (0, 0), max(0.3, 0.55 * width / 512)), np.float32)
+    image += noise_rng.standard_normal(image.shape, dtype=np.float32) * np.float32(world.grain)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def flow_between(now: Buffers, then: Buffers) -> tuple[np.ndarray, np.ndarray]:
+    """True motion from each pixel of frame `now` to where its surface point is in frame `then`, earlier or later.
+
+    Returns:
+        flow (H, W, 2) float32 pixels, x first; visible (H, W) bool, whether that point could be seen there.
+    """
+    height, width = now.label.shape
+    usable = np.abs(np.linalg.det(now.maps)) >= 1e-9
+    links = np.tile(np.eye(3), (len(now.maps), 1, 1))
+    links[usable] = then.maps[usable] @ np.linalg.inv(now.maps[usable])
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    link = links.reshape(-1, 9).astype(np.float32).T[:, now.surface]
+    ratio = link[6] * x + link[7] * y + link[8]  # depth then over depth now
+    ahead = ratio > 1e-4
+    ratio = np.where(ahead, ratio, 1)
+    then_x = (link[0] * x + link[1] * y + link[2]) / ratio
+    then_y = (link[3] * x + link[4] * y + link[5]) / ratio
+    flow = np.stack([then_x - x, then_y - y], axis=-1)
+    near_x, near_y = np.rint(then_x), np.rint(then_y)
+    within = ahead & (near_x >= 0) & (near_x < width) & (near_y >= 0) & (near_y < height)
+    column, row = np.where(within, near_x, 0).astype(int), np.where(within, near_y, 0).astype(int)
+    expected = now.inverse_depth / ratio
+    same_depth = np.abs(then.inverse_depth[row, column] - expected) <= 0.03 * expected
+    # A slanted surface changes depth within a pixel: meeting the same surface there is as good.
+    same_surface = then.surface[row, column] == now.surface
+    return flow, within & (same_depth | same_surface)

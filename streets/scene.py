@@ -1,0 +1,120 @@
+"""Samples one world: the street, what is in it, the camera's path through it and the light."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streets import street, surroundings, traffic
+from streets.surface import Kind, Stage, Surface
+from streets.texture import palette
+
+FRAME_RATE = 17.0  # frames per second, as in Cityscapes
+CAMERA_HEIGHT = 1.3  # metres
+
+
+@dataclass(frozen=True)
+class Wave:
+    """A slow swing: size * sin(2 pi (t / period + phase)), t and period in seconds."""
+
+    size: float
+    period: float
+    phase: float
+
+    def at(self, time: np.ndarray | float) -> np.ndarray:
+        """The swing at the given time in seconds."""
+        return self.size * np.sin(2 * np.pi * (np.asarray(time) / self.period + self.phase))
+
+
+@dataclass(frozen=True)
+class World:
+    """A sampled scene.
+
+    Args:
+        surfaces: all surfaces, in a fixed order.
+        speed: of the camera, metres per second along its heading.
+        view_angle: horizontal field of view in radians.
+        yaw, pitch: swings of the camera in radians.
+        light: swing of the brightness round 1, for each colour channel.
+        haze: (3,) RGB colour of distant air; haze_range: metres over which a colour fades to 37 %.
+        grain: deviation of the sensor noise, in grey levels of 255.
+    """
+
+    surfaces: list[Surface]
+    speed: float
+    view_angle: float
+    yaw: Wave
+    pitch: Wave
+    light: tuple[Wave, Wave, Wave]
+    haze: np.ndarray
+    haze_range: float
+    grain: float
+
+    def camera(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pose at a frame: rotation (3, 3) from world to camera axes, and position (3,) in metres."""
+        steps = (np.arange(frame) + 0.5) / FRAME_RATE
+        headings = self.yaw.at(steps)
+        position = np.array(
+            [
+                np.sin(headings).sum() * self.speed / FRAME_RATE,
+                -CAMERA_HEIGHT,
+                np.cos(headings).sum() * self.speed / FRAME_RATE,
+            ]
+        )
+        yaw, pitch = float(self.yaw.at(frame / FRAME_RATE)), float(self.pitch.at(frame / FRAME_RATE))
+        turn = np.array([[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]])
+        nod = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
+        return nod @ turn, position
+
+
+def sample_world(rng: np.random.Generator) -> World:
+    """Samples a world from the generator; it does not depend on the picture size or the sequence length."""
+    stage = Stage(rng, palette(rng))
+    speed = float(rng.uniform(5.5, 10))
+    with_tram = bool(rng.random() < 0.42)
+    profile = street.sample_profile(rng, with_tram)
+    tile = int(rng.integers(2, 6)) if rng.random() < 0.55 else None
+    gap = None
+    if tile is not None:
+        near = street.STREET_START + tile * surroundings.TILE_LENGTH
+        gap = (near + 3.0, near + 10.7)
+    # The sky's horizon row lies at y = 0 relative to the camera; below it the ground covers the view.
+    stage.add(Kind.SKY, surroundings.sky(rng), (-130e3, -70e3, 100e3), (260e3, 0, 0), (0, 76e3, 0))
+    street.lay_ground(stage, profile, tile)
+    for side in (-1, 1):
+        street.build_side(stage, profile, side, gap)
+    street.close_street(stage, profile, gap)
+    street.furnish(stage, profile, gap)
+    _fill_traffic(stage, profile, gap, with_tram, speed)
+    size = float(rng.uniform(0.003, 0.026))
+    return World(
+        surfaces=stage.surfaces,
+        speed=speed,
+        view_angle=float(np.radians(rng.uniform(52, 58))),
+        yaw=Wave(size, float(rng.uniform(3.0, 6.0)), float(rng.random())),
+        pitch=Wave(float(rng.uniform(0.0003, 0.0015)), float(rng.uniform(0.5, 1.0)), float(rng.random())),
+        light=_sample_light(rng),
+        haze=rng.uniform(150, 215, 3),
+        haze_range=float(rng.uniform(120, 400)),
+        grain=float(rng.uniform(2.0, 5.0)),
+    )
+
+
+def _fill_traffic(
+    stage: Stage, profile: surroundings.Profile, gap: tuple[float, float] | None, with_tram: bool, speed: float
+) -> None:
+    traffic.lead(stage, speed)
+    traffic.oncoming(stage)
+    if with_tram:
+        traffic.tram(stage)
+    if gap:
+        traffic.crossing(stage, gap)
+    traffic.park(stage, profile)
+    traffic.cyclists(stage)
+    traffic.walkers(stage, profile)
+
+
+def _sample_light(rng: np.random.Generator) -> tuple[Wave, Wave, Wave]:
+    """Brightness swings of red, green and blue: mostly together, with a little change of tint."""
+    period, phase, size = float(rng.uniform(1.5, 5)), float(rng.random()), float(rng.uniform(0.05, 0.2))
+    red, green, blue = (Wave(size * float(rng.uniform(0.8, 1.2)), period, phase) for _ in range(3))
+    return red, green, blue

@@ -1,0 +1,138 @@
+"""The yardstick computes what this program computes, and the benchmarks run."""
+import json
+
+import pytest
+import torch
+
+from benchmarks import comparison as table
+from benchmarks import scene_cuts as schedule
+from benchmarks import video_stream as video
+from benchmarks.published_way import PlainClips, plain_frozen, plain_loss, plain_propagation
+from config.synthetic import SYNTHETIC
+from dataloaders.clips import ClipDataset
+from dataloaders.loaders import labelled_frames
+from dataloaders.transforms import channels_first, normalise
+from main import main
+from models.losses import PropagationLoss
+from tests.released import filled_gsvnet
+from trainer.trainable import ClipPropagation, frozen_pass, views_of
+
+
+def test_published_way_gives_the_same_logits_and_gradients():
+    clip = torch.randn(1, 4, 3, 64, 96)
+    results = []
+    for plain in (True, False):
+        net = filled_gsvnet("swiftnet", "light")
+        if plain:
+            key_logits, teacher = plain_frozen(net, clip)
+            logits = plain_propagation(net, clip, key_logits)
+        else:
+            key_logits, teacher = frozen_pass(net.segmenter, clip[:, 0], clip[:, -1], distil=True)
+            logits = ClipPropagation(net, finetune_all=False)(key_logits, views_of(clip))
+        logits.square().sum().backward()
+        results.append((teacher, logits.detach(), net.guided.intra[0].weight.grad, net.flow.conv1[0].weight.grad))
+    for a, b in zip(*results):
+        assert (a - b).abs().max() <= 1e-3 * b.abs().max()
+
+
+def test_published_loss_gives_the_same_total():
+    criterion = PropagationLoss(SYNTHETIC.class_weights, param_ce=10, param_distil=10, ignore=SYNTHETIC.ignore)
+    logits, teacher, label = torch.randn(2, 19, 8, 12), torch.randn(2, 19, 16, 24), torch.randint(0, 19, (2, 64, 96))
+    label[:, :8] = SYNTHETIC.ignore
+    assert torch.allclose(plain_loss(criterion, logits, label, teacher), criterion(logits, label, teacher)["total"], rtol=1e-5)
+
+
+def test_published_loader_gives_the_same_clips(streets):
+    frames = labelled_frames(dataset="synthetic", root=streets, split="train", past=2)
+    mean, std = (73.15, 82.90, 72.3), (47.67, 48.49, 47.73)
+    plain, ours = PlainClips(frames, 2, SYNTHETIC, mean, std)[1], ClipDataset(frames, 2, SYNTHETIC)[1]
+    assert torch.allclose(plain["clip"], normalise(channels_first(ours["clip"]), mean, std), atol=1e-4)
+    assert torch.equal(plain["label"], ours["label"].long())
+
+
+@pytest.mark.parametrize(
+    "name, keys", [("loader", {"decoders", "loaders"}), ("train", {"published", "ours"}), ("eval", {"seconds", "ratio"})]
+)
+def test_benchmark_prints_a_table_and_writes_json(streets, tmp_path, capsys, name, keys):
+    path = tmp_path / "result.json"
+    assert main(["--benchmark", name, "--dataset", "synthetic", "--data-path", str(streets), "--metrics-file", str(path),
+                 "--device", "cpu", "--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0",
+                 "--multi-step", "2", "--eval-multi-step", "1", "2"]) == 0
+    content = json.loads(path.read_text())
+    assert keys <= set(content) and content["machine"]["torch"] == torch.__version__
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in content["table"])
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The benchmarks of full-size video at a size that tests can afford."""
+    for module in (table, video):
+        monkeypatch.setattr(module, "SIZE", (64, 128))
+    monkeypatch.setattr(table, "REPEATS", {"cpu": 2})
+    monkeypatch.setattr(video, "GROUPS", 2)
+
+
+def test_comparison_has_every_row_with_measured_and_published_figures(small, tmp_path, capsys):
+    rows = [{"position": k, "frames": 9, "miou": miou, "confusion": [[6, 2], [2, 0]]} for k, miou in enumerate((0.6, 0.5, 0.4))]
+    result = {"dataset": "cityscapes_2k", "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75, "positions": rows}
+    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    (tmp_path / "ablation.json").write_text(json.dumps(result | {"edge": False, "positions": rows[:1] * 3}))
+    path = tmp_path / "table.json"
+    assert main(["--benchmark", "table", "--engine", "eager", "--device", "cpu", "--metrics-file", str(path), "--results",
+                 str(tmp_path / "metrics.json"), str(tmp_path / "ablation.json")]) == 0
+    found = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    assert len(found) == 10
+    ours = found["GSVNet SwiftNet-R18 0.75, light flow"]
+    assert (ours["avg_miou"], ours["min_miou"]) == (pytest.approx(0.5), 0.4) and ours["published"][:2] == [72.5, 70.3]
+    assert ours["pooled_miou"] == pytest.approx(18 / 30 / 2)
+    for row in found.values():
+        for kind in ("network", "end_to_end"):
+            low, high = row[kind]["keyframe_ms"]
+            assert 0 < low <= high and row[kind]["fps"] > 0 and (row[kind]["propagated_ms"] is None) == (row["flow"] is None)
+    page, printed = path.with_suffix(".md").read_text(), capsys.readouterr().out
+    assert "| 50.00 | 30.00 | 40.00 | cityscapes_2k | 9 | 72.5 | 70.3 |" in page and torch.__version__ in page
+    assert "GSVNet BiSeNet-R18 0.75, flownet flow" in printed
+    assert path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_complexity_columns_are_those_of_the_paper():
+    """At 1024 x 2048, within 1 % of the figures measured from the published definitions."""
+    expected = {  # GMAC keyframe, propagated, average at interval 3; MB
+        "GSVNet SwiftNet-R18 0.75, light flow": (58.26, 2.753, 21.25, 48.8),
+        "GSVNet BiSeNet-R18 0.75, light flow": (58.34, 2.753, 21.28, None),
+        "SwiftNet-R18 0.5": (25.89, 25.89, 25.89, 47.2),
+        "SwiftNet-R18 1": (103.57, 103.57, 103.57, 47.2),
+    }
+    for row in table.ROWS:
+        if row.name in expected:
+            found = table.complexity(row, 19, 3)
+            *gmac, megabytes = expected.pop(row.name)
+            assert list(found["gmac"].values()) == pytest.approx(gmac, rel=0.01)
+            assert megabytes is None or found["megabytes"] == pytest.approx(megabytes, rel=0.01)
+    assert not expected
+
+
+def test_results_that_are_none_are_refused(tmp_path, capsys):
+    (tmp_path / "other.json").write_text("{}")
+    assert main(["--benchmark", "table", "--results", str(tmp_path / "other.json"), "--device", "cpu"]) == 2
+    assert "other.json: not a metrics.json" in capsys.readouterr().err
+
+
+def test_stream_is_measured_beside_the_straightforward_program(small, weights, tmp_path):
+    path = tmp_path / "video.json"
+    assert main(["--benchmark", "video", "--engine", "eager", "--device", "cpu", "--metrics-file", str(path), "--resume", "1",
+                 "--weights-dir", str(weights)]) == 0
+    content = json.loads(path.read_text())
+    assert set(content["rows"]) == {"plain", "eager"} and content["agreement"]["eager"] >= 0.999
+    assert set(content["rows"]["eager"]["stages_ms"]) == {"view", "keyframe", "propagate", "labels"}
+
+
+def test_cuts_are_rekeyed_at_no_more_keyframes(streets, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "FRAMES", 24)
+    path = tmp_path / "schedule.json"
+    assert main(["--benchmark", "schedule", "--dataset", "synthetic", "--data-path", str(streets), "--device", "cpu", "--interval",
+                 "3", "--resume", "1", "--weights-dir", str(weights), "--metrics-file", str(path), "--cut-threshold", "0.4",
+                 "--schedule", "cut"]) == 0
+    fixed, cut = json.loads(path.read_text())["rows"]
+    assert 0 < cut["keyframes"] <= fixed["keyframes"] and fixed["miou"] > 0

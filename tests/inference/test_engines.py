@@ -1,0 +1,186 @@
+"""Engines: whichever runs the networks, the labels are the same; and the choice among them."""
+import logging
+import shutil
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from config.errors import UserError
+from config.options import ENGINES as NAMES
+from inference import engine_choice, engines
+from inference import onnx_graphs as graphs
+from inference.engine_choice import choose_engine
+from inference.engines import ENGINES, OnnxEngine, build_engine
+from inference.stream import CameraGroup, VideoSegmenter
+from models.build import build_flow
+from models.gsvnet import GSVNet
+from models.guided_conv import GuidedConv
+from models.released import released_name
+from tests.released import fill, filled_gsvnet
+
+CPU = torch.device("cpu")
+CHOICE = dict(size=(64, 128), interval=3, scale=0.75, device=CPU)
+
+
+def moving_frames(height: int, width: int, count: int = 5) -> list[np.ndarray]:
+    """A blurred noise picture passing by: frames (H,W,3) uint8."""
+    noise = np.random.default_rng(3).integers(0, 256, (height // 6 + 4, width // 6 + 4, 3), dtype=np.uint8)
+    picture = cv2.resize(noise, (width + 40, height + 40), interpolation=cv2.INTER_CUBIC)
+    return [np.ascontiguousarray(picture[3 * t : 3 * t + height, 5 * t : 5 * t + width]) for t in range(count)]
+
+
+def agreement(net, engine, frames) -> float:
+    """Share of pixels to which `engine` gives eager's labels, in the worst frame of a stream."""
+    expected = list(VideoSegmenter(net).stream(frames))
+    assert all(len(np.unique(labels)) > 1 for labels in expected)
+    return min((a == b).mean() for a, b in zip(expected, VideoSegmenter(net, engine=engine).stream(frames)))
+
+
+class TinySegmenter(nn.Module):
+    """Quick to compile and export."""
+
+    classes, stride, pixel_mean, pixel_std = 5, 4, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, self.classes, 7, stride=self.stride, padding=3)
+
+    def forward(self, image):
+        return self.conv(image)
+
+
+@pytest.fixture
+def tiny_net():
+    guided = fill(GuidedConv(TinySegmenter.classes), released_name)
+    return GSVNet(fill(TinySegmenter()), build_flow(name="none"), guided).eval()
+
+
+def test_command_line_offers_every_engine():
+    assert NAMES == ("auto", *ENGINES)
+
+
+@pytest.mark.parametrize("segmenter, flow, size", [("swiftnet", "light", (64, 128)), ("bisenet", "flownet", (72, 100))])
+def test_onnx_gives_eagers_labels(segmenter, flow, size):
+    net = filled_gsvnet(segmenter, flow)
+    assert agreement(net, "onnx", moving_frames(*size)) >= 0.999
+
+
+def test_onnx_gives_numbers_where_no_kernel_is_above_zero(tiny_net):
+    """There the kernels' sum is zero, and only the epsilon keeps the division from giving none."""
+    norm = tiny_net.guided.guide.decoder[1]
+    norm.bias.data.fill_(-100.0)
+    engines_ = [build_engine(name, tiny_net, scale=0.75, device=CPU) for name in ("eager", "onnx")]
+    logits, view = torch.randn(1, 5, 8, 16), torch.randn(1, 3, 8, 16)
+    eager, onnx = (engine.propagate(logits, view, view) for engine in engines_)
+    assert torch.isfinite(eager).all() and torch.equal(eager, onnx)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile wants a C++ compiler")
+def test_compiled_networks_give_eagers_labels(tiny_net):
+    assert agreement(tiny_net, "compile", moving_frames(64, 64)) >= 0.999
+
+
+def test_onnx_serves_several_frame_sizes_and_cameras(tiny_net):
+    engine = build_engine("onnx", tiny_net, scale=0.75, device=CPU)
+    for size in ((64, 96), (40, 72)):
+        frames = moving_frames(*size, count=4)
+        expected = list(VideoSegmenter(tiny_net).stream(frames))
+        group = CameraGroup(engine, 2, interval=3)
+        for frame, labels in zip(frames, expected):
+            assert (group([frame, frame])[0] == labels).mean() >= 0.999
+    assert len(engine._sessions) == 2 * 2  # each size's keyframe and propagation, made once
+
+
+def test_missing_package_is_named_and_other_engines_do_without(monkeypatch, tiny_net):
+    for name in ("onnxruntime", "onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="--engine onnx: .*onnxruntime.*; install .*: pip install onnxruntime onnx onnxscript"):
+        build_engine("onnx", tiny_net, scale=0.75, device=CPU)
+    assert choose_engine("eager", tiny_net, **CHOICE).name == "eager"
+    assert choose_engine("auto", tiny_net, frames=2, **CHOICE).name == "eager"
+
+
+@pytest.mark.parametrize(
+    "device, amp, message",
+    [
+        ("cpu", "bf16", "computes in float32; use it with --amp off, or --engine eager or compile with --amp bf16"),
+        ("cuda", "off", "this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of onnxruntime"),
+    ],
+)
+def test_onnx_says_what_it_cannot_do(monkeypatch, tiny_net, device, amp, message):
+    runtime = SimpleNamespace(get_available_providers=lambda: [graphs.CPU_PROVIDER])
+    monkeypatch.setattr(engines, "require_packages", lambda wanted_by: (runtime, None, None))
+    with pytest.raises(UserError, match=message):
+        OnnxEngine(tiny_net, scale=0.75, device=torch.device(device), amp=amp)
+
+
+class Fake:
+    """An engine that sleeps by a fake clock: `costs` are the seconds of a keyframe and of a propagated frame."""
+
+    clock = 0.0
+
+    def __init__(self, name, costs):
+        self.name, self.costs = name, costs
+
+    def view(self, image):
+        return image
+
+    def keyframe(self, image):
+        Fake.clock += self.costs[0]
+
+    def propagate(self, logits, previous, view):
+        Fake.clock += self.costs[1]
+
+
+@pytest.fixture
+def fakes(monkeypatch, caplog):
+    """Replaces the engines by fake ones; a cost that is an error is raised."""
+    caplog.set_level(logging.INFO, "gsvnet")
+    monkeypatch.setattr(logging.getLogger("gsvnet"), "propagate", True)
+
+    def install(**costs):
+        def build(name, net, **settings):
+            if isinstance(costs[name], Exception):
+                raise costs[name]
+            return Fake(name, costs[name])
+
+        monkeypatch.setattr(engine_choice, "build_engine", build)
+        monkeypatch.setattr(engine_choice.time, "perf_counter", lambda: Fake.clock)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    "costs, frames, chosen, words",
+    [
+        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.35, 0.01)}, None, "onnx",
+         ["eager 200.0 ms", "onnx 120.0 ms", "compile 123.3 ms"]),
+        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 10_000, "compile", ["compile 40.0 ms"]),
+        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 200, "onnx",
+         ["compile not tried, 200 frames hardly pay for its set-up"]),
+        ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 30, "eager",
+         ["onnx not tried, 30 frames", "compile not tried"]),
+        (
+            {"eager": (0.4, 0.1), "onnx": UserError("--engine onnx: No module named 'onnx'"), "compile": RuntimeError("no compiler\nhere")},
+            None, "eager", ["onnx left out: No module named 'onnx'", "compile left out: does not work here: no compiler; it wants a C"],
+        ),
+    ],
+)
+def test_auto_takes_the_quickest_that_pays_and_says_why(fakes, caplog, costs, frames, chosen, words):
+    fakes(**costs)
+    assert choose_engine("auto", None, frames=frames, **CHOICE).name == chosen
+    line = caplog.records[-1].getMessage()  # before it, that it takes a while
+    assert line.startswith(f"--engine auto: {chosen}; a frame at interval 3: ")
+    for word in words:
+        assert word in line
+
+
+def test_named_engine_that_fails_is_the_users_to_mend(fakes):
+    fakes(compile=RuntimeError("No working C++ compiler found"))
+    with pytest.raises(UserError, match=r"--engine compile does not work here: No working C\+\+ compiler found; .* --engine eager or onnx"):
+        choose_engine("compile", None, **CHOICE)

@@ -1,0 +1,279 @@
+"""`--video`, `--export` and torch.hub with what cannot be: one line, nothing half-written, never a hang."""
+import itertools
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from config.command_line import parse
+from config.errors import UserError
+from inference import video, video_writer
+from inference.engines import Engine
+from main import main
+from tests.films import opened, picture, write_pictures, write_video
+
+ROOT = Path(__file__).resolve().parents[2]
+ERRORS = [RuntimeError("broken\nin two lines"), MemoryError(), cv2.error("of OpenCV"), OSError(5, "Input/output error"),
+          UserError("mend it"), KeyError("x"), AssertionError()]
+ANY_ERROR = "error of any kind in the reading thread, the networks, the writing thread, the encoder"
+SMALL = "small and odd frames, of 1 x 1 too, through the whole program"
+UNWRITABLE = "output that cannot be written: in a file's place, of the other kind, a broken link, forbidden"
+
+
+@pytest.fixture(scope="module")
+def net(weights):
+    return video.networks_for_evaluation(parse(["--weights-dir", str(weights), "--resume", "1"]))
+
+
+@pytest.fixture
+def call(weights, net, capfd, monkeypatch):
+    """Run the program in this process with the released files: status, lines of standard error, standard output."""
+    monkeypatch.setattr(video, "networks_for_evaluation", lambda options: net)
+
+    def run(*words) -> tuple[int, list[str], str]:
+        capfd.readouterr()
+        given = ["--weights-dir", str(weights), "--resume", "1", "--device", "cpu", *map(str, words)]
+        status = main(given if "--engine" in given else [*given, "--engine", "eager"])
+        out, err = capfd.readouterr()
+        return status, err.strip().splitlines(), out
+
+    before = set(threading.enumerate())
+    yield run
+    assert not {thread for thread in set(threading.enumerate()) - before if thread.name in ("read ahead", "write behind")}
+
+
+class FakeCamera:
+    """Stands in for cv2.VideoCapture: sends frames of these sizes, then nothing."""
+
+    def __init__(self, sizes: list[tuple[int, int]]):
+        self.frames = [picture(i, size) for i, size in enumerate(sizes)]
+
+    def read(self):
+        return (True, self.frames.pop(0)) if self.frames else (False, None)
+
+    def get(self, what):
+        return 0.0
+
+    def release(self):
+        pass
+
+
+def install_camera(monkeypatch, sizes: list[tuple[int, int]]) -> None:
+    """Let camera 0 be a fake one."""
+    usual = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda which, *how: FakeCamera(sizes) if which == 0 else usual(which, *how))
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+@pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a word; or refused in one line")
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_camera_that_stops(call, tmp_path, monkeypatch, count):
+    install_camera(monkeypatch, [(16, 24)] * count)
+    status, err, out = call("--video", "0", "--output", tmp_path / "a.avi", tmp_path / "labels")
+    if count:
+        assert (status, err) == (0, []) and f"camera 0: stopped sending after {count} frames" in out
+        assert len(opened(tmp_path / "a.avi")[2]) == len(list((tmp_path / "labels").iterdir())) == count
+    else:
+        assert (status, len(err)) == (2, 1) and err[0].startswith("error: camera 0: does not open, or sends nothing; ")
+        assert files_in(tmp_path) == []
+
+
+@pytest.mark.tried("Video", "camera whose frames change their size midway", "ended there, with a word")
+def test_camera_that_changes_its_size(call, tmp_path, monkeypatch):
+    install_camera(monkeypatch, [(16, 24)] * 4 + [(32, 48)] * 3)
+    status, err, out = call("--video", "0", "--output", tmp_path / "a.mp4", tmp_path / "labels")
+    assert (status, err) == (0, []) and "camera 0: ended after 4 frames of 24 x 16 pixels, since it went on with 48 x 32" in out
+    assert len(opened(tmp_path / "a.mp4")[2]) == len(list((tmp_path / "labels").iterdir())) == 4
+
+
+@pytest.mark.tried("Video", SMALL, "segmented, written in their size")
+def test_pictures_of_every_small_size(call, tmp_path, outcomes):
+    sizes = [(height, width) for height in (1, 2, 3, 5, 7, 8, 9) for width in (1, 2, 3, 5, 7, 8, 9)] + [(1, 600), (600, 1)]
+    for number, size in enumerate(sizes):
+        write_pictures(tmp_path / "in", [f"{number:02d}.png"], size=size)
+    assert call("--video", tmp_path / "in", "--output", tmp_path / "labels")[:2] == (0, [])
+    for number, size in enumerate(sizes):
+        assert cv2.imread(str(tmp_path / "labels" / f"{number:02d}.png"), cv2.IMREAD_UNCHANGED).shape == size
+        outcomes["segmented, written in their size"] += 1
+
+
+@pytest.mark.tried("Video", SMALL, "segmented, written in their size")
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (9, 13)])
+@pytest.mark.parametrize("style", ["overlay", "side-by-side"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_small_videos(call, tmp_path, size, style, count):
+    source = write_video(tmp_path / "in.avi", count=count, size=size)
+    assert call("--video", source, "--output", tmp_path / "a.mp4", "--style", style)[:2] == (0, [])
+    shape = (size[0], size[1] * (2 if style == "side-by-side" else 1), 3)
+    assert [frame.shape for frame in opened(tmp_path / "a.mp4")[2]] == [shape] * count
+
+
+@pytest.mark.tried("Video", UNWRITABLE, "refused in one line before the weights are read, nothing left")
+@pytest.mark.parametrize(
+    "output, message",
+    [
+        ("file/a.mp4", r"file/a.mp4: cannot be written \(Not a directory\); make room, or choose another folder"),
+        ("file/deep/a.avi", r"file/deep/a.avi: cannot be written \(Not a directory\)"),
+        ("file/labels", r"file/labels: cannot be written \(Not a directory\)"),
+        ("file", r"file: cannot be written \(Not a directory\)"),
+        ("folder.mp4", "folder.mp4: is a folder, where a video is to be written; choose another name"),
+        ("gone/labels", r"gone/labels: cannot be written \(No such file or directory\)"),
+        ("gone/a.mkv", r"gone/a.mkv: cannot be written \(No such file or directory\)"),
+        ("/proc/nowhere/a.mp4", r"/proc/nowhere/a.mp4: cannot be written \("),
+        ("/proc/nowhere/labels", r"/proc/nowhere/labels: cannot be written \("),
+        ("n" * 300 + ".mp4", r"nnn.mp4: cannot be written \(File name too long\)"),
+        ("n" * 300, r"nnn: cannot be written \(File name too long\)"),
+        (os.fsdecode(b"\xff.mp4"), "a name that is not UTF-8; rename it"),
+        (os.fsdecode(b"\xff"), "a name that is not UTF-8; rename it"),
+    ],
+)
+def test_outputs_that_cannot_be_written(call, tmp_path, monkeypatch, output, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(video, "networks_for_evaluation", None)
+    write_video(tmp_path / "in.avi")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "gone").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    status, err, _ = call("--video", "in.avi", "--output", output)
+    assert (status, len(err)) == (2, 1) and re.search(f"^error: .*{message}", err[0]), err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.tried("Video", UNWRITABLE, "refused in one line before the weights are read, nothing left")
+def test_outputs_that_are_forbidden(tmp_path, outcomes):
+    write_video(tmp_path / "in.avi")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    code = "import sys; from main import main; print([main(['--video', 'in.avi', '--resume', '1', '--output', x]) for x in sys.argv[1:]])"
+    outputs = ["closed/a.mp4", "closed/labels", "closed/new/a.avi"]
+    done = subprocess.run([*powerless, sys.executable, "-c", code, *outputs], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+    if "setpriv:" in done.stderr:
+        pytest.skip("root cannot give up its powers here (setpriv)")
+    lines = done.stderr.splitlines()
+    assert done.stdout == "[2, 2, 2]\n" and len(lines) == 3, done.stderr
+    for line, output in zip(lines, outputs):
+        assert line.startswith(f"error: {output}: cannot be written (Permission denied)")
+        outcomes["refused in one line before the weights are read, nothing left"] += 1
+    assert files_in(tmp_path) == ["in.avi"]
+
+
+@pytest.mark.tried("Video", "frame rates from 0.01 to 1000 a second, and beyond", "refused in one line")
+@pytest.mark.parametrize("rate", ["0.0099", "1e-9"])
+def test_rates_that_cannot_be_written(call, tmp_path, monkeypatch, rate):
+    monkeypatch.setattr(video, "networks_for_evaluation", None)
+    source = write_video(tmp_path / "in.avi")
+    status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", "--fps", rate)
+    assert (status, len(err)) == (2, 1) and re.match(r"error: \S+a.mp4: a video has 0.01 to 1000 frames a second, not .*; --fps", err[0])
+    assert files_in(tmp_path) == ["in.avi"]
+
+
+@pytest.mark.tried("Video", ANY_ERROR, "a prompt end with one line, nothing half-written")
+@pytest.mark.parametrize("place", ["reader", "networks", "labels", "painter", "video", "video's end", "label map"])
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_errors_of_any_kind(call, tmp_path, monkeypatch, place, error):
+    source = write_video(tmp_path / "in.avi", count=30)
+    owner, name = {
+        "reader": (cv2, "cvtColor"), "networks": (Engine, "propagate"), "labels": (Engine, "labels"), "painter": (video, "overlay"),
+        "video": (video.VideoFile, "write"), "video's end": (video_writer, "_holds"), "label map": (video.LabelFolder, "write"),
+    }[place]
+    usual, calls = getattr(owner, name), itertools.count()
+
+    def broken(*given, **named):
+        if next(calls) >= 8 or place == "video's end":
+            raise error
+        return usual(*given, **named)
+
+    monkeypatch.setattr(owner, name, broken)
+    monkeypatch.setitem(video.STYLES, "overlay", lambda *given: video.overlay(*given))
+    (tmp_path / "a.mp4").write_bytes(b"of before")
+    status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", tmp_path / "labels")
+    assert status == (1 if type(error) in (RuntimeError, KeyError, AssertionError, cv2.error) else 2)
+    assert len(err) == 1 and err[0].startswith("error: "), err
+    assert (tmp_path / "a.mp4").read_bytes() == b"of before"
+    assert not [path for path in files_in(tmp_path) if "tmp" in path]
+    for path in (tmp_path / "labels").glob("*"):
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (16, 24)
+
+
+@pytest.mark.tried("Video", "engine that is not installed", "the named one refused in one line, auto does without")
+def test_engine_that_is_missing(call, tmp_path, monkeypatch):
+    source = write_video(tmp_path / "in.avi")
+    for name in ("onnxruntime", "onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "onnx")
+    assert (status, len(err)) == (2, 1) and re.match("error: --engine onnx: .*; install what it needs: pip install onnxruntime", err[0])
+    assert files_in(tmp_path) == ["in.avi"]
+    status, err, out = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "auto")
+    assert (status, err) == (0, []) and "--engine auto: eager; " in out
+    monkeypatch.setattr("inference.engine_choice.SET_UP", {"eager": 0.0, "onnx": 0.0})
+    status, err, out = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "auto")
+    assert (status, err) == (0, []) and "onnx left out: " in out
+
+
+@pytest.mark.slow
+@pytest.mark.tried("Video", "engine whose compiler is missing or fails", "the named one refused in one line, auto does without")
+@pytest.mark.parametrize("compiler", ["/nowhere/g++", "/bin/false"])
+def test_compiler_that_fails(weights, tmp_path, compiler):
+    source = write_video(tmp_path / "in.avi")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CXX": compiler, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    code = "import sys; from main import main; from inference import engine_choice; engine_choice.SET_UP = {'eager': 0.0, 'compile': 0.0}\n"
+    command = [sys.executable, "-c", code + "sys.exit(main(sys.argv[1:]))", "--weights-dir", str(weights), "--resume", "1",
+               "--device", "cpu", "--video", str(source), "--output", str(tmp_path / "a.mp4"), "--engine"]
+    done = subprocess.run([*command, "compile"], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: --engine compile does not work here: "), done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "a.mp4").exists()
+    done = subprocess.run([*command, "auto"], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "compile left out: " in done.stdout
+    assert len(opened(tmp_path / "a.mp4")[2]) == 5
+
+
+@pytest.mark.tried("Video", "--export into a file's place, and of a size too small", "refused in one line, nothing left")
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--export", "file"], r"file: cannot be made or written \(File exists\); choose another folder for --export"),
+        (["--export", "file/out"], r"file/out: cannot be made or written \(Not a directory\)"),
+        (["--export", "out", "--export-size", "31", "64"], "--export-size wants at least 32, not 31"),
+        (["--export", "out", "--export-size", "64"], "--export-size: expected 2 arguments"),
+    ],
+)
+def test_exports_that_cannot_be(call, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    status, err, _ = call(*words)
+    assert (status, len(err)) == (2, 1) and re.search(f"^error: .*{message}", err[0]), err
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.tried("Video", "entry points and settings of torch.hub that are none", "refused by name")
+@pytest.mark.parametrize(
+    "name, settings, error, message",
+    [
+        ("gsvnet_swiftnett", {}, RuntimeError, "Cannot find callable gsvnet_swiftnett in hubconf"),
+        ("gsvnet_swiftnet", {}, UserError, "wants weights_dir=FOLDER, of the released files, or run=FOLDER"),
+        ("gsvnet_bisenet", {"weights_dir": "nowhere"}, UserError, "nowhere/.*: not found"),
+        ("gsvnet_swiftnet", {"run": "nowhere"}, UserError, "parameters.json: not the options of a run"),
+        ("gsvnet_swiftnet", {"weights": "nowhere"}, UserError, "wants weights_dir=FOLDER"),
+        ("gsvnet_swiftnet", {"weights_dir": True, "engine": "tensorrt"}, UserError, "no engine 'tensorrt'; it takes one of: eager"),
+        ("gsvnet_swiftnet", {"weights_dir": True, "amp": "half"}, UserError, "no precision 'half'; amp takes one of: off, bf16, fp16"),
+        ("gsvnet_swiftnet", {"weights_dir": True, "scale": 0}, UserError, "a number above 0, not 0"),
+        ("gsvnet_swiftnet", {"weights_dir": True, "intervall": 3}, TypeError, "unexpected keyword argument 'intervall'"),
+        ("swiftnet", {"weights": "nowhere.pt"}, UserError, "nowhere.pt: not found"),
+    ],
+)
+def test_hub(weights, name, settings, error, message):
+    given = {key: str(weights) if value is True else value for key, value in settings.items()}
+    with pytest.raises(Exception, match=message) as raised:
+        torch.hub.load(str(ROOT), name, source="local", **given)
+    assert type(raised.value).__name__ == error.__name__

@@ -1,0 +1,118 @@
+"""Stage flow: the flow network alone."""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from config.errors import UserError
+from config.options import Options
+from dataloaders.clips import SizedDataset
+from dataloaders.flow_pairs import FlowDataset
+from dataloaders.loaders import evaluation_loader, labelled_frames
+from dataloaders.stills import StillsDataset
+from dataloaders.transforms import Augmentation, channels_first, normalise
+from evaluation.evaluate import DRY_RUN_FRAMES
+from models.build import SEGMENTERS
+from models.load import Resumed, starting_flow
+from models.losses import FlowLoss
+from models.resize import GRID_STRIDE, grid_size, size_of
+from trainer import optim
+from trainer.stages.training_stage import Stage
+from trainer.trainable import FlowOutput, views_of
+from utils.bilinear import aligned_step
+from utils.distributed import Ranks, add_over_ranks, mean_over_ranks
+from utils.logging import logger
+
+
+class FlowStage(Stage):
+    """Stage flow: the flow network alone, on frames whose true flow is known."""
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None):
+        super().__init__(options, device, ranks)
+        self.passes = {1: self._pairs("train")}
+        if not len(self.passes[1]):
+            raise UserError(
+                f"{options.data_path}: no true flow here (flow/SPLIT/CITY/*_flow.png); --dataset synthetic has it, and "
+                "--clip-source stills makes it from labelled pictures"
+            )
+        self.flow = starting_flow(options, resumed).to(device)
+        self.trained = self._wrap(FlowOutput(self.flow), self.flow)
+        self.criterion = FlowLoss(average=mean_over_ranks)
+        # The flow network sees frames normalised for the segmenter that it will serve.
+        self.mean, self.std = SEGMENTERS[options.segnet].pixel_mean, SEGMENTERS[options.segnet].pixel_std
+        groups = [{"params": list(self.flow.parameters()), "lr": options.lr}]
+        self.optimizer = self._optimizer(groups)
+        schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
+        self.scheduler = optim.per_iteration(self.optimizer, schedule)
+        self.validation_loader = self._validation_loader()
+
+    def _validation_loader(self) -> DataLoader | None:
+        """Over the val split; None, with a word, where there is none."""
+        options, ranks = self.options, self.ranks
+        try:
+            pairs = self._pairs("val")
+        except UserError as error:
+            logger.info("no evaluation while training: %s", error)
+            return None
+        if not len(pairs):
+            logger.info("no evaluation while training: %s: the val split has no true flow", options.data_path)
+            return None
+        limit = DRY_RUN_FRAMES if options.early_stop else None
+        return evaluation_loader(pairs, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count, limit=limit)
+
+    def _pairs(self, split: str) -> SizedDataset:
+        """Two frames and the flow between them: of the data set, or made from its stills."""
+        options, stills = self.options, self.options.clip_source == "stills"
+        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split=split, past=0 if stills else 1)
+        return StillsDataset(frames, 1, self.dataset, self._prepare_cache(frames)) if stills else FlowDataset(frames, GRID_STRIDE)
+
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        views, truth, valid = self._inputs(batch, seed)
+        if np.random.default_rng(list(seed)).random() < self.options.flip:
+            views, truth, valid = [x.flip(-1) for x in views], truth.flip(-1), valid.flip(-1)
+            truth = truth * truth.new_tensor([-1.0, 1.0]).view(1, 2, 1, 1)
+        with self.autocast():
+            flow = self.trained(views[1], views[0])  # (N,2,h,w)
+        return self.criterion(flow.float(), truth, valid)
+
+    def _inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Views (N,3,h,w) of the previous and the current frame, true flow (N,2,h,w) in grid pixels, its weights (N,1,h,w)."""
+        if "objects" in batch:
+            return self._made_inputs(batch, seed)
+        clip = normalise(channels_first(batch["clip"].to(self.device, non_blocking=True)), self.mean, self.std)  # (N,2,3,H,W)
+        return views_of(clip), batch["flow"].to(self.device), batch["valid"].to(self.device)
+
+    def _made_inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
+        image = channels_first(batch["clip"].to(self.device))[:, 0]  # (N,3,H,W)
+        size = size_of(image)
+        (h, w), whole = grid_size(*size), Augmentation(size, 0, 0, size, size, flip=False)
+        positions = whole.positions(size, (h, w))
+        made = self._made_clips(batch, seed)
+        current = whole.views(image, (h, w))  # (N,3,h,w)
+        views = [normalise(x, self.mean, self.std).flip(1) for x in (made.frame(1, *positions), current)]  # BGR
+        flow, visible = made.flow(*positions)  # (N,2,h,w), (N,h,w)
+        steps = flow.new_tensor([aligned_step(w, size[1]), aligned_step(h, size[0])]).view(1, 2, 1, 1)
+        return views, flow * steps, visible[:, None].float()
+
+    @torch.no_grad()
+    def evaluate(self) -> dict | None:
+        """End-point error in grid pixels over the val split, and that of predicting no motion."""
+        if self.validation_loader is None:
+            return None
+        self.flow.eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        for number, batch in enumerate(self.validation_loader):
+            views, truth, valid = self._inputs(batch, (number,))
+            flow, criterion = FlowOutput(self.flow)(views[1], views[0]), FlowLoss()
+            weight = valid.sum().double().cpu()
+            error, still = (criterion(x, truth, valid)["total"].double().cpu() for x in (flow, flow * 0))
+            sums += torch.stack([error * weight, still * weight, weight])
+        (sums,) = add_over_ranks([sums], self.device)
+        error, still = (sums[:2] / sums[2].clamp(min=1)).tolist()
+        return {"end_point_error": error, "end_point_error_without_motion": still}
+
+    def state(self) -> dict:
+        return {"state_dict_of": self.flow.state_dict()}

@@ -1,0 +1,66 @@
+"""Stage segnet: the keyframe segmenter."""
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from config.options import Options
+from dataloaders.clips import ClipDataset
+from dataloaders.transforms import normalise
+from models.gsvnet import GSVNet
+from models.load import Resumed, starting_segmenter
+from models.losses import SegmenterLoss
+from trainer import optim
+from trainer.stages.training_stage import Stage
+from trainer.trainable import SegmenterOutputs
+from utils.distributed import Ranks, mean_over_ranks
+
+
+class SegmenterStage(Stage):
+    """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper)."""
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None):
+        super().__init__(options, device, ranks)
+        frames = self.training_frames(0)
+        self.passes = {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames))}
+        self.segmenter = starting_segmenter(options, resumed).to(device).to(memory_format=torch.channels_last)
+        outputs = SegmenterOutputs(self.segmenter)
+        self.trained = self._wrap(outputs, outputs)
+        swiftnet = options.segnet == "swiftnet"
+        # The recipe spares a trunk that ImageNet weights have taught already; a random one learns like the rest.
+        trunk_factor = 0.25 if swiftnet and options.pretrained_backbone else 1.0
+        self.criterion = SegmenterLoss(ignore=self.dataset.ignore, ohem=not swiftnet, average=mean_over_ranks)
+        groups = optim.segmenter_groups(
+            self.segmenter, lr=options.lr, weight_decay=options.weight_decay, trunk_factor=trunk_factor
+        )
+        self.optimizer = self._optimizer(groups, betas=(0.9, 0.99))
+        total = self.iterations()
+        warm_up = min(1000, max(1, total // 20))
+        schedule = optim.cosine(total, lr=options.lr, floor=1e-6) if swiftnet else optim.poly(total, warm_up=warm_up)
+        self.scheduler = optim.per_iteration(self.optimizer, schedule)
+        self.evaluation = self.validation(dataclasses.replace(options, eval_single=True, eval_multi_step=()))
+
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        clip, label = self._to_device(batch)
+        image = clip[:, 0]  # (N,3,H,W)
+        images, labels = [], []
+        first = self.ranks.rank * len(image)
+        for number, (one, its_label) in enumerate(zip(image, label)):  # each image its own draw, as segmenters are trained
+            draw = self.draw(np.random.default_rng([*seed, first + number]), one.shape[-2:])
+            images.append(draw.images(one))
+            labels.append(draw.label(its_label))
+        image = normalise(torch.stack(images), self.segmenter.pixel_mean, self.segmenter.pixel_std)  # (N,3,H,W)
+        with self.autocast():
+            outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
+        return self.criterion([x.float() for x in outputs], torch.stack(labels).long())
+
+    def evaluate(self) -> dict | None:
+        if self.evaluation is None:
+            return None
+        net = GSVNet(self.segmenter, nn.Identity(), nn.Identity())  # type: ignore[arg-type]  # nothing is propagated
+        return self.evaluation.run(net, methods=("per-frame",))["per-frame"]
+
+    def state(self) -> dict:
+        return {"state_dict": self.segmenter.state_dict()}

@@ -1,0 +1,130 @@
+"""Stage gsv: the propagation."""
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.errors import UserError
+from config.options import Options
+from dataloaders.clips import ClipDataset
+from dataloaders.stills import StillsDataset
+from dataloaders.transforms import normalise
+from models.fold import folded
+from models.gsvnet import GSVNet
+from models.load import Resumed, networks_for_training
+from models.losses import PropagationLoss
+from models.released import released_state
+from models.resize import grid_size
+from trainer import optim
+from trainer.stages.training_stage import Stage
+from trainer.trainable import ClipPropagation, frozen_pass, views_of
+from utils.distributed import Ranks, mean_over_ranks
+from utils.logging import logger
+
+
+class PropagationStage(Stage):
+    """Stage gsv: the paper's training of flow network and guided convolution under a frozen segmenter.
+
+    net: networks to train instead of those that the options' files hold.
+    """
+
+    def __init__(
+        self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None, net: GSVNet | None = None
+    ):
+        super().__init__(options, device, ranks)
+        stills = options.clip_source == "stills"
+        frames = self.training_frames(0 if stills else max(options.multi_step))
+        cache = self._prepare_cache(frames)
+        self.passes = {}
+        for interval in options.multi_step:
+            if stills:
+                self.passes[interval] = StillsDataset(frames, interval, self.dataset, cache)
+                continue
+            self.passes[interval] = ClipDataset(frames, interval, self.dataset, cache)
+            missing = len(frames) - len(self.passes[interval])
+            if missing:
+                logger.info("train: %d of %d labelled frames lack %d frames before them", missing, len(frames), interval)
+            if not len(self.passes[interval]):
+                raise UserError(
+                    f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
+                    f"--multi-step {interval} wants; --clip-source stills makes clips from single pictures"
+                )
+        self.net = (net or networks_for_training(options, resumed)).to(device)
+        self.net.segmenter.to(memory_format=torch.channels_last)
+        self._choose_parameters()
+        # What the frozen segmenter computes never changes, so it may run in the quickest form.
+        self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
+        self.trained = self._wrap(ClipPropagation(self.net, finetune_all=options.finetune_all), self.net.flow, self.net.guided)
+        weights = self.dataset.class_weights if options.class_weights else (1.0,) * self.dataset.num_classes
+        self.criterion = PropagationLoss(
+            weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
+            ignore=self.dataset.ignore, average=mean_over_ranks,
+        ).to(device)
+        if options.compile:
+            # On CPUs, freezing lays the constant weights out once as the convolutions want them.
+            self.frozen.compile(options={"freezing": device.type == "cpu"})
+            # Without the upsampling before it, whose backward pass is slower compiled.
+            self.criterion.compare = torch.compile(self.criterion.compare)  # type: ignore[method-assign]  # this one loss
+        groups = optim.propagation_groups(
+            self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
+        )
+        self.optimizer = self._optimizer(groups)
+        self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
+        self.evaluation = self.validation(options)
+
+    def _choose_parameters(self) -> None:
+        options, net = self.options, self.net
+        net.segmenter.requires_grad_(False)
+        net.guided.filter_bank.requires_grad_(options.train_filter)
+        net.flow.requires_grad_(options.train_optical_flow)
+
+    def train_mode(self) -> None:
+        super().train_mode()
+        self.net.segmenter.eval()
+        if not self.options.train_optical_flow:
+            self.net.flow.eval()
+
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        ends, views, label = self.inputs(batch, seed)  # of a video, or made from stills
+        with self.autocast():
+            key_logits, teacher = self.frozen_logits(ends)
+            logits = self.trained(key_logits, views)  # (N,C,h,w)
+        return self.criterion(logits.float(), label, teacher)
+
+    def inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Augmented first and last frame (N,2,3,H,W), grid views of all frames, label (N,H,W) int64.
+
+        Only the segmenter's frames are computed in full; of all others the networks see 1/8.
+        """
+        clip, label = self._to_device(batch)
+        augmentation = self.draw(np.random.default_rng(list(seed)), clip.shape[-2:])
+        mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
+        grid = grid_size(*augmentation.output)
+        if "objects" in batch:
+            made, size = self._made_clips(batch, seed), clip.shape[-2:]
+            steps = int(batch["steps"][0])
+            first = made.frame(steps, *augmentation.positions(size, augmentation.output))  # (N,3,H,W)
+            ends = torch.stack([first, augmentation.images(clip[:, 0])], dim=1)  # (N,2,3,H,W)
+            seen = [made.frame(back, *augmentation.positions(size, grid)) for back in range(steps - 1, 0, -1)]
+            middle = torch.stack(seen, dim=1) if seen else ends[:, :0, :, : grid[0], : grid[1]]  # (N,T-2,3,h,w)
+        else:
+            ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # first and last frame, without copying: (N,2,3,H,W)
+            middle = augmentation.views(clip[:, 1:-1], grid)  # (N,T-2,3,h,w)
+        ends = normalise(ends, mean, std)
+        first, last = views_of(ends)  # (N,3,h,w) each
+        between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
+        views = [view.contiguous() for view in (first, *between, last)]  # channels first, as the logits beside them
+        return ends, views, augmentation.label(label).long()
+
+    def frozen_logits(self, ends: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Keyframe logits (N,C,h,w) and teacher logits of the augmented first and last frame."""
+        return frozen_pass(self.frozen, ends[:, 0], ends[:, 1], distil=self.options.distil)
+
+    def evaluate(self) -> dict | None:
+        if self.evaluation is None:
+            return None
+        return self.evaluation.run(self.net, methods=("gsv",))["gsv"]
+
+    def state(self) -> dict:
+        return {"state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict()}

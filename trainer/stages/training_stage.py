@@ -1,0 +1,145 @@
+"""What the three training stages share.
+
+A stage offers the trainer: `passes` (data sets by clip interval, gone through in order in each epoch), `optimizer`,
+`scheduler`, `loss(batch, augmentation seed)`, `train_mode()`, `evaluate()` and `state()`.
+"""
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from config.command_line import resolve
+from config.datasets import dataset_config
+from config.errors import UserError
+from config.options import Options
+from dataloaders.cache import PictureCache
+from dataloaders.clips import LabelledFrame, SizedDataset
+from dataloaders.images import read_image
+from dataloaders.label_check import refuse_strange_labels
+from dataloaders.loaders import labelled_frames
+from dataloaders.stills import MadeClips
+from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
+from evaluation.evaluate import Evaluation, picture_cache
+from evaluation.example_frames import panel
+from models.warp import sample_at
+from trainer import optim
+from trainer.trainable import freeze_batch_norm
+from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
+from utils.logging import logger
+
+CLIP_SEED = 1  # keeps the clips' draws apart from the augmentation's
+
+
+class Stage:
+    """One stage of training; the stages proper fill in what it names."""
+
+    trained: nn.Module  # called by loss(), wrapped for several GPUs where there are any
+    passes: dict[int, SizedDataset]
+    evaluation: Evaluation | None = None
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks):
+        self.options, self.device, self.ranks = options, device, ranks
+        self.dataset = dataset_config(options.dataset, options.data_path)
+
+    def train_mode(self) -> None:
+        self.trained.train()
+        if self.options.freeze_bn:
+            freeze_batch_norm(self.trained)
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision that `--amp` asks for, around a forward pass."""
+        kind = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.amp]
+        return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
+
+    def _wrap(self, trained: nn.Module, *compiled: nn.Module) -> nn.Module:
+        """Make `trained` ready for several processes; with `--compile 1` the parts `compiled` of it are compiled."""
+        if self.options.sync_bn:
+            synchronise_batch_norm(trained, self.ranks, self.device)
+        if self.options.compile:
+            for part in compiled:
+                part.compile()
+        return data_parallel(trained, self.ranks, self.device, apex=self.options.apex)
+
+    def _to_device(self, batch: Mapping) -> tuple[Tensor, Tensor]:
+        """clip (N,T,3,H,W) and label (N,H,W) of a batch, uint8, on the device."""
+        clip, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
+        return channels_first(clip), label
+
+    def _made_clips(self, batch: Mapping, seed: Sequence[int]) -> MadeClips:
+        """Clips made from a batch of StillsDataset; each depends on `seed` and its place in the global batch alone."""
+        first = self.ranks.rank * len(batch["label"])
+        image, label, objects = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label", "objects"))
+        seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
+        steps = int(batch["steps"][0])
+        return MadeClips(image[:, 0], label, objects, steps, self.dataset, sample_at=sample_at, seeds=seeds)
+
+    def _optimizer(self, groups: list[dict], betas: tuple[float, float] = optim.BETAS) -> torch.optim.Optimizer:
+        options = self.options
+        return optim.build_optimizer(
+            groups, name=options.optim, weight_decay=options.weight_decay, betas=betas, apex=options.apex
+        )
+
+    def iterations(self) -> int:
+        """Optimizer steps of the whole training."""
+        batches = sum(max(1, len(dataset) // self.options.batch_size) for dataset in self.passes.values())
+        return batches * self.options.epoch
+
+    def training_frames(self, past: int) -> list[LabelledFrame]:
+        """Labelled frames of the train split with up to `past` frames before each. Raises UserError, too, where the labels are
+        of another kind, or the crop that was chosen is larger than the frames."""
+        options = self.options
+        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
+        refuse_strange_labels(frames, self.dataset)
+        if options.use_crop:
+            self._look_at_crop(frames[0].frames[-1])
+        return frames
+
+    def _look_at_crop(self, path: Path) -> None:
+        """The recipe enlarges to its crop what is smaller; a crop of the user's own that does not fit is a mistake."""
+        options = self.options
+        try:
+            height, width, _ = read_image(path).shape
+        except UserError:
+            if options.on_bad_sample == "error":
+                raise
+            return
+        if options.crop_height <= height and options.crop_width <= width:
+            return
+        crop, frame = f"--crop-height {options.crop_height} --crop-width {options.crop_width}", f"{path}: {height} high, {width} wide"
+        recipe = resolve({name: getattr(options, name) for name in ("stage", "segnet", "optical_flow_network", "dataset", "data_path")})
+        if (options.crop_height, options.crop_width) != (recipe.crop_height, recipe.crop_width):
+            raise UserError(f"{crop}: larger than the frames ({frame}); choose a smaller crop, or --use-crop 0")
+        logger.warning("the recipe's %s is larger than the frames (%s), which are enlarged to it", crop, frame)
+
+    def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> PictureCache | None:
+        """The cache of decoded frames, if there is to be one, after saying how much it will take."""
+        cache = picture_cache(self.options)
+        if cache is not None and self.ranks.first:
+            cache.announce((path for frame in frames for path in frame.frames), read_image)
+        return cache
+
+    def validation(self, options: Options) -> Evaluation | None:
+        """Evaluation on the val split, or None, with a word, where there is no such split."""
+        try:
+            return Evaluation(options, self.device, self.ranks)
+        except UserError as error:
+            logger.info("no evaluation while training: %s", error)
+            return None
+
+    def picture(self) -> np.ndarray | None:
+        """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
+        seen = self.evaluation.first if self.evaluation is not None else None
+        return None if seen is None else panel(seen, next(iter(seen.predictions)), self.dataset.colours)
+
+    def draw(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
+        """One draw of the options' augmentation for frames of size (H,W)."""
+        options = self.options
+        return draw_augmentation(
+            rng, (int(frame[0]), int(frame[1])), crop=(options.crop_height, options.crop_width) if options.use_crop else None,
+            scales=options.random_scale or PROPAGATION_SCALES, continuous=bool(options.random_scale), flip=options.flip,
+        )

@@ -1,0 +1,110 @@
+"""Run folders: LOG/run/DATASET/NAME/experiment_N."""
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from config.errors import UserError
+from config.options import FIELDS, Options
+from utils.files import write_json
+from utils.folder_lock import FolderLock
+
+LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint_previous.pth.tar", "model_best.pth.tar"
+_PREFIX = "experiment_"
+
+
+def run_root(options: Options) -> Path:
+    """Folder that holds the experiments of this stage, segmenter and checkname."""
+    names = {
+        "gsv": f"{options.segnet}_{options.checkname}",
+        "segnet": f"segnet_{options.segnet}_{options.checkname}",
+        "flow": f"flow_{options.optical_flow_network}_{options.checkname}",
+    }
+    return Path(options.log_folder) / "run" / options.dataset / names[options.stage]
+
+
+def new_experiment(options: Options) -> Path:
+    """Make the next free experiment folder and write `parameters.json` into it. Raises UserError when the disk refuses."""
+    root = run_root(options)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = _next_folder(root)
+    except OSError as error:
+        raise UserError(f"{root}: no folder can be made there ({error.strerror}); choose another --log-folder") from error
+    try:
+        _write_parameters(folder, options)
+    except UserError:
+        folder.rmdir()
+        raise
+    return folder
+
+
+def claim_experiment(options: Options) -> tuple[Path, FolderLock]:
+    """A training run's folder and the lock on it: a new one, or with `--resume auto` that of a run that was killed before it
+    had saved anything. Raises UserError when the disk refuses."""
+    newest = max(run_root(options).glob(f"{_PREFIX}*"), key=_number, default=None)
+    if options.resume == "auto" and newest is not None and _saved_nothing(newest):
+        with contextlib.suppress(UserError):  # it is being trained in: a new one, then
+            lock = FolderLock(newest)
+            _write_parameters(newest, options)
+            return newest, lock
+    folder = new_experiment(options)
+    return folder, FolderLock(folder)
+
+
+def _saved_nothing(folder: Path) -> bool:
+    """Whether this is the folder of a training run without a checkpoint."""
+    try:
+        evaluated = json.loads((folder / "parameters.json").read_text())["evaluate"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return False
+    return evaluated is False and not any((folder / name).exists() for name in (LATEST, PREVIOUS, BEST))
+
+
+def _write_parameters(folder: Path, options: Options) -> None:
+    write_json(folder / "parameters.json", _with_whole_paths(dataclasses.asdict(options)))
+
+
+def _next_folder(root: Path) -> Path:
+    number = max((_number(path) for path in root.glob(f"{_PREFIX}*")), default=-1) + 1
+    while True:
+        folder = root / f"{_PREFIX}{number}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:  # another run took the number meanwhile
+            number += 1
+
+
+def latest_experiment(options: Options) -> Path | None:
+    """The newest experiment folder of this run name that holds a checkpoint."""
+    folders = [path for path in run_root(options).glob(f"{_PREFIX}*") if (path / LATEST).is_file()]
+    return max(folders, key=_number, default=None)
+
+
+def run_options(folder: Path) -> Options:
+    """The options of the propagation run in `folder`, made to load its best networks. Raises UserError."""
+    path = folder / "parameters.json"
+    try:
+        content = json.loads(path.read_text())
+        known: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
+        options = Options(**known)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the options of a run ({error}); name the experiment folder of a propagation run") from error
+    weights = next((folder / name for name in (BEST, LATEST) if (folder / name).is_file()), None)
+    if options.stage != "gsv" or weights is None:
+        raise UserError(f"{folder}: holds no trained propagation ({BEST}); name the experiment folder of a --stage gsv run")
+    return dataclasses.replace(options, evaluate=True, method="gsv", resume=str(weights), load_flow=options.optical_flow_network != "none")
+
+
+def _with_whole_paths(values: dict) -> dict:
+    """So that the run can be loaded from any folder."""
+    paths = ("data_path", "weights_dir", "segnet_weights", "flow_weights")
+    return values | {name: os.path.abspath(values[name]) for name in paths if values[name]}
+
+
+def _number(folder: Path) -> int:
+    digits = folder.name.removeprefix(_PREFIX)
+    return int(digits) if digits.isdigit() else -1
