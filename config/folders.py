@@ -1,4 +1,5 @@
 """What lies in a folder, for the answers to a wrong --data-path: a few of its entries, and which data set it looks like."""
+import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -62,6 +63,12 @@ def advice(root: Path, wanted: Iterable[str]) -> str:
         if kind_of(folder) in wanted:
             return f"; --data-path {folder} looks right"
     return ""
+
+
+def natural(path: Path) -> list:
+    """Sorts paths with numbers by value: frame_2 before frame_10."""
+    words = re.split(r"([0-9]+)", str(path))
+    return [int(word) if i % 2 else word for i, word in enumerate(words)]
 
 
 def printable(name: str) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from config.custom import WILDCARD, CustomData, Part, read_custom, wildcards
 from config.errors import UserError
-from config.folders import contents, nearest
+from config.folders import contents, natural, nearest
 from dataloaders.clips import LabelledFrame
-from inference.video_input import natural
 from utils.logging import logger
 
 Key = tuple[str, ...]  # what the wildcards of a glob stand for in one path

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
+from config.folders import natural
 from dataloaders.images import read_image
 from inference.video_writer import RATES, refuse_undecodable
 from streets import StreetSettings, render_sequence
@@ -78,12 +79,6 @@ def _opened(source: str) -> Frames:
         return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), _fixed_part(path))
     found = "neither a file nor a folder" if path.exists() else "no such file"
     raise UserError(f"{source}: {found}; wanted is a video file, a folder or a quoted glob of pictures, a camera's number, or {DEMO}")
-
-
-def natural(path: Path) -> list:
-    """Sorts paths with numbers by value: frame_2 before frame_10."""
-    words = re.split(r"([0-9]+)", str(path))
-    return [int(word) if i % 2 else word for i, word in enumerate(words)]
 
 
 def _rendered() -> Frames:

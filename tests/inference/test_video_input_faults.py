@@ -19,7 +19,7 @@ from utils.logging import logger
 ROOT = Path(__file__).resolve().parents[2]
 OPENED = """
 import sys
-from dataloaders.frames import open_frames
+from inference.video_input import open_frames
 for source in sys.argv[1:]:
     try:
         open_frames(source)

@@ -147,7 +147,7 @@ def on_a_full_disk(code: str, room: int) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_full_disk_is_noticed_and_nothing_half_written_stays(tmp_path, ending, size):
     done = on_a_full_disk(
-        "from utils.video import VideoFile, silence_codecs; silence_codecs(); rng = np.random.default_rng(0)\n"
+        "from inference.video_writer import VideoFile, silence_codecs; silence_codecs(); rng = np.random.default_rng(0)\n"
         f"with VideoFile({str(tmp_path / 'a')!r} + {ending!r}, 25) as video:\n"
         f"    for _ in range(60): video.write(rng.integers(0, 255, ({size[0]}, {size[1]}, 3), np.uint8))",
         room=30_000,
@@ -198,7 +198,7 @@ def test_places_where_no_label_map_can_be(tmp_path):
     with pytest.raises(UserError, match=r"file/a.png: cannot be written \("):
         LabelFolder(tmp_path / "file").write("a", np.zeros((2, 2), np.uint8))
     done = on_a_full_disk(
-        "from utils.video import LabelFolder\n"
+        "from inference.video_writer import LabelFolder\n"
         f"LabelFolder({str(tmp_path / 'new')!r}).write('a', np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))",
         room=1000,
     )

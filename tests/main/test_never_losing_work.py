@@ -15,7 +15,7 @@ from config.command_line import parse
 from config.errors import UserError
 from main import main
 from models.released import read_gsvnet
-from trainer.trainer import Trainer
+from trainer.trainer import Training
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks
 from utils.run_folder import LATEST, PREVIOUS
@@ -74,7 +74,7 @@ def test_damaged_latest_checkpoint_gives_way_to_the_one_before(words, tmp_path, 
 
 @pytest.mark.tried("Numbers", "a loss that is no number", "stops before the optimizer step, names the frames")
 def test_loss_that_is_no_number_stops_before_the_optimizer(words, tmp_path):
-    trainer = Trainer(parse(words), torch.device("cpu"), Ranks())
+    trainer = Training(parse(words), torch.device("cpu"), Ranks())
     before = {name: x.clone() for name, x in trainer.stage.net.guided.named_parameters()}
     real = trainer.stage.loss
 

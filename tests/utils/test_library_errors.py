@@ -56,13 +56,13 @@ def test_memory_that_really_runs_out(streets, weights, tmp_path):
     script.write_text(
         "import resource, sys\n"
         "from main import main\n"
-        "from trainer.trainer import Trainer\n"
-        "step = Trainer._step\n"
+        "from trainer.trainer import Training\n"
+        "step = Training._step\n"
         "def limited(self, batch):\n"
         "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20),) * 2)\n"
         "    return step(self, batch)\n"
-        "Trainer._step = limited\n"
+        "Training._step = limited\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     done = subprocess.run([sys.executable, str(script), *training(streets, weights, tmp_path / "logs")], env=ENVIRONMENT, cwd=ROOT,
