@@ -17,7 +17,7 @@ from benchmarks.measure import median_and_p95, memory_gib, milliseconds, peak_gi
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
-from evaluation.tables import Table, percent
+from evaluation.tables import percent
 from inference.engines import Engine, build_engine
 from models.build import build_gsvnet
 from models.gsvnet import GSVNet
@@ -25,6 +25,7 @@ from models.resize import grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.logging import logger
 from utils.metrics import scores
+from utils.text_table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

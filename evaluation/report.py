@@ -10,9 +10,10 @@ import numpy as np
 
 from config.schema import DatasetConfig
 from evaluation.example_frames import Shown
-from evaluation.tables import AVERAGES, Table, heading, notes, percent, tables
+from evaluation.tables import AVERAGES, heading, notes, percent, tables
 from utils.charts import Line, class_bars, lines, svg, trend
 from utils.metrics import scores
+from utils.text_table import Table
 from utils.visualize import overlay
 
 WIDTH, QUALITY = 640, 85  # of the pictures: at most so many pixels wide; JPEG

@@ -2,35 +2,14 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from utils.text_table import Table
 
 AVERAGES = (("avg_miou", "average over positions"), ("pooled_miou", "pooled over positions"), ("min_miou", "minimum"))
 POSITION_COLUMNS = (
     ("miou", "mIoU"), ("pixel_accuracy", "pixel acc."), ("mean_class_accuracy", "class acc."), ("frequency_weighted_iou", "fw IoU")
 )
-
-
 ABLATIONS = (("intra", "intra features"), ("edge", "edge map"))
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text, the first column left-aligned. Figures are per cent unless the heading says otherwise."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def console(self) -> list[str]:
-        cells = [self.head, *self.rows]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.head))]
-        lines = ["  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths))) for row in cells]
-        return [self.title, *(f"  {line}".rstrip() for line in lines)]
-
-    def markdown(self) -> list[str]:
-        rule = ["---", *["---:"] * (len(self.head) - 1)]
-        cells = [[x.replace("|", "\\|") for x in row] for row in (self.head, rule, *self.rows)]
-        return [f"**{self.title}**", "", *("| " + " | ".join(row) + " |" for row in cells), ""]
 
 
 def percent(x: float | None) -> str:

@@ -20,10 +20,11 @@ from dataloaders.clips import LabelledFrame
 from evaluation.evaluate import Seen
 from evaluation.example_frames import Shown
 from evaluation.report import report
-from evaluation.tables import AVERAGES, Table, heading, notes, percent, tables
+from evaluation.tables import AVERAGES, heading, notes, percent, tables
 from main import main
 from utils.charts import Line, lines, scatter, scatter_figure, svg, write_chart
 from utils.metrics import ConfusionMatrix, by_interval, scores, summary
+from utils.text_table import Table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome here")
