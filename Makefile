@@ -1,15 +1,21 @@
-# make setup   the environment alone (.venv)
-# make demo    synthetic street video: trains and evaluates everything, a few minutes
-# make test    style, types and the tests but the slow ones
-# make test-all     all tests, the slow ones too
+# make setup        the environment alone (.venv)
+# make demo         synthetic street video: trains and evaluates everything, a few minutes
+# make test         style, types and the tests of what is right, about three minutes
+# make test-all     all tests, those of hostile input and the slow ones too, with coverage
 # make reliability  everything that is done to break the program, and the table of it in docs/reliability.md
+# make measures     sizes and rules of the tree
+# make gpu          tests and benchmarks on a GPU, at most eight minutes; results in logs/gpu (OUT=FOLDER for another)
+#                   PYTHON=python3 uses an installed torch as it is; WHEELS=FOLDER installs what is missing from there
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# An interpreter named on the command line is used as it is, without the environment.
+NAMED := $(findstring command,$(origin PYTHON))
+OUT ?= logs/gpu
 
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup -q tests
 
-.PHONY: setup demo style test test-all reliability clean
+.PHONY: setup demo style test test-all reliability measures gpu clean
 
 setup: $(VENV)/.installed
 
@@ -29,13 +35,20 @@ style: setup
 	$(RUN) -m mypy
 
 test: style
-	$(PYTEST) -m "not slow" --cov --cov-report=term
+	$(PYTEST) -m "not slow and not hostile"
 
 test-all: style
 	$(PYTEST) --cov --cov-report=term
 
 reliability: setup
-	$(PYTEST) -m tried --reliability docs/reliability.md
+	MUTANTS=1200 $(PYTEST) -m tried --reliability docs/reliability.md
+
+measures: setup
+	$(RUN) -m tests.measures
+
+gpu: $(if $(NAMED),,setup)
+	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --find-links $(WHEELS) tensorboardX)
+	$(if $(NAMED),$(PYTHON),$(RUN)) -m benchmarks.gpu $(OUT)
 
 clean:
 	rm -rf demo logs

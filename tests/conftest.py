@@ -28,6 +28,17 @@ def pytest_configure(config):
         config.pluginmanager.register(tried.Table(path))
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    """Mark as hostile what is tried to break the program; property tests of numbers are not hostile."""
+    for item in items:
+        tried_mark = item.get_closest_marker("tried")
+        if tried_mark is not None and tried_mark.args[0] != "Numbers":
+            item.add_marker("hostile")
+        if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item, call):
     if call.when == "call" or (call.when == "setup" and call.excinfo is not None):

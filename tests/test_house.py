@@ -58,6 +58,6 @@ def test_importing_says_and_does_nothing(tmp_path):
 
 
 def test_tests_mirror_the_tree():
-    """A folder of tests for every room, and none for what is not there; `tests/main` runs the whole program."""
+    """A folder of tests for every room, and none for what is not there; `tests/main` runs the whole program, `tests/cuda` needs a GPU."""
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert folders == set(LEVELS)
+    assert folders - {"cuda"} == set(LEVELS)

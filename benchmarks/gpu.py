@@ -1,0 +1,138 @@
+"""`make gpu`: tests, benchmarks and the demonstration on a GPU, in at most eight minutes.
+
+Each part is a process of its own with a time limit. Its output goes to FOLDER/gpu.log; after every part FOLDER/gpu.json and
+FOLDER/gpu.md are written again, so an interruption loses nothing but the part that was running.
+"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from benchmarks.measure import machine, machine_line
+from utils.files import write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGET = 470  # seconds, for all parts together
+STREETS = ("--height", "1024", "--width", "2048", "--train", "8", "--val", "1", "--length", "5")
+LEARNED = 0.35  # average mIoU that GSVNet has to reach in the demonstration; untrained networks stay below 0.05
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command, its time limit in seconds, and the JSON file that it writes, if any."""
+
+    name: str
+    seconds: int
+    command: tuple[str, ...]
+    result: Path | None = None
+
+
+def parts(made: Path) -> list[Part]:
+    """The parts in order: correctness, speed, learning. `made`: folder for data and results on the way."""
+    python, streets, logs = sys.executable, made / "streets", str(made / "logs")
+    training = (
+        "--benchmark", "train", "--dataset", "synthetic", "--data-path", str(streets), "--crop-height", "768", "--crop-width", "1536",
+        "--batch-size", "8", "--multi-step", "4", "--num-worker", "8",
+    )
+    benchmarks = {
+        "training step, fp32": training,
+        "training step, bf16": (*training, "--amp", "bf16"),
+        "training step, bf16, compiled": (*training, "--amp", "bf16", "--compile", "1"),
+        "video, fp32": ("--benchmark", "video"),
+        "video, fp16": ("--benchmark", "video", "--amp", "fp16"),
+        "video, bf16": ("--benchmark", "video", "--amp", "bf16"),
+        "published table, fp32": ("--benchmark", "table"),
+    }
+    limits = {"video": 90, "training": 60, "published": 90}
+    found = [
+        Part("tests", 180, (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cuda", "--durations", "10", "tests/cuda")),
+        Part("streets of 1024 x 2048 for the training step", 60, (python, "-m", "streets", "--root", str(streets), *STREETS)),
+        Part("roofline", 60, (python, "-m", "benchmarks.roofline", str(made / "roofline.json")), made / "roofline.json"),
+    ]
+    for number, (name, words) in enumerate(benchmarks.items()):
+        result = made / f"{number}.json"
+        command = (python, "main.py", "--device", "cuda", "--log-folder", logs, "--metrics-file", str(result), *words)
+        found.append(Part(name, limits[name.split(",")[0].split()[0]], command, result))
+    demo = (python, "main.py", "--demo", "1", "--device", "cuda")
+    return [*found, Part("learning (the demonstration)", 150, demo, ROOT / "demo" / "metrics.json")]
+
+
+def run_part(part: Part, seconds: float, log: IO[str]) -> dict[str, Any]:
+    """Run a part for at most `seconds`. Returns name, status ("ok", "failed", "over time"), seconds, tail of the output, result."""
+    log.write(f"\n=== {part.name}: {' '.join(part.command)}\n")
+    log.flush()
+    begin, started = log.tell(), time.monotonic()
+    process = subprocess.Popen(part.command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        status = "ok" if process.wait(seconds) == 0 else "failed"
+    except subprocess.TimeoutExpired:
+        status = "over time"
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+    taken = round(time.monotonic() - started, 1)
+    output = Path(log.name).read_text(errors="replace")[begin:]
+    found: dict[str, Any] = {"name": part.name, "status": status, "seconds": taken, "tail": output.splitlines()[-40:]}
+    if status == "ok" and part.result is not None:
+        found["result"] = json.loads(part.result.read_text())
+    return found
+
+
+def kill_group(process: subprocess.Popen) -> None:
+    """End a process and all that it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def learned(found: dict[str, Any]) -> dict[str, Any]:
+    """Judge the demonstration by the mIoU that GSVNet reached."""
+    reached = found.get("result", {}).get("avg_miou") or 0.0
+    status = found["status"] if found["status"] != "ok" or reached >= LEARNED else "failed"
+    return found | {"status": status, "result": {"table": [f"GSVNet, average mIoU {reached:.4f}; {LEARNED} is required"]}}
+
+
+def as_markdown(content: dict[str, Any]) -> str:
+    """The page: a table of the parts, then what each of them printed as its result."""
+    lines = [machine_line(content["machine"]), "", "| part | status | seconds |", "|---|---|---:|"]
+    lines += [f"| {part['name']} | {part['status']} | {part['seconds']:.0f} |" for part in content["parts"]]
+    for part in content["parts"]:
+        table = part.get("result", {}).get("table") or part["tail"][-25:]
+        lines += ["", f"## {part['name']}", "", *(f"    {line}" for line in table)]
+    return "\n".join(lines) + "\n"
+
+
+def main(words: Sequence[str]) -> int:
+    """Run all parts; FOLDER is the only word. Returns 0 where every part is in order, else 1."""
+    folder = Path(words[0] if words else "logs/gpu")
+    if not torch.cuda.is_available():
+        print("error: make gpu: PyTorch finds no usable GPU here", file=sys.stderr)
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"machine": machine(torch.device("cuda")), "parts": []}
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as made, open(folder / "gpu.log", "w") as log:
+        for part in parts(Path(made)):
+            left = BUDGET - (time.monotonic() - started)
+            if left < 10:
+                found = {"name": part.name, "status": "no time left", "seconds": 0.0, "tail": []}
+            else:
+                found = run_part(part, min(part.seconds, left), log)
+            found = learned(found) if part.name.startswith("learning") else found
+            content["parts"].append(found)
+            write_json(folder / "gpu.json", content)
+            write_text(folder / "gpu.md", as_markdown(content))
+            print(f"{found['name']}: {found['status']}, {found['seconds']:.0f} s", *found["tail"][-12:], sep="\n    ", flush=True)
+    return int(any(part["status"] != "ok" for part in content["parts"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
