@@ -1,5 +1,4 @@
 """How far the networks are from what the GPU could do: measured peak rates, the least time that they allow, the time taken."""
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,8 @@ from benchmarks.complexity import gmac
 from models.build import build_gsvnet
 from models.resize import grid_size
 from models.steps import KeyframeStep, PropagationStep
+from utils.files import write_json
+from utils.text_table import Table
 
 SIZE, SCALE, CLASSES = (1024, 2048), 0.75, 19
 REPEATS = 50
@@ -85,12 +86,24 @@ def measure(name: str, step: nn.Module, inputs: Sequence[Tensor], peak: dict[str
             with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False):
                 step(*inputs)
 
-        width = dtype.itemsize / 4
         rate = peak["tf32" if kind == "fp32" and torch.backends.cudnn.allow_tf32 else kind]
-        row = {"step": name, "type": kind, "gflop": flop / 1e9, "arithmetic_ms": 1e3 * flop / rate, "memory_ms": 1e3 * size * width / peak["bytes"]}
+        row: dict = {"step": name, "type": kind, "gflop": flop / 1e9, "arithmetic_ms": 1e3 * flop / rate}
+        row["memory_ms"] = 1e3 * size * dtype.itemsize / 4 / peak["bytes"]
         row |= {"eager_ms": 1e3 * seconds(work), "graph_ms": 1e3 * seconds(captured(work))}
         rows.append(row | {"of_roofline": max(row["arithmetic_ms"], row["memory_ms"]) / row["graph_ms"]})
     return rows
+
+
+def as_table(peak: dict[str, float], rows: Sequence[dict]) -> Table:
+    products = ", ".join(f"{kind} {rate / 1e12:.0f}" for kind, rate in peak.items() if kind != "bytes")
+    title = f"Roofline: copy {peak['bytes'] / 1e12:.2f} TB/s; matrix products, TFLOP/s: {products}"
+    head = ("step", "type", "GFLOP", "least ms by arithmetic", "by memory", "eager ms", "graph ms", "of roofline")
+    times = ("arithmetic_ms", "memory_ms", "eager_ms", "graph_ms")
+    cells = [
+        (row["step"], row["type"], f"{row['gflop']:.1f}", *(f"{row[key]:.3f}" for key in times), f"{100 * row['of_roofline']:.0f} %")
+        for row in rows
+    ]
+    return Table(title, head, tuple(cells))
 
 
 @torch.inference_mode()
@@ -103,15 +116,9 @@ def main(words: Sequence[str]) -> int:
     logits, view = torch.randn(1, CLASSES, *grid_size(*SIZE), device="cuda"), torch.randn(1, 3, *grid_size(*SIZE), device="cuda")
     rows = measure("keyframe", KeyframeStep(net, SCALE).cuda().eval(), [image], peak)
     rows += measure("propagation", PropagationStep(net).cuda().eval(), [logits, view, view], peak)
-    table = [f"copy {peak['bytes'] / 1e12:.2f} TB/s; matrix products, TFLOP/s: " + ", ".join(f"{k} {peak[k] / 1e12:.0f}" for k in peak if k != "bytes")]
-    table.append(f"{'step':<14}{'type':<6}{'GFLOP':>8}{'least ms: arithmetic':>22}{'memory':>9}{'eager ms':>10}{'graph ms':>10}{'of roofline':>13}")
-    table += [
-        f"{row['step']:<14}{row['type']:<6}{row['gflop']:>8.1f}{row['arithmetic_ms']:>22.3f}{row['memory_ms']:>9.3f}"
-        f"{row['eager_ms']:>10.3f}{row['graph_ms']:>10.3f}{100 * row['of_roofline']:>12.0f}%"
-        for row in rows
-    ]
+    table = as_table(peak, rows).console()
     print(*table, sep="\n")
-    Path(words[0]).write_text(json.dumps({"peaks": peak, "rows": rows, "table": table}))
+    write_json(Path(words[0]), {"peaks": peak, "rows": rows, "table": table})
     return 0
 
 
