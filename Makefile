@@ -5,13 +5,15 @@
 # make reliability  everything that is done to break the program, and the table of it in docs/reliability.md
 # make measures     sizes and rules of the tree
 # make gpu          tests and benchmarks on a GPU, at most eight minutes; results in logs/gpu (OUT=FOLDER for another)
-#                   PYTHON=python3 uses an installed torch as it is; WHEELS=FOLDER installs what is missing from there
+#                   PYTHON=python3 uses an installed torch as it is; WHEELS=FOLDER installs tensorboardX from there;
+#                   BUDGET=SECONDS for all parts together
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # An interpreter named on the command line is used as it is, without the environment.
 NAMED := $(findstring command,$(origin PYTHON))
 OUT ?= logs/gpu
+BUDGET ?= 470
 
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup -q tests
 
@@ -48,7 +50,7 @@ measures: setup
 
 gpu: $(if $(NAMED),,setup)
 	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --find-links $(WHEELS) tensorboardX)
-	$(if $(NAMED),$(PYTHON),$(RUN)) -m benchmarks.gpu $(OUT)
+	$(if $(NAMED),$(PYTHON),$(RUN)) -m benchmarks.gpu $(OUT) $(BUDGET)
 
 clean:
 	rm -rf demo logs

@@ -1,4 +1,4 @@
-"""How far the networks are from what the GPU could do: measured peak rates, the least time that they allow, the time taken."""
+"""How far the networks are from what the GPU could do: measured peak rates, the time that they allow, the time taken."""
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ def captured(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def peaks() -> dict[str, float]:
-    """Bytes a second of a copy (read and written), and floating-point operations a second of matrix products by type."""
+    """Bytes a second of a copy (read and written); floating-point operations a second of matrix products, by type."""
     source, target = (torch.empty(2**31, dtype=torch.uint8, device="cuda") for _ in range(2))
     found = {"bytes": 2 * source.numel() / seconds(lambda: target.copy_(source))}
     for name, kind in TYPES.items():
@@ -63,7 +63,7 @@ def peaks() -> dict[str, float]:
 
 
 def layer_bytes(step: nn.Module, *inputs: Tensor) -> float:
-    """Bytes that the convolutions of one forward read and write at the least: inputs, weights and outputs, each once, in fp32."""
+    """Bytes that the convolutions of one forward pass at least read and write, in fp32: inputs, weights, outputs, once."""
     total = 0
 
     def count(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
@@ -78,7 +78,7 @@ def layer_bytes(step: nn.Module, *inputs: Tensor) -> float:
 
 
 def measure(name: str, step: nn.Module, inputs: Sequence[Tensor], peak: dict[str, float]) -> list[dict]:
-    """One row by type: least milliseconds by arithmetic and by memory, and the time taken, launched one by one and as a graph."""
+    """One row a type: the least milliseconds by arithmetic and by memory, and those taken, eager and as a CUDA graph."""
     flop, size = 2e9 * gmac(step, *inputs), layer_bytes(step, *inputs)
     rows = []
     for kind, dtype in TYPES.items():
@@ -100,7 +100,10 @@ def as_table(peak: dict[str, float], rows: Sequence[dict]) -> Table:
     head = ("step", "type", "GFLOP", "least ms by arithmetic", "by memory", "eager ms", "graph ms", "of roofline")
     times = ("arithmetic_ms", "memory_ms", "eager_ms", "graph_ms")
     cells = [
-        (row["step"], row["type"], f"{row['gflop']:.1f}", *(f"{row[key]:.3f}" for key in times), f"{100 * row['of_roofline']:.0f} %")
+        (
+            row["step"], row["type"], f"{row['gflop']:.1f}", *(f"{row[key]:.3f}" for key in times),
+            f"{100 * row['of_roofline']:.0f} %",
+        )
         for row in rows
     ]
     return Table(title, head, tuple(cells))
@@ -113,7 +116,7 @@ def main(words: Sequence[str]) -> int:
     peak = peaks()
     net = build_gsvnet(segmenter="swiftnet", flow="light", classes=CLASSES).cuda().eval()
     image = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8, device="cuda")
-    logits, view = torch.randn(1, CLASSES, *grid_size(*SIZE), device="cuda"), torch.randn(1, 3, *grid_size(*SIZE), device="cuda")
+    logits, view = (torch.randn(1, channels, *grid_size(*SIZE), device="cuda") for channels in (CLASSES, 3))
     rows = measure("keyframe", KeyframeStep(net, SCALE).cuda().eval(), [image], peak)
     rows += measure("propagation", PropagationStep(net).cuda().eval(), [logits, view, view], peak)
     table = as_table(peak, rows).console()

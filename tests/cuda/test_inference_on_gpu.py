@@ -17,8 +17,8 @@ from tests.released import filled_gsvnet
 pytestmark = pytest.mark.cuda
 
 FRAMES, SIZE = 5, (128, 256)
-# Norm of the difference over the norm of the logits, after four propagations. The edge map is a threshold: where rounding moves it, a
-# few pixels differ much, in float32 too.
+# Norm of the difference over the norm of the logits, after four propagations. The edge map is a threshold: where
+# rounding moves it, a few pixels differ much, in float32 too.
 DIFFERENCE = {"off": 2e-3, "bf16": 1e-1, "fp16": 2e-2}
 AGREE = {"off": 0.9995, "bf16": 0.95, "fp16": 0.985}  # share of pixels with the same label
 
@@ -46,7 +46,7 @@ def run(net, frames, **settings):
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("engine", list(ENGINES))
 @pytest.mark.parametrize(("segnet", "flow"), [("swiftnet", "light"), ("bisenet", "flownet")])
-def test_engine_finds_the_logits_of_the_cpu(frames, segnet, flow, engine, amp):
+def test_logits_of_every_engine_are_those_of_the_cpu(frames, segnet, flow, engine, amp):
     net = filled_gsvnet(segnet, flow)
     expected = run(net, frames, engine="eager", device="cpu")
     try:
@@ -62,7 +62,7 @@ def test_engine_finds_the_logits_of_the_cpu(frames, segnet, flow, engine, amp):
         assert (labels == expected_labels).mean() > AGREE[amp]
 
 
-def test_label_map_of_the_gpu_is_that_of_the_cpu():
+def test_label_map_agrees_with_the_cpu():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 19, 9, 17, generator=generator)
     logits = 5 * torch.nn.functional.interpolate(coarse, size=(64, 128), mode="bicubic", align_corners=True)
@@ -71,7 +71,7 @@ def test_label_map_of_the_gpu_is_that_of_the_cpu():
 
 
 @pytest.mark.parametrize("engine", ["eager", "compile"])
-def test_frame_waits_for_the_gpu_once_for_its_labels(frames, engine):
+def test_frame_does_not_wait_for_the_gpu_before_its_labels(frames, engine):
     """Nothing between the frame and its logits waits for the GPU; the copy of the labels to the CPU does."""
     segmenter = VideoSegmenter(filled_gsvnet("swiftnet", "light"), engine=engine, device="cuda")
     for frame in frames:  # compiles, records graphs
@@ -88,7 +88,7 @@ def test_frame_waits_for_the_gpu_once_for_its_labels(frames, engine):
     assert {state.is_keyframe for state in states} == {True, False}
 
 
-def test_evaluation_on_the_gpu_scores_as_on_the_cpu(streets, weights, tmp_path):
+def test_evaluation_scores_as_on_the_cpu(streets, weights, tmp_path):
     scores = {}
     for device in ("cpu", "cuda"):
         file = tmp_path / f"{device}.json"
@@ -103,7 +103,7 @@ def test_evaluation_on_the_gpu_scores_as_on_the_cpu(streets, weights, tmp_path):
     assert np.abs(scores["cuda"] - scores["cpu"]).sum() / 2 < 1e-3 * total
 
 
-def test_video_from_file_to_label_maps(weights, tmp_path):
+def test_label_maps_of_a_video_agree_with_the_cpu(weights, tmp_path):
     folders = {}
     for device in ("cpu", "cuda"):
         folders[device] = tmp_path / device
