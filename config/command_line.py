@@ -1,179 +1,191 @@
-"""The command line: words -> Options. Unknown names are answered with the nearest, contradictions refused."""
+"""The command line: words -> Options. Suggests the nearest known name, and rejects values and combinations without meaning."""
 import argparse
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from config.datasets import dataset_config
-from config.errors import UserError
-from config.options import FIELDS, Options, flag
-from config.recipes import RECIPES
+from config.errors import UserError, did_you_mean
+from config.options import FIELDS, Options, flag, groups, tasks
+from config.recipes import RECIPES, STAGE_DEFAULTS
 
-THINGS_TO_DO = ("video", "export", "evaluate", "demo", "benchmark")  # beside training
+REQUIRED = {  # an option -> the option without which it has no effect, and that one's value, if only one will do
+    "pictures": ("check", 1), "split": ("check", 1), "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1),
+    "export_size": ("export", None), "cut_threshold": ("schedule", "cut"), "budget": ("schedule", "budget"),
+}
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """Command-line words -> Options, defaults of the chosen stage and data set filled in. Raises UserError."""
-    namespace, unknown = _parser().parse_known_args(list(arguments))
-    for word in unknown:
-        known = [flag(name) for name in FIELDS]
-        raise UserError(f"unknown option {word}{_nearest(word.split('=')[0], known)}; --help lists all")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+class Parser(argparse.ArgumentParser):
+    """argparse's parser that raises UserError where argparse prints its usage and exits."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists all options")
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """Words -> values by option name, lists as tuples. Raises UserError."""
+        namespace, unknown = self.parse_known_args(list(words))
+        for word in unknown:
+            hint = did_you_mean(word.split("=")[0], self._option_string_actions)
+            raise UserError(f"unknown option {word}{hint}; --help lists all")
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Command-line words -> Options, with the defaults of recipe, stage and data set filled in. Raises UserError."""
+    given = _parser().read(words)
     if "LOCAL_RANK" in os.environ and "local_rank" not in given:
         try:
             given["local_rank"] = int(os.environ["LOCAL_RANK"])
         except ValueError as error:
-            raise UserError(f"LOCAL_RANK in the environment wants a whole number, not {os.environ['LOCAL_RANK']!r}") from error
+            rank = os.environ["LOCAL_RANK"]
+            raise UserError(f"LOCAL_RANK in the environment must be a whole number, not {rank!r}") from error
     for name, value in given.items():
-        _check(name, value)
+        limits = {key: FIELDS[name].metadata[key] for key in ("choices", "low", "above", "high")}
+        check_value(flag(name), value, **limits)
     return resolve(given)
 
 
-def resolve(given: dict[str, Any]) -> Options:
-    """Fill what was not given from the data set, then the stage's recipe, then the flags' defaults."""
-    plain = Options(**given)
+def resolve(given: Mapping[str, Any]) -> Options:
+    """Options from the `given` ones, then the named recipe, the data set, the stage and the options' own defaults.
+
+    Raises UserError if they contradict each other.
+    """
+    chosen = {**(RECIPES[given["recipe"]].settings if given.get("recipe") else {}), **given}
+    plain = Options(**chosen)
     dataset = dataset_config(plain.dataset, plain.data_path)
-    defaults: dict[str, Any] = {"data_path": dataset.default_path}
-    network = plain.optical_flow_network if plain.stage == "flow" else plain.segnet
-    defaults.update(RECIPES.get((plain.stage, network), {}))
+    variant = {"segnet": plain.segnet, "flow": plain.optical_flow_network, "gsv": plain.optim}[plain.stage]
+    defaults: dict[str, Any] = {"data_path": dataset.default_path, **STAGE_DEFAULTS.get((plain.stage, variant), {})}
     if dataset.crop is not None:
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
-    options = Options(**{**defaults, **given})
-    if options.stage == "segnet" and "method" not in given:
-        options = dataclasses.replace(options, method="per-frame")
+    if plain.stage == "segnet":
+        defaults["method"] = "per-frame"
+    options = Options(**{**defaults, **chosen})
     if options.optical_flow_network == "none":
         options = dataclasses.replace(options, load_flow=False)
-    refuse_contradictions(options, given)
+    check_contradictions(options, given)
     return options
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists all options")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="main.py",
-        description="GSVNet: fast semantic segmentation of video. Trains, evaluates and runs.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+def _parser() -> Parser:
+    recipes = "\n".join(f"  {name:24} {recipe.expected}" for name, recipe in RECIPES.items())
+    parser = Parser(
+        prog="main.py", argument_default=argparse.SUPPRESS, usage="main.py [options]",
+        description="GSVNet: fast semantic segmentation of video. Trains, unless told to do something else. Switches take 0 or 1.",
+        epilog=f"recipes (--recipe NAME) and what they reach; commands and times are in docs/options.md:\n{recipes}",
     )
-    kinds: dict[type, Callable[[str], object]] = {bool: _boolean, int: _integer, float: _number, str: str}
-    for name, field in FIELDS.items():
-        names = [flag(name)] + (["--local_rank"] if name == "local_rank" else [])
-        default = field.default if field.default_factory is dataclasses.MISSING else list(field.default_factory())
-        shown = int(default) if isinstance(default, bool) else default
-        text = field.metadata["help"] + (f" (default: {shown})" if default not in ("", []) else "")
-        kind = kinds[field.metadata["kind"]]
-        parser.add_argument(*names, dest=name, type=kind, nargs=field.metadata["count"], help=text, metavar=_metavar(field))
+    kinds: dict[type, Callable[[str], object]] = {bool: switch, int: whole_number, float: number, str: str}
+    for title, names in groups().items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            field, spelt = FIELDS[name], [flag(name)] + (["--local_rank"] if name == "local_rank" else [])
+            group.add_argument(
+                *spelt, dest=name, type=kinds[field.metadata["kind"]], nargs=field.metadata["count"],
+                metavar=values_of(name), help=field.metadata["help"] + (f" (default: {shown})" if (shown := default_of(name)) else ""),
+            )
     return parser
 
 
-def _metavar(field: dataclasses.Field) -> Any:
-    if field.metadata["choices"]:
-        return "|".join(field.metadata["choices"])
-    if field.metadata["count"] == 2:
-        return ("H", "W") if field.name == "export_size" else ("LOW", "HIGH")
-    return {bool: "0|1", int: "N", float: "X", str: "WORD"}[field.metadata["kind"]]
+def values_of(name: str) -> str | tuple[str, ...]:
+    """What --help shows for an option's value: its choices, or a placeholder."""
+    limits = FIELDS[name].metadata
+    return limits["shown"] or "|".join(limits["choices"]) or {bool: "0|1", int: "N", float: "X", str: "TEXT"}[limits["kind"]]
 
 
-def _boolean(text: str) -> bool:
+def default_of(name: str) -> str:
+    """An option's default as it would be typed, "" for no value."""
+    default = getattr(Options(), name)
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(int(default) if isinstance(default, bool) else default)
+
+
+def switch(text: str) -> bool:
     if text not in ("0", "1"):
-        raise argparse.ArgumentTypeError(f"wants 0 or 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 0 or 1, not {text!r}")
     return text == "1"
 
 
-def _integer(text: str) -> int:
+def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"wants a whole number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"wants a number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
     if value != value or value in (float("inf"), float("-inf")):
-        raise argparse.ArgumentTypeError(f"wants a finite number, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
     return value
 
 
-def _check(name: str, value: Any) -> None:
-    limits = FIELDS[name].metadata
-    for item in value if isinstance(value, (list, tuple)) else [value]:
-        if limits["choices"] and item not in limits["choices"]:
-            names = ", ".join(limits["choices"])
-            raise UserError(f"{flag(name)} knows no {item!r}{_nearest(item, limits['choices'])}; it takes one of: {names}")
-        if limits["low"] is not None and item < limits["low"]:
-            raise UserError(f"{flag(name)} wants at least {limits['low']}, not {item}")
-        if limits["above"] is not None and item <= limits["above"]:
-            raise UserError(f"{flag(name)} wants more than {limits['above']}, not {item}")
-        if limits["high"] is not None and item > limits["high"]:
-            raise UserError(f"{flag(name)} wants at most {limits['high']}, not {item}")
+def check_value(
+    name: str, value: Any, *, choices: Sequence[str] = (), low: float | None = None, above: float | None = None,
+    high: float | None = None,
+) -> None:
+    """Raise UserError if `value`, or an item of it, is none of the choices or outside of the bounds of the flag `name`."""
+    for item in value if isinstance(value, tuple) else [value]:
+        if choices and item not in choices:
+            raise UserError(f"{name}: invalid value {item!r}{did_you_mean(item, choices)}; choose from {', '.join(choices)}")
+        if low is not None and item < low:
+            raise UserError(f"{name} must be at least {low}, not {item}")
+        if above is not None and item <= above:
+            raise UserError(f"{name} must be greater than {above}, not {item}")
+        if high is not None and item > high:
+            raise UserError(f"{name} must be at most {high}, not {item}")
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def refuse_contradictions(options: Options, given: Mapping[str, Any]) -> None:
-    """Raise UserError where options exclude each other; `given`: those of the command line."""
-    todo = [flag(name) for name in THINGS_TO_DO if getattr(options, name)]
+def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
+    """Raise UserError if options exclude each other; `given`: those of the command line itself."""
+    todo = tasks(options)
     if len(todo) > 1:
-        raise UserError(f"{todo[0]} and {todo[1]} are different things to do; choose one")
+        raise UserError(f"{todo[0]} and {todo[1]} exclude each other; choose one")
+    for name, (other, value) in REQUIRED.items():
+        actual = getattr(options, other)
+        if given.get(name) and not (actual if value is None else actual == value):
+            shown = values_of(other) if value is None else value
+            raise UserError(f"{flag(name)} has an effect only with {flag(other)} {shown}; add that, or drop {flag(name)}")
     if not re.fullmatch(r"[^/\\\s][^/\\]{0,150}", options.checkname) or set(options.checkname) == {"."}:
-        raise UserError(f"--checkname {options.checkname!r}: wants a plain name, from which the run folder's is made")
+        raise UserError(f"--checkname {options.checkname!r}: must be a plain name, which becomes part of a folder's name")
     if options.random_scale and options.random_scale[0] > options.random_scale[1]:
-        raise UserError("--random-scale wants LOW HIGH, the lower bound first")
+        raise UserError("--random-scale takes LOW HIGH, the lower bound first")
+    if given.get("flip") and not options.use_crop:
+        raise UserError(f"--flip {given['flip']}: --use-crop 0 switches off all augmentation, the flip too; drop one of them")
     if options.stage == "flow" and options.optical_flow_network == "none":
-        raise UserError("--stage flow trains a flow network; --optical-flow-network none is none")
+        raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
     _check_evaluation(options, training=not todo)
-    _check_video(options, given)
-    _check_export(options, given)
+    _check_output(options)
 
 
 def _check_evaluation(options: Options, *, training: bool) -> None:
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
-        raise UserError(f"--stage segnet --evaluate 1 knows --method per-frame or copy; {options.method} belongs to --stage gsv")
+        raise UserError(f"--stage segnet --evaluate 1 takes --method per-frame or copy; {options.method} needs --stage gsv")
     if options.stage == "flow" and options.evaluate:
-        raise UserError("--stage flow has no --evaluate; its end-point error is printed while it trains")
+        raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
     if training and options.method in ("copy", "warp"):
-        raise UserError(f"--method {options.method} is a baseline, which has no training; it belongs to --evaluate 1")
-    if options.save_predictions and not options.evaluate:
-        raise UserError("--save-predictions belongs to --evaluate 1 (--output DIR is for --video)")
-    if options.results and options.benchmark != "table":
-        raise UserError("--results belongs to --benchmark table")
+        raise UserError(f"--method {options.method} is a baseline without training; use it with --evaluate 1")
 
 
-def _check_video(options: Options, given: Mapping[str, Any]) -> None:
+def _check_output(options: Options) -> None:
+    """--output of --video and of --check; what --video and --export can do; the budget of --schedule budget."""
     if options.video and not options.output:
-        raise UserError("--video wants --output: a video's file (.mp4, .avi, .mkv), a folder for label maps, or both")
-    if options.output and not options.video:
-        raise UserError("--output belongs to --video IN; --save-predictions is for --evaluate 1")
-    if len(options.output) > 2:
-        raise UserError(f"--output takes one video, one folder, or both, not {len(options.output)} names")
+        raise UserError("--video requires --output: a video file (.mp4, .avi, .mkv), a folder for label maps, or both")
+    if options.output and not (options.video or options.check):
+        raise UserError("--output requires --video IN or --check 1; with --evaluate 1, use --save-predictions DIR")
+    if len(options.output) > (1 if options.check else 2):
+        takes = "one folder with --check 1" if options.check else "one video, one folder, or both"
+        raise UserError(f"--output takes {takes}, not {len(options.output)} names")
     if options.video and (options.stage != "gsv" or options.method in ("copy", "warp")):
-        raise UserError("--video goes with --stage gsv, and --method gsv or per-frame")
-    for name, schedule in (("cut_threshold", "cut"), ("budget", "budget")):
-        if name in given and options.schedule != schedule:
-            raise UserError(f"{flag(name)} belongs to --schedule {schedule}, this is --schedule {options.schedule}")
+        raise UserError("--video requires --stage gsv, and --method gsv or per-frame")
     if options.schedule == "budget" and not options.budget:
-        raise UserError("--schedule budget wants --budget MILLISECONDS, what a frame may take on average")
-
-
-def _check_export(options: Options, given: Mapping[str, Any]) -> None:
-    if "export_size" in given and not options.export:
-        raise UserError("--export-size belongs to --export DIR")
+        raise UserError("--schedule budget requires --budget MILLISECONDS, the average time per frame")
     if options.export and (options.stage != "gsv" or options.method != "gsv"):
-        raise UserError("--export writes keyframe and propagation: it goes with --stage gsv and --method gsv")
-    if options.export and options.resume == "0":
-        raise UserError("--export wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's)")
+        raise UserError("--export writes keyframe and propagation networks; it requires --stage gsv and --method gsv")

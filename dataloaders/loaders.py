@@ -28,7 +28,12 @@ def prepare_data(*, dataset: str, root: Path) -> None:
     elif not root.is_dir():
         default = dataset_config(dataset, str(root)).default_path
         found = "a file, where a folder was expected" if root.exists() else "no such folder"
-        raise UserError(f"{root}: {found}; --data-path wants the folder of {dataset} (default {default})")
+        if root == Path(default):  # a newcomer's first try, perhaps
+            raise UserError(
+                f"{root}: {found}; put {dataset} there (data/README.md tells where it comes from) or name its folder with "
+                "--data-path; without data, try make demo, --dataset synthetic, or --video IN --output OUT with a video of yours"
+            )
+        raise UserError(f"{root}: {found}; --data-path must be the folder of {dataset} (default {default})")
 
 
 def labelled_frames(*, dataset: str, root: Path, split: str, past: int) -> list[LabelledFrame]:

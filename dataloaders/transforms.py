@@ -88,10 +88,11 @@ def draw_augmentation(
 ) -> Augmentation:
     """Draw scale, crop and flip for frames of size `frame` (H,W).
 
-    crop None: neither scale nor crop. `continuous`: scale uniform between the two `scales`, else one of them.
+    crop None: no augmentation at all, the flip neither, as in the released program. `continuous`: scale uniform between
+    the two `scales`, else one of them. flip: its probability, 0..1.
     """
     if crop is None:
-        return Augmentation(frame, 0, 0, frame, frame, bool(rng.random() < flip))
+        return Augmentation(frame, 0, 0, frame, frame, flip=False)
     scale = rng.uniform(scales[0], scales[1]) if continuous else scales[int(rng.integers(len(scales)))]
     height, width = (max(SIZE_MULTIPLE, int(side * scale) // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in frame)
     size = (min(crop[0], height), min(crop[1], width))

@@ -97,11 +97,6 @@ def run_video(options: Options, device: torch.device) -> int:
 
 def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
     """The segmenter that the options ask for, with an engine for these frames. Raises UserError."""
-    if options.method == "gsv" and options.resume == "0":
-        raise UserError(
-            "--video wants a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); "
-            "or --method per-frame, which segments every frame by itself"
-        )
     net = networks_for_evaluation(options).eval()
     engine = choose_engine(
         options.engine, net, size=frames.size, interval=1 if options.method == "per-frame" else options.interval,

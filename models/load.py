@@ -7,7 +7,7 @@ from torch import nn
 
 from config.datasets import dataset_config
 from config.errors import UserError
-from config.options import Options, flag
+from config.options import Options, flag, tasks
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.gsvnet import GSVNet
 from models.released import (
@@ -190,8 +190,8 @@ def networks_for_evaluation(options: Options) -> GSVNet:
     resumed = read_resumed(options)
     if options.method == "gsv" and resumed is None:
         raise UserError(
-            f"{'--video' if options.video else '--evaluate 1'} wants a trained propagation: --resume 1 (released file), --resume "
-            "PATH or auto (a run's); or choose --method per-frame, copy, or warp with --flow-weights"
+            f"{[*tasks(options), '--method gsv'][0]} requires a trained propagation: --resume 1 (released file), --resume PATH or "
+            "auto (a run's); or choose --method per-frame, copy, or warp with --flow-weights"
         )
     net = build_networks(options, resumed)
     if resumed is None or not options.load_flow:

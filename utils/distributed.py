@@ -27,6 +27,17 @@ class Ranks:
         return self.rank == 0
 
 
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """Return the device that --device names; auto takes a GPU if there is one. Raises UserError for a missing GPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: no usable GPU here; use --device cpu or auto")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(f"--local-rank {local_rank}: only {torch.cuda.device_count()} GPUs here")
+    return torch.device("cuda", local_rank)
+
+
 def join(local_rank: int, cuda: bool) -> Ranks:
     """Join the group that the launcher (torchrun, torch.distributed.launch) describes in the environment, if any.
 

@@ -194,7 +194,7 @@ def test_labels_without_any_frame_are_still_read(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--dataset", "camvid", "--data-path", "nowhere"], "nowhere: no such folder; --data-path wants the folder of camvid"),
+        (["--dataset", "camvid", "--data-path", "nowhere"], "nowhere: no such folder; --data-path must be the folder of camvid"),
         (["--dataset", "synthetic", "--data-path", "nowhere"],
          "nowhere: no such folder; python -m streets --root nowhere makes"),
         (["--dataset", "custom"], "--dataset custom wants --data-path FILE.yaml"),

@@ -1,9 +1,11 @@
 """Data sets by name, and how samples are shared between processes."""
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from config.datasets import NAMES
+from config.datasets import NAMES, dataset_config
 from config.errors import UserError
 from dataloaders.loaders import FINDERS, EpochSampler, TrainingLoader, evaluation_loader, labelled_frames, prepare_data
 
@@ -77,3 +79,12 @@ def test_a_batch_of_different_sizes_names_them(workers):
     told = r"frame 1[02]: its frames have 1[02] x 8 pixels, those of frame 1[02] 1[02] x 8; .* --batch-size 1"
     with pytest.raises(UserError, match=told):
         list(loader.start(0, seed=(1,))[1])
+
+
+@pytest.mark.parametrize("dataset", ["cityscapes_2k", "camvid"])
+def test_newcomer_without_data_learns_what_to_do_next(tmp_path, monkeypatch, dataset):
+    monkeypatch.chdir(tmp_path)
+    default = Path(dataset_config(dataset, "").default_path)
+    with pytest.raises(UserError, match="data/README.md .* make demo, --dataset synthetic, or --video IN .* a video of yours") as caught:
+        prepare_data(dataset=dataset, root=default)
+    assert str(caught.value).startswith(f"{default}: no such folder; put {dataset} there") and "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dataloaders.transforms import draw_augmentation, nearest_rectangle, normalise, resize_rectangle
+from dataloaders.transforms import Augmentation, draw_augmentation, nearest_rectangle, normalise, resize_rectangle
 from tests.properties import aligned_positions, generator, random_labels, seeds, sizes
 
 SCALES = (0.75, 1.0, 1.5, 1.75)
@@ -60,10 +60,20 @@ def test_continuous_scale_lies_between_its_bounds():
 
 def test_image_and_label_flip_together():
     image = torch.arange(64 * 96).view(1, 1, 64, 96)
-    a = draw(0, (64, 96), None, flip=1.0)
-    assert a.flip
+    a = Augmentation((64, 96), 0, 0, (64, 96), (64, 96), flip=True)
     assert torch.equal(a.images(image), image.flip(-1).float()) and torch.equal(a.label(image), image.flip(-1))
-    assert not draw(0, (64, 96), None, flip=0.0).flip
+
+
+def test_flip_is_the_probability_of_a_flip():
+    assert all(draw(seed, (64, 96), (48, 64), flip=1.0).flip for seed in range(20))
+    assert not any(draw(seed, (64, 96), (48, 64), flip=0.0).flip for seed in range(20))
+    share = sum(draw(seed, (64, 96), (48, 64), flip=0.2).flip for seed in range(400)) / 400
+    assert 0.1 < share < 0.3
+
+
+def test_without_a_crop_there_is_no_augmentation():
+    """In the released program scale, crop and flip are one transform."""
+    assert draw(0, (64, 96), None, flip=1.0) == Augmentation((64, 96), 0, 0, (64, 96), (64, 96), flip=False)
 
 
 def test_normalise():

@@ -169,12 +169,11 @@ def test_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--export-size", "64", "64"], "--export-size belongs to --export DIR"),
-        (["--export", "x", "--export-size", "16", "64", "--resume", "1"], "--export-size wants at least 32, not 16"),
-        (["--export", "x", "--resume", "1", "--evaluate", "1"], "--export and --evaluate are different things to do"),
+        (["--export-size", "64", "64"], "--export-size has an effect only with --export DIR"),
+        (["--export", "x", "--export-size", "16", "64", "--resume", "1"], "--export-size must be at least 32, not 16"),
+        (["--export", "x", "--resume", "1", "--evaluate", "1"], "--export and --evaluate 1 exclude each other"),
         (["--export", "x", "--resume", "1", "--method", "copy"], "--export writes keyframe and propagation"),
-        (["--export", "x"], "--export wants a trained propagation: --resume 1"),
-        (["--engine", "onx"], r"--engine knows no 'onx' \(did you mean onnx\?\)"),
+        (["--engine", "onx"], r"--engine: invalid value 'onx' \(did you mean onnx\?\)"),
     ],
 )
 def test_mistakes_are_named(words, message):

@@ -169,16 +169,16 @@ def test_other_data_set_without_its_folder(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--video", "demo"], "--video wants --output"),
-        (["--output", "a.mp4"], "--output belongs to --video"),
+        (["--video", "demo"], "--video requires --output: a video file"),
+        (["--output", "a.mp4"], "--output requires --video IN or --check 1"),
         (["--video", "demo", "--output", "a", "b", "c"], "--output takes one video, one folder, or both, not 3 names"),
-        (["--video", "demo", "--output", "a", "--evaluate", "1"], "--video and --evaluate are different things"),
-        (["--video", "demo", "--output", "a", "--method", "warp"], "--video goes with --stage gsv, and --method gsv or per-frame"),
-        (["--video", "demo", "--output", "a", "--budget", "20"], "--budget belongs to --schedule budget, this is --schedule fixed"),
-        (["--video", "demo", "--output", "a", "--schedule", "budget"], "--schedule budget wants --budget MILLISECONDS"),
-        (["--video", "demo", "--output", "a", "--cut-threshold", "1"], "--cut-threshold belongs to --schedule cut"),
-        (["--video", "demo", "--output", "a", "--style", "color"], r"--style knows no 'color' \(did you mean colour\?\)"),
-        (["--video", "demo", "--output", "a", "--fps", "-1"], "--fps wants at least 0"),
+        (["--video", "demo", "--output", "a", "--evaluate", "1"], "--video and --evaluate 1 exclude each other; choose one"),
+        (["--video", "demo", "--output", "a", "--method", "warp"], "--video requires --stage gsv, and --method gsv or per-frame"),
+        (["--video", "demo", "--output", "a", "--budget", "20"], "--budget has an effect only with --schedule budget"),
+        (["--video", "demo", "--output", "a", "--schedule", "budget"], "--schedule budget requires --budget MILLISECONDS"),
+        (["--video", "demo", "--output", "a", "--cut-threshold", "1"], "--cut-threshold has an effect only with --schedule cut"),
+        (["--video", "demo", "--output", "a", "--style", "color"], r"--style: invalid value 'color' \(did you mean colour\?\)"),
+        (["--video", "demo", "--output", "a", "--fps", "-1"], "--fps must be at least 0"),
     ],
 )
 def test_contradicting_options(words, message):
@@ -197,7 +197,7 @@ def test_contradicting_options(words, message):
         (["--video", "in", "--output", "in"], "view_9.png is what --video reads, and would be overwritten"),
         (["--video", "in.mp4", "--output", "x/../in.mp4"], "in.mp4 is what --video reads, and would be overwritten"),
         (["--video", "demo", "--output", "in.mp4/labels"], r"in.mp4/labels: cannot be written \(Not a directory\)"),
-        (["--video", "demo", "--output", "a", "--resume", "0"], "--video wants a trained propagation: --resume 1 .* --method per-frame"),
+        (["--video", "demo", "--output", "a", "--resume", "0"], "--video requires a trained propagation: --resume 1 .* --method per-frame"),
         (["--video", "demo", "--output", "a.mp4", "--resume", "nowhere.tar"], "nowhere.tar: not found"),
     ],
 )

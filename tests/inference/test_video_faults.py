@@ -121,7 +121,7 @@ def test_small_videos(call, tmp_path, size, style, count):
 @pytest.mark.parametrize(
     "output, message",
     [
-        ("file/a.mp4", r"file/a.mp4: cannot be written \(Not a directory\); make room, or choose another folder"),
+        ("file/a.mp4", r"file/a.mp4: cannot be written \(Not a directory\); free some space, or choose another folder"),
         ("file/deep/a.avi", r"file/deep/a.avi: cannot be written \(Not a directory\)"),
         ("file/labels", r"file/labels: cannot be written \(Not a directory\)"),
         ("file", r"file: cannot be written \(Not a directory\)"),
@@ -244,7 +244,7 @@ def test_compiler_that_fails(weights, tmp_path, compiler):
     [
         (["--export", "file"], r"file: cannot be made or written \(File exists\); choose another folder for --export"),
         (["--export", "file/out"], r"file/out: cannot be made or written \(Not a directory\)"),
-        (["--export", "out", "--export-size", "31", "64"], "--export-size wants at least 32, not 31"),
+        (["--export", "out", "--export-size", "31", "64"], "--export-size must be at least 32, not 31"),
         (["--export", "out", "--export-size", "64"], "--export-size: expected 2 arguments"),
     ],
 )

@@ -222,7 +222,7 @@ def test_frozen_filter_bank_and_flow_stay_as_they_are(call, weights, tmp_path):
     "words, message",
     [
         (["--segnt", "swiftnet"], r"unknown option --segnt \(did you mean --segnet\?\)"),
-        (["--evaluate", "1"], "--evaluate 1 wants a trained propagation"),
+        (["--evaluate", "1"], "--evaluate 1 requires a trained propagation"),
         (["--evaluate", "1", "--resume", "nowhere.tar"], "nowhere.tar: not found"),
         (["--data-path", "/nowhere", "--dataset", "cityscapes_2k"], "/nowhere: no such folder; --data-path"),
         (["--multi-step", "9", "--epoch", "1", "--use-crop", "0"], "no labelled train frame has 9 frames before it"),

@@ -58,12 +58,12 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--evaluate", "1"], "--evaluate 1 wants a trained propagation: --resume 1"),
-        (["--evaluate", "1", "--resume", "auto", "--checkname", "none"], "--evaluate 1 wants a trained propagation"),
+        (["--evaluate", "1"], "--evaluate 1 requires a trained propagation: --resume 1"),
+        (["--evaluate", "1", "--resume", "auto", "--checkname", "none"], "--evaluate 1 requires a trained propagation"),
         (["--evaluate", "1", "--method", "warp"], "--method warp wants a flow network: --flow-weights PATH"),
-        (["--evaluate", "1", "--resume", "1", "--demo", "1"], "--evaluate and --demo are different things to do; choose one"),
-        (["--evaluate", "1", "--resume", "1", "--benchmark", "eval"], "--evaluate and --benchmark are different things to do"),
-        (["--video", "demo", "--output", "o.mp4", "--export", "e"], "--video and --export are different things to do"),
+        (["--evaluate", "1", "--resume", "1", "--demo", "1"], "--evaluate 1 and --demo 1 exclude each other; choose one"),
+        (["--evaluate", "1", "--resume", "1", "--benchmark", "eval"], "--evaluate 1 and --benchmark exclude each other"),
+        (["--video", "demo", "--output", "o.mp4", "--export", "e"], "--video and --export exclude each other"),
         (["--eval-single", "0", "--eval-multi-step"], "nothing to evaluate"),
         (["--evaluate", "1", "--resume", "1", "--eval-single", "0", "--eval-multi-step", "99"],
          "no labelled val frame has the 99 frames before it"),
@@ -73,21 +73,21 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
         (["--crop-width", "4096", "--stage", "segnet", "--pretrained-backbone", "0"], "--crop-width 4096: larger than the frames"),
         (["--batch-size", "1", "--crop-height", "32", "--crop-width", "32"],
          "--batch-size .now 1. has to be at least 2 for each process, or the crop"),
-        (["--random-scale", "2", "1"], "--random-scale wants LOW HIGH"),
-        (["--checkname", "../elsewhere"], "--checkname '../elsewhere': wants a plain name"),
-        (["--checkname", ".."], "--checkname '..': wants a plain name"),
-        (["--checkname", ""], "--checkname '': wants a plain name"),
-        (["--checkname", "x" * 200], "--checkname 'x+': wants a plain name"),
-        (["--save-predictions", "p"], "--save-predictions belongs to --evaluate 1"),
-        (["--results", "a.json"], "--results belongs to --benchmark table"),
-        (["--method", "copy"], "--method copy is a baseline, which has no training; it belongs to --evaluate 1"),
-        (["--stage", "flow", "--evaluate", "1"], "--stage flow has no --evaluate"),
-        (["--stage", "flow", "--optical-flow-network", "none"], "--optical-flow-network none is none"),
+        (["--random-scale", "2", "1"], "--random-scale takes LOW HIGH"),
+        (["--checkname", "../elsewhere"], "--checkname '../elsewhere': must be a plain name"),
+        (["--checkname", ".."], "--checkname '..': must be a plain name"),
+        (["--checkname", ""], "--checkname '': must be a plain name"),
+        (["--checkname", "x" * 200], "--checkname 'x+': must be a plain name"),
+        (["--save-predictions", "p"], "--save-predictions has an effect only with --evaluate 1"),
+        (["--results", "a.json"], "--results has an effect only with --benchmark table"),
+        (["--method", "copy"], "--method copy is a baseline without training; use it with --evaluate 1"),
+        (["--stage", "flow", "--evaluate", "1"], "--stage flow has no --evaluate 1"),
+        (["--stage", "flow", "--optical-flow-network", "none"], "--optical-flow-network none has nothing to train"),
         (["--stage", "flow", "--resume", "1"], "--resume 1: there is no released file of the light flow network alone"),
-        (["--stage", "segnet", "--evaluate", "1", "--method", "gsv"], "--stage segnet --evaluate 1 knows --method per-frame or copy"),
-        (["--export", "e"], "--export wants a trained propagation"),
-        (["--export-size", "64", "64"], "--export-size belongs to --export DIR"),
-        (["--schedule", "budget"], "--schedule budget wants --budget MILLISECONDS"),
+        (["--stage", "segnet", "--evaluate", "1", "--method", "gsv"], "--stage segnet --evaluate 1 takes --method per-frame or copy"),
+        (["--export", "e"], "--export requires a trained propagation"),
+        (["--export-size", "64", "64"], "--export-size has an effect only with --export DIR"),
+        (["--schedule", "budget"], "--schedule budget requires --budget MILLISECONDS"),
         (["--apex", "1"], "--apex 1: NVIDIA apex is not installed here"),
         (["--device", "cuda"], "--device cuda: no usable GPU here; use --device cpu or auto"),
         (["--benchmark", "table", "--results", "nowhere.json"], "nowhere.json: not a metrics.json"),
@@ -131,7 +131,8 @@ def test_environment_without_a_launcher(streets, weights, tmp_path, monkeypatch,
         monkeypatch.setenv(name, value)
     assert main(training(streets, weights, tmp_path / "logs")) == 2
     line = refusal(capsys.readouterr().err)
-    assert re.search(r"WORLD_SIZE=\w+ in the environment, .* start with torchrun, or unset|LOCAL_RANK in the environment wants", line), line
+    message = r"WORLD_SIZE=\w+ in the environment, .* start with torchrun, or unset|LOCAL_RANK in the environment must be"
+    assert re.search(message, line), line
 
 
 @pytest.mark.tried(DOOR, "output that cannot be written, named by --metrics-file or --save-predictions",
@@ -163,4 +164,4 @@ def test_fault_of_the_program_is_one_line_too(monkeypatch, capsys):
 
     monkeypatch.setattr("main.run", fault)
     assert main([]) == 1
-    assert refusal(capsys.readouterr().err) == "error: KeyError: 'a\\nb' (unexpected: a fault of this program; --debug 1 shows where)"
+    assert refusal(capsys.readouterr().err) == "error: KeyError: 'a\\nb' (a bug of this program; --debug 1 shows where)"

@@ -71,7 +71,7 @@ class FlowStage(Stage):
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         views, truth, valid = self._inputs(batch, seed)
-        if np.random.default_rng(list(seed)).random() < self.options.flip:
+        if self.options.use_crop and np.random.default_rng(list(seed)).random() < self.options.flip:
             views, truth, valid = [x.flip(-1) for x in views], truth.flip(-1), valid.flip(-1)
             truth = truth * truth.new_tensor([-1.0, 1.0]).view(1, 2, 1, 1)
         with self.autocast():
