@@ -2,30 +2,25 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-LEVELS = {
-    "main": 8, "benchmarks": 7, "trainer": 6, "evaluation": 5, "inference": 4, "dataloaders": 3, "streets": 2, "models": 2, "utils": 1,
-    "config": 0,
-}
-SOURCES = [ROOT / "main.py", *(path for room in LEVELS for path in sorted((ROOT / room).rglob("*.py")))]
+from tests.measures import (
+    FILE_LINES,
+    FUNCTION_LINES,
+    LEVELS,
+    ROOM_SHARE,
+    ROOT,
+    Source,
+    circles,
+    functions,
+    import_graph,
+    lines_by_room,
+    product,
+    upward_imports,
+)
 
-
-def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-def imported_rooms(tree: ast.AST) -> set[str]:
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return {name.split(".")[0] for name in names} & set(LEVELS)
+SOURCES = product()
 
 
 def attributes(tree: ast.AST) -> set[str]:
@@ -33,24 +28,49 @@ def attributes(tree: ast.AST) -> set[str]:
     return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_source_keeps_the_rules(path):
-    tree, room, relative = ast.parse(path.read_text()), room_of(path), str(path.relative_to(ROOT))
-    for other in imported_rooms(tree) - {room}:
-        assert LEVELS[other] < LEVELS[room], f"{relative} imports {other}"
-    names = attributes(tree)
-    if room == "models":
-        assert not any(name.endswith(".cuda") for name in names), relative
-        assert "torch.device" not in names, relative
-    assert "torch.load" not in names or relative == "utils/checkpoint.py"
-    assert not any(name.startswith(("torch.distributed", "dist.")) for name in names) or relative == "utils/distributed.py"
-    assert not any(name.endswith(("grid_sample", "grid_sampler")) for name in names) or relative == "models/warp.py"
-    assert len(path.read_text().splitlines()) <= 350, f"{relative} is long"
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_source_keeps_the_rules(source):
+    names, file = attributes(source.tree), source.name
+    if file.startswith("models/"):
+        assert not any(name.endswith(".cuda") for name in names), file
+        assert "torch.device" not in names, file
+    assert "torch.load" not in names or file == "utils/checkpoint.py"
+    assert not any(name.startswith(("torch.distributed", "dist.")) for name in names) or file == "utils/distributed.py"
+    assert not any(name.endswith(("grid_sample", "grid_sampler")) for name in names) or file == "models/warp.py"
+    assert source.lines <= FILE_LINES, f"{file} is long"
+    assert [where for lines, where in functions([source]) if lines > FUNCTION_LINES] == []
 
 
-def test_importing_says_and_does_nothing(tmp_path):
-    modules = [str(path.relative_to(ROOT)).removesuffix(".py").replace("/", ".") for path in SOURCES]
-    lines = [f"import {name}" for name in modules if not name.endswith(("__init__", "__main__"))]
+def test_imports_go_down_and_not_in_circles():
+    assert upward_imports(SOURCES) == []
+    assert circles(import_graph(SOURCES, types=True)) == []
+
+
+def test_no_room_is_too_big():
+    rooms = lines_by_room(SOURCES)
+    room, lines = next(iter(rooms.items()))
+    assert lines <= ROOM_SHARE * sum(rooms.values()), f"{room} is big"
+
+
+def test_measures_find_upward_imports_circles_and_long_functions():
+    texts = {
+        "config/a.py": "import torch\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from utils.b import x\n",
+        "utils/__init__.py": "",
+        "utils/b.py": "def f():\n    from config import a\n\n    return a\n",
+        "utils/c.py": "import utils.d\n",
+        "utils/d.py": "from utils.e import x\n",
+        "utils/e.py": "from utils import c\n",
+    }
+    sources = [Source(name, text, ast.parse(text)) for name, text in texts.items()]
+    assert upward_imports(sources) == ["config.a imports utils.b"]
+    assert circles(import_graph(sources, types=False)) == [["utils.c", "utils.d", "utils.e"]]
+    assert circles(import_graph(sources, types=True)) == [["config.a", "utils.b"], ["utils.c", "utils.d", "utils.e"]]
+    assert functions(sources) == [(4, "utils/b.py:1 f")]
+    assert lines_by_room(sources) == {"utils": 7, "config": 4}
+
+
+def test_importing_prints_and_writes_nothing(tmp_path):
+    lines = [f"import {source.module}" for source in SOURCES if not source.module.endswith("__main__")]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -58,6 +78,7 @@ def test_importing_says_and_does_nothing(tmp_path):
 
 
 def test_tests_mirror_the_tree():
-    """A folder of tests for every room, and none for what is not there; `tests/main` runs the whole program, `tests/cuda` needs a GPU."""
+    """Every room has a folder of tests; the only other one is `tests/cuda`, which needs a GPU. `tests/main` runs the whole
+    program."""
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert folders - {"cuda"} == set(LEVELS)
+    assert folders - {"cuda"} == set(LEVELS) - {"hubconf"}
