@@ -65,5 +65,5 @@ def _gsvnet(segnet: str, weights_dir: str, run: str, interval: int | None, setti
 def _segmenter(name: str, weights: str, classes: int) -> _nn.Module:
     network = _build_segmenter(name=name, classes=classes)
     if weights:
-        _load_segmenter(network, _read_segmenter(_Path(weights), name), _Path(weights), name)
+        _load_segmenter(network, _read_segmenter(_Path(weights), name), name)
     return network.eval()

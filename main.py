@@ -82,10 +82,10 @@ def dispatch(options: "Options", device: "torch.device", ranks: "Ranks") -> int:
         return 1 if check_dataset(options) else 0
     elif options.export:
         from inference.export import run_export
-        from models.load import networks_for_evaluation
+        from models.load import networks_for_inference
 
         if ranks.first:
-            run_export(networks_for_evaluation(options), options)
+            run_export(networks_for_inference(options), options)
     elif options.video:
         from inference.video import run_video
 

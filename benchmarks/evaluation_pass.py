@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.measure import networks_to_measure
 from benchmarks.published_way import PlainClips, plain_propagation
 from config.datasets import dataset_config
 from config.errors import UserError
@@ -17,7 +18,6 @@ from dataloaders.eval_videos import VideoDataset, videos_of
 from dataloaders.loaders import labelled_frames
 from evaluation.evaluate import evaluate
 from models.gsvnet import GSVNet
-from models.load import networks_for_benchmark
 from models.resize import align, size_of
 
 FRAMES = 4  # labelled frames, the first of which warms up
@@ -32,7 +32,7 @@ def benchmark_evaluation(options: Options, device: torch.device) -> dict:
     frames = frames[:: past + 1][:FRAMES]  # none in the past of another
     if len(frames) < 2:
         raise UserError(f"{options.data_path}: too few labelled val frames with {past} frames before them to measure with")
-    net, weights = networks_for_benchmark(options)
+    net, weights = networks_to_measure(options)
     net = net.to(device).eval()
     seconds: dict[str, list[float]] = {"each position on its own": [], "ours, one pass": []}
     counts = {}

@@ -18,7 +18,18 @@ from pathlib import Path
 import torch
 import torchvision
 
+from config.options import Options
+from models.gsvnet import GSVNet
+from models.load import fresh_networks, networks_for_inference, resume_path
+
 STEPS, WARM_UP = 5, 2
+
+
+def networks_to_measure(options: Options) -> tuple[GSVNet, str]:
+    """The networks that the options name, untrained ones without --resume, and a description of their weights."""
+    if options.resume == "0":
+        return fresh_networks(options), "untrained"
+    return networks_for_inference(options), f"weights of {resume_path(options)}"
 
 
 def machine(device: torch.device) -> dict:

@@ -12,7 +12,7 @@ from dataloaders.eval_videos import Video, VideoDataset, VideoFrame, videos_of
 from dataloaders.loaders import labelled_frames
 from inference.keyframe_schedule import FixedInterval, SceneCut, Schedule, change
 from inference.stream import VideoSegmenter
-from models.load import networks_for_evaluation
+from models.load import networks_for_inference
 from utils.logging import watched
 from utils.metrics import ConfusionMatrix, scores
 
@@ -29,7 +29,7 @@ def benchmark_schedule(options: Options, device: torch.device) -> dict:
         raise UserError(f"{options.data_path}: wants two val videos or more whose frames are all labelled; --dataset synthetic has them")
     cut, cuts = cut_together(videos, np.random.default_rng(options.seed))
     items = VideoDataset([cut], dataset)
-    segmenter = VideoSegmenter(networks_for_evaluation(options), scale=options.scale, device=device)
+    segmenter = VideoSegmenter(networks_for_inference(options), scale=options.scale, device=device)
     fixed = measure(segmenter, FixedInterval(options.interval), items, dataset.num_classes, f"every {options.interval} frames")
     rows = [fixed]
     for interval in range(options.interval, SHOTS[1] + 2):  # the shortest interval that takes no more keyframes

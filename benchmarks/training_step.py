@@ -11,7 +11,7 @@ from benchmarks.published_way import PlainClips, plain_augment, plain_frozen, pl
 from config.options import Options
 from dataloaders.loaders import TrainingLoader
 from models.gsvnet import GSVNet
-from models.load import untrained_networks
+from models.load import fresh_networks
 from trainer.stages.propagation import PropagationStage
 from utils.distributed import Ranks
 
@@ -20,7 +20,7 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     """Milliseconds by part of a training step of the longest interval: the published way, then this program's."""
     options = replace(options, multi_step=(max(options.multi_step),), eval_multi_step=(), eval_single=True)
     torch.manual_seed(options.seed)
-    net = untrained_networks(options)
+    net = fresh_networks(options)
     parts_plain, parts_ours = Parts(device), Parts(device)
     plain_way = plain_steps(options, device, copy.deepcopy(net), parts_plain)
     our_way = stage_steps(options, PropagationStage(options, device, Ranks(), None, net=net), parts_ours)

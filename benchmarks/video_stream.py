@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import median_and_p95, milliseconds, turns, waiter
+from benchmarks.measure import median_and_p95, milliseconds, networks_to_measure, turns, waiter
 from benchmarks.published_way import stacked_guided
 from config.errors import UserError
 from config.options import Options
@@ -16,7 +16,6 @@ from inference.engines import ENGINES, Engine, build_engine
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import VideoSegmenter
 from models.gsvnet import GSVNet, grid_view
-from models.load import networks_for_benchmark
 from models.resize import align, size_of
 from models.warp import grid_flow, warp
 from streets import StreetSettings, render_sequence
@@ -29,7 +28,7 @@ STAGES = ("view", "keyframe", "propagate", "labels")
 
 def benchmark_video(options: Options, device: torch.device) -> dict:
     """Milliseconds of a frame, uint8 frame in memory to uint8 label map of its size, and of its stages; all take turns."""
-    net, weights = networks_for_benchmark(options)
+    net, weights = networks_to_measure(options)
     net = net.eval()
     street = render_sequence(StreetSettings(*SIZE, 1, 1, options.interval), "val", 0)
     frames = [torch.from_numpy(x.image) for x in islice(street, options.interval)]

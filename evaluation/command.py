@@ -8,7 +8,7 @@ from evaluation.evaluate import Evaluation, OnFrame, Seen, writer_of_predictions
 from evaluation.example_frames import Gallery, panel
 from evaluation.report import report
 from evaluation.tables import as_csv, console, markdown
-from models.load import networks_for_evaluation
+from models.load import networks_for_inference
 from utils.distributed import Ranks, from_all_ranks
 from utils.files import refuse_unwritable, write_json, write_text
 from utils.logging import logger
@@ -19,7 +19,7 @@ from utils.visualize import write_picture
 def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict:
     """Evaluate, print the tables, write metrics.json, tables and report (and predictions); returns the metrics."""
     evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
-    net = networks_for_evaluation(options).to(device)
+    net = networks_for_inference(options).to(device)
     if ranks.first and options.metrics_file:
         refuse_unwritable(Path(options.metrics_file), "--metrics-file")
     if ranks.first and options.save_predictions:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.models import optical_flow
 
 from evaluation.consistency import correspondence
-from utils.checkpoint import load_state, read_checkpoint, tensors_of
+from utils.checkpoint import WeightsFile
 
 # Two frames (H,W,3) uint8 RGB -> flow (H,W,2) float32 from the first to the second, pixels, x first.
 FlowBetween = Callable[[Tensor, Tensor], Tensor]
@@ -50,7 +50,7 @@ def dis_flow() -> FlowBetween:
 def raft_flow(path: Path, build: Callable, device: torch.device) -> FlowBetween:
     """RAFT (Teed and Deng, ECCV 2020) with the weights of `path`. Raises UserError where they do not fit."""
     network = build(weights=None).to(device).eval()
-    load_state(network, tensors_of(read_checkpoint(path, "RAFT weights"), path, "RAFT weights"), path, "RAFT")
+    WeightsFile.read(path, "RAFT weights").into(network, "RAFT")
 
     @torch.inference_mode()
     def between(first: Tensor, second: Tensor) -> Tensor:

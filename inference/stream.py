@@ -16,7 +16,7 @@ from config.options import Options
 from inference.engines import Engine, build_engine
 from inference.keyframe_schedule import FixedInterval, Schedule
 from models.gsvnet import GSVNet
-from models.load import networks_for_evaluation
+from models.load import networks_for_inference
 from models.resize import align
 from utils.run_folder import run_options
 
@@ -61,7 +61,7 @@ class VideoSegmenter:
     def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings: Any) -> "VideoSegmenter":
         """From the networks that the command line's options name."""
         settings = {"scale": options.scale, "schedule": FixedInterval(options.interval), "amp": options.amp, **settings}
-        return cls(networks_for_evaluation(options), device=device, **settings)
+        return cls(networks_for_inference(options), device=device, **settings)
 
     @classmethod
     def from_run(cls, folder: str | Path, **settings: Any) -> "VideoSegmenter":

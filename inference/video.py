@@ -19,7 +19,7 @@ from inference.stream import VideoSegmenter
 from inference.threads import WriteBehind, read_ahead
 from inference.video_input import Frames, open_frames
 from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
-from models.load import networks_for_evaluation
+from models.load import networks_for_inference
 from utils.logging import logger, progress_bar
 from utils.visualize import colourise, overlay
 
@@ -97,7 +97,7 @@ def run_video(options: Options, device: torch.device) -> int:
 
 def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
     """The segmenter that the options ask for, with an engine for these frames. Raises UserError."""
-    net = networks_for_evaluation(options).eval()
+    net = networks_for_inference(options).eval()
     engine = choose_engine(
         options.engine, net, size=frames.size, interval=1 if options.method == "per-frame" else options.interval,
         scale=options.scale, device=device, amp=options.amp, frames=frames.count,

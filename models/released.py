@@ -1,7 +1,7 @@
-"""Names and formats of the released files, and the way in and out of them.
+"""Names and formats of the released files: reading them, and copying them into networks.
 
 The released guided block names its tensors after its own module tree; `TENSOR_NAMES` is the whole difference
-between those names and ours. The segmenters and flow networks carry the released names themselves.
+between those names and ours. Segmenters and flow networks have the released names themselves.
 """
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from config.errors import UserError
 from models.segmenters.base import Segmenter
-from utils.checkpoint import load_state, read_checkpoint, tensors_of
+from utils.checkpoint import WeightsFile
 
 SEGMENTER_FILES = {"swiftnet": "cityscapes-swnet-R18.pt", "bisenet": "cityscapes-bisenet-R18.pth"}
 GSVNET_FILES = {"swiftnet": "gsvnet_swnet_r18.tar", "bisenet": "gsvnet_bisenet_r18.tar"}
 FLOWNET_FILE = "flownet.pth.tar"
 
-CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value a class
+CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value per class
 
 TENSOR_NAMES = (  # released prefix, ours
     ("grm.ideal_dk.filter_copy_s", "filter_bank"),
@@ -45,67 +45,55 @@ def released_name(name: str) -> str:
 
 
 def released_state(guided: nn.Module) -> dict[str, Tensor]:
-    """State dict of the guided block under the released names, as `state_dict` of a checkpoint holds it."""
+    """State dict of the guided block under the released names, as in a checkpoint's `state_dict`."""
     return {released_name(name): tensor for name, tensor in guided.state_dict().items()}
 
 
-def load_guided(guided: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `tensors` (released names) into the guided block, strictly."""
-    known = {released_name(name): name for name in guided.state_dict()}
-    own_names = {known.get(name, name): tensor for name, tensor in tensors.items()}
-    load_state(guided, own_names, path, "the guided convolution of this run (its class count included)")
-
-
-def read_segmenter(path: Path, name: str) -> Mapping:
-    """Read a keyframe segmenter's file."""
-    return read_checkpoint(
+def read_segmenter(path: Path, name: str) -> WeightsFile:
+    """Read the file of the keyframe segmenter `name`. Raises UserError."""
+    return WeightsFile.read(
         path, f"weights of the keyframe segmenter {name}",
         f"put {SEGMENTER_FILES[name]} into --weights-dir, name another file with --segnet-weights, or train one with "
         "--stage segnet",
     )
 
 
-def load_segmenter(segmenter: Segmenter, content: Mapping, path: Path, name: str) -> None:
-    """Load what `read_segmenter` read of `path`: a plain state dict, or one under `state_dict` or `model`."""
-    expected = f"the keyframe segmenter {name} (--segnet) of {segmenter.classes} classes"
-    tensors = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
-    load_state(segmenter, tensors_of(tensors, path, expected), path, expected)
-
-
-def read_flow(path: Path, name: str) -> Mapping:
-    """Read a flow network's file."""
-    remedy = f"train one with --stage flow --optical-flow-network {name}"
+def read_flow(path: Path, name: str) -> WeightsFile:
+    """Read the file of the flow network `name`. Raises UserError."""
+    hint = f"train one with --stage flow --optical-flow-network {name}"
     if name == "flownet":
-        remedy = f"put {FLOWNET_FILE} into --weights-dir, or {remedy}"
-    return read_checkpoint(path, f"weights of the flow network {name}", remedy)
+        hint = f"put {FLOWNET_FILE} into --weights-dir, or {hint}"
+    return WeightsFile.read(path, f"weights of the flow network {name}", hint)
 
 
-def load_flow(flow: nn.Module, content: Mapping, path: Path, name: str) -> None:
-    """Load what `read_flow` read: a plain state dict (the FlowNet2-S release), or one under `state_dict_of` (a run's).
-
-    Names in a FlowNet2-S file that the network lacks are ignored, as the released loader does.
-    """
-    expected = f"the flow network {name} (--optical-flow-network)"
-    tensors = content.get("state_dict_of")
-    tensors = tensors_of(tensors if isinstance(tensors, Mapping) else content, path, expected)
-    load_state(flow, tensors, path, expected, strict=name != "flownet")
-
-
-def read_gsvnet(path: Path) -> Mapping:
-    """Read a propagation checkpoint (released or ours): at least `state_dict` and `state_dict_of`."""
+def read_propagation(path: Path) -> WeightsFile:
+    """Read a propagation checkpoint, released or ours: at least `state_dict` and `state_dict_of`. Raises UserError."""
     expected = "a GSVNet checkpoint (state_dict, state_dict_of)"
-    content = read_checkpoint(
-        path, expected, "put the released gsvnet_*_r18.tar into --weights-dir, or give a run's file with --resume PATH"
-    )
+    hint = "put the released gsvnet_*_r18.tar into --weights-dir, or name a run's file with --resume PATH"
+    file = WeightsFile.read(path, expected, hint)
     for key in ("state_dict", "state_dict_of"):
-        if not isinstance(content.get(key), Mapping):
-            raise UserError(f"{path}: has no {key}, expected {expected}")
-    return content
+        if not isinstance(file.content.get(key), Mapping):
+            raise UserError(f"{path}: has no {key}, expected {expected}; {hint}")
+    return file
 
 
-def load_gsvnet(guided: nn.Module, flow: nn.Module, content: Mapping, path: Path, *, flow_name: str, load_flow: bool) -> None:
-    """Copy a checkpoint's guided block, and its flow network where `load_flow`, into the modules."""
-    load_guided(guided, tensors_of(content["state_dict"], path, "the guided convolution"), path)
-    if load_flow:
-        expected = f"the flow network {flow_name} (--optical-flow-network; --load-flow 0 leaves it out)"
-        load_state(flow, tensors_of(content["state_dict_of"], path, expected), path, expected)
+def load_segmenter(segmenter: Segmenter, file: WeightsFile, name: str) -> None:
+    """Copy a segmenter's file, a plain state dict or one under `state_dict` or `model`, into the segmenter `name`."""
+    network = f"the keyframe segmenter {name} (--segnet) of {segmenter.classes} classes"
+    file.into(segmenter, network, keys=("state_dict", "model"))
+
+
+def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:
+    """Copy a flow network's file, a plain state dict or one under `state_dict_of`, into the flow network `name`.
+
+    Names in the FlowNet2-S release that the network lacks are ignored, as the released loader does.
+    """
+    run, propagation = "state_dict_of" in file.content, "state_dict" in file.content
+    network = f"the flow network {name} (--optical-flow-network{'; --load-flow 0 ignores it' if propagation else ''})"
+    file.into(flow, network, keys=("state_dict_of",), strict=run or name != "flownet")
+
+
+def load_guided(guided: nn.Module, file: WeightsFile) -> None:
+    """Copy the guided convolution of a propagation checkpoint into `guided`."""
+    names = {released_name(name): name for name in guided.state_dict()}
+    file.into(guided, "the guided convolution of this run (its class count included)", keys=("state_dict",), names=names)

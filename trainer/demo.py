@@ -15,7 +15,7 @@ from config.options import Options
 from dataloaders.loaders import prepare_data
 from evaluation.evaluate import Evaluation, Seen
 from inference.video_writer import VideoFile
-from models.load import networks_for_evaluation
+from models.load import networks_for_inference
 from trainer.trainer import Trainer
 from utils.distributed import Ranks
 from utils.files import write_json
@@ -73,7 +73,7 @@ def propagation_settings(common: Options) -> Options:
 def evaluate_demo(options: Options, device: torch.device) -> None:
     """Evaluate all methods in one pass; print and write the table, overlays and the side-by-side video."""
     evaluation = Evaluation(options, device, Ranks())
-    net = networks_for_evaluation(options).to(device)
+    net = networks_for_inference(options).to(device)
     scenes = Scenes(evaluation)
     metrics = evaluation.run(net, methods=METHODS, on_frame=scenes)
     scenes.close()

@@ -16,10 +16,10 @@ from config.options import Options
 from dataloaders.loaders import TrainingLoader
 from evaluation.command import run_evaluation
 from evaluation.tables import averages, positions_table
-from models.load import Resumed, read_resumed
+from models.load import read_resumed
 from trainer.bad_samples import LISTED, BadSamples, write_list
 from trainer.stages import STAGES, score_of
-from utils.checkpoint import random_state, restore_random_state, save_checkpoint
+from utils.checkpoint import WeightsFile, random_state, restore_random_state, save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
 from utils.files import refuse_unwritable, write_json
 from utils.folder_lock import FolderLock
@@ -265,7 +265,7 @@ class Training:
             "bad_samples": dict(self.passed_over),
         }
 
-    def _resume(self, resumed: Resumed) -> None:
+    def _resume(self, resumed: WeightsFile) -> None:
         """Take up optimizer, schedule and place from the checkpoint, as far as the options ask for it."""
         options, content = self.options, resumed.content
         continued = options.resume == "auto"
@@ -279,7 +279,7 @@ class Training:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise UserError(f"{resumed.path}: its best_pred is no number; --reset-best-pred 1 forgets it") from error
 
-    def _restore_optimizer(self, resumed: Resumed) -> None:
+    def _restore_optimizer(self, resumed: WeightsFile) -> None:
         if "optimizer" not in resumed.content:
             raise UserError(f"{resumed.path}: has no optimizer state; --reset-optimizer 1 starts with a fresh one")
         try:

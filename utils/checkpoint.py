@@ -1,4 +1,4 @@
-"""Reading and writing files of tensors: safely, whole, and with one clear line when something is wrong."""
+"""Files of tensors: read once and safely, checked, put into networks; written whole."""
 import argparse
 import contextlib
 import hashlib
@@ -10,7 +10,8 @@ import shutil
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,92 +21,132 @@ from torch import Tensor, nn
 from config.errors import UserError
 from utils.logging import logger
 
-NUMPY_KINDS = ("f8", "f4", "i8", "i4", "b1")
+NUMPY_TYPES = ("f8", "f4", "i8", "i4", "b1")
 
 
-class _Kind:
-    """Stands for numpy.dtype while a file is read: numpy's own would take more from a file than the kind of a number."""
+class _NumpyType:
+    """Replaces numpy.dtype while a file is read: numpy's own accepts far more from a file than the types of numbers."""
 
     def __init__(self, code: str, *_: object):
-        if code not in NUMPY_KINDS:
-            raise pickle.UnpicklingError(f"a numpy number of kind {code!r}")
+        if code not in NUMPY_TYPES:
+            raise pickle.UnpicklingError(f"it contains a numpy value of type {code!r}")
         self.code = code
 
     def __setstate__(self, state: object) -> None:  # version, byte order and so on
         if not isinstance(state, tuple) or state[1:2] not in (("<",), ("|",)):
-            raise pickle.UnpicklingError("a numpy number of another byte order")
+            raise pickle.UnpicklingError("it contains a numpy value of another byte order")
 
 
-def _scalar(kind: _Kind, data: bytes) -> np.generic:
-    """Stands for the function that numpy's numbers are pickled with."""
-    return np.frombuffer(data, kind.code, count=1)[0]
+def _scalar(type_: _NumpyType, data: bytes) -> np.generic:
+    """Replaces the function that numpy's scalars are pickled with."""
+    return np.frombuffer(data, type_.code, count=1)[0]
 
 
-# What released checkpoints hold beside tensors, plain numbers and strings: their options, and scores as numpy numbers
+# What released checkpoints contain apart from tensors, plain numbers and strings: their options, and scores as numpy scalars
 # (under the module paths of older and newer versions).
 _HARMLESS: list[Callable | tuple[Callable, str]] = [
     argparse.Namespace,
-    (_Kind, "numpy.dtype"),
+    (_NumpyType, "numpy.dtype"),
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
 ]
 
-CHECKSUMS = "SHA256SUMS"  # beside a file, as `sha256sum * > SHA256SUMS` writes it
+CHECKSUMS = "SHA256SUMS"  # in a file's folder, as `sha256sum * > SHA256SUMS` writes it
+UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, TypeError,
+              AttributeError, LookupError, AssertionError, OverflowError, MemoryError, struct.error)
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of tensors that has been read: its path, what it contains, and its SHA-256."""
+
+    path: Path
+    content: Mapping
+    digest: str
+
+    @classmethod
+    def read(cls, path: Path, expected: str, hint: str = "") -> "WeightsFile":
+        """Read a file of tensors onto the CPU, once, without running anything that it may contain; log its checksum.
+
+        `expected` describes what the file should be, `hint` where to get or put it. Raises UserError for a missing, truncated,
+        damaged, foreign or unsafe file, and for one whose checksum differs from that in a SHA256SUMS in its folder.
+        """
+        path, hint = Path(path), f"; {hint}" if hint else ""
+        if not path.is_file():
+            raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'not found'} (expected {expected}){hint}")
+        try:
+            data = path.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            _check_digest(path, digest, hint)
+        except OSError as error:
+            raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}){hint}") from error
+        try:
+            _check_zip(data)
+            with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is wrong is reported below
+                content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except UNREADABLE as error:
+            raise UserError(
+                f"{path}: cannot be read as {expected} ({len(data)} bytes; truncated, damaged, or another kind of file: "
+                f"{_reason(error)}){hint}"
+            ) from error
+        if not isinstance(content, Mapping):
+            raise UserError(f"{path}: contains a {type(content).__name__}, expected {expected}{hint}")
+        logger.info("%s: %s, sha256 %s", path, expected, digest)
+        return cls(path, content, digest)
+
+    def into(
+        self, module: nn.Module, network: str, *, keys: Sequence[str] = (), names: Mapping[str, str] | None = None,
+        strict: bool = True,
+    ) -> None:
+        """Copy the state dict under the first of `keys` that the file has, else the whole content, into `module`.
+
+        network: what `module` is, for messages. names: the file's names -> the module's, where they differ; a data-parallel
+        wrapper's prefix is dropped. With strict=False, names that the module lacks are ignored (missing ones never are).
+        Raises UserError where names or shapes differ, or a value is not finite; then nothing is copied.
+        """
+        part = next((self.content[key] for key in keys if isinstance(self.content.get(key), Mapping)), self.content)
+        if not part or not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in part.items()):
+            raise UserError(f"{self.path}: contains no plain state dict (names and tensors) for {network}")
+        tensors = {name.removeprefix("module."): x for name, x in part.items()}
+        tensors = {(names or {}).get(name, name): x for name, x in tensors.items()}
+        own = module.state_dict()
+        problems = _differences(own, tensors, strict)
+        if problems:
+            raise UserError(f"{self.path}: does not fit {network}: {'; '.join(problems)}")
+        for name in own:
+            reason = _impossible(name, tensors[name], own[name])
+            if reason:
+                raise UserError(f"{self.path}: {name} {reason}; the file is damaged, or its training diverged: use an earlier one")
+        module.load_state_dict({name: tensors[name] for name in own})
 
 
-def read_checkpoint(path: Path, expected: str, remedy: str = "") -> Mapping:
-    """Read a file of tensors onto the CPU without running anything that it may contain.
+def _check_digest(path: Path, digest: str, hint: str) -> None:
+    """Raise UserError where a SHA256SUMS in the file's folder lists another checksum for it."""
+    sums = path.with_name(CHECKSUMS)
+    for line in sums.read_text(errors="replace").splitlines() if sums.is_file() else ():
+        listed, _, name = line.partition(" ")
+        if name.lstrip(" *") == path.name and listed.lower() != digest:
+            raise UserError(f"{path}: its sha256 is {digest}, but {sums} lists {listed}; the file is damaged or a different one{hint}")
 
-    `expected` says what the file should be, `remedy` where to get or put it. Prints the file's checksum, which has to be the
-    one that a SHA256SUMS beside it names, if any. Raises UserError for a missing, truncated, damaged, foreign or unsafe file.
+
+def _check_zip(data: bytes) -> None:
+    """Raise BadZipFile where a part of a file in torch's present format differs from its checksum.
+
+    torch does not compare them, and would take a flipped byte for a weight.
     """
-    path = Path(path)
-    hint = f"; {remedy}" if remedy else ""
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "not found"
-        raise UserError(f"{path}: {found} (expected {expected}){hint}")
-    digest = _digest(path, hint)
-    try:
-        _refuse_damaged_zip(path)
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is amiss is said below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, TypeError,
-            AttributeError, LookupError, AssertionError, OverflowError, MemoryError, struct.error) as error:
-        raise UserError(
-            f"{path}: cannot be read as {expected} ({os.path.getsize(path)} bytes; truncated, damaged, or not such a "
-            f"file: {_reason(error)}){hint}"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected {expected}{hint}")
-    logger.info("%s: %s, sha256 %s", path, expected, digest)
-    return content
-
-
-def _digest(path: Path, hint: str) -> str:
-    """The file's checksum. Raises UserError where it cannot be read, or a SHA256SUMS beside it names another checksum."""
-    try:
-        digest, sums = sha256(path), path.with_name(CHECKSUMS)
-        lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}){hint}") from error
-    for line in lines:
-        known, _, name = line.partition(" ")
-        if name.lstrip(" *") == path.name and known.lower() != digest:
-            raise UserError(f"{path}: its sha256 is {digest}, {sums} says {known}; it is damaged, or another file{hint}")
-    return digest
+    if data[:2] != b"PK":  # the format before 2020, which has no checksums
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as content:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in content.infolist()):
+            raise zipfile.BadZipFile("it has compressed parts, which torch never writes")
+        damaged = content.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of its part {damaged}")
 
 
 def _reason(error: Exception) -> str:
-    """What torch has against a file, without its advice to read it unsafely."""
+    """Why torch refused a file, without its advice to read it unsafely."""
     text = str(error).strip() or type(error).__name__
     foreign = re.search(r"GLOBAL (\S+)", text)
     if foreign:
@@ -114,64 +155,30 @@ def _reason(error: Exception) -> str:
     return (told[1] if told else text.splitlines()[0])[:160]
 
 
-def _refuse_damaged_zip(path: Path) -> None:
-    """Raise BadZipFile where a part of a file in torch's present format has not the checksum that it was written with.
-
-    torch does not look at them, and would take a flipped byte for a weight.
-    """
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":  # the format before 2020, which has no checksums
-            return
-    with zipfile.ZipFile(path) as content:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in content.infolist()):
-            raise zipfile.BadZipFile("compressed parts, which torch does not write")
-        damaged = content.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"wrong checksum of its part {damaged}")
-
-
-def tensors_of(content: Mapping, path: Path, expected: str) -> dict[str, Tensor]:
-    """`content` as a state dict, free of the prefix that a data-parallel wrapper leaves."""
-    if not content or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise UserError(f"{path}: holds no plain state dict where {expected} was expected")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, expected: str, *, strict: bool = True) -> None:
-    """Copy `tensors` into `module`; names and shapes have to fit, and the values have to be numbers.
-
-    With strict=False, names that the module lacks are ignored (missing ones never are). Raises UserError.
-    """
-    own = module.state_dict()
-    missing = [name for name in own if name not in tensors]
-    surplus = [name for name in tensors if name not in own] if strict else []
-    wrong = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+def _differences(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], strict: bool) -> list[str]:
+    """How names and shapes of `tensors` differ from those of a module's state dict `own`, one line a kind."""
+    kinds = {
+        "missing": [name for name in own if name not in tensors],
+        "unexpected": [name for name in tensors if name not in own] if strict else [],
+        "of another shape": [
+            f"{name} is {tuple(tensors[name].shape)}, not {tuple(x.shape)}"
+            for name, x in own.items() if name in tensors and tensors[name].shape != x.shape
+        ],
+    }
+    return [
+        f"{len(names)} tensors {kind} ({names[0]}{', ...' if len(names) > 1 else ''})" for kind, names in kinds.items() if names
     ]
-    problems = []
-    for label, names in (("missing", missing), ("not part of it", surplus), ("of another shape", wrong)):
-        if names:
-            problems.append(f"{len(names)} tensors {label} ({names[0]}{', ...' if len(names) > 1 else ''})")
-    if problems:
-        raise UserError(f"{path}: does not fit {expected}: {'; '.join(problems)}")
-    for name in own:
-        reason = _impossible(name, tensors[name], own[name])
-        if reason:
-            raise UserError(f"{path}: {name} {reason}; the file is damaged, or its training diverged: take an earlier one")
-    module.load_state_dict({name: tensors[name] for name in own})
 
 
 def _impossible(name: str, tensor: Tensor, own: Tensor) -> str:
     """Why `tensor` cannot be the value of a module's tensor `own`; empty where it can."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_floating_point() != own.is_floating_point():
         values = " without values" if tensor.is_meta else ""
-        return f"is a {tensor.dtype} tensor of layout {tensor.layout}{values}, where a plain one of {own.dtype} is wanted"
+        return f"is a {tensor.dtype} tensor of layout {tensor.layout}{values}, expected a dense {own.dtype} tensor"
     if not bool(tensor.isfinite().all()):
-        return "holds NaN or infinite values"
+        return "contains NaN or infinite values"
     if name.endswith("running_var") and bool((tensor < 0).any()):
-        return "holds negative variances"
+        return "contains negative variances"
     return ""
 
 

@@ -10,7 +10,7 @@ import torch
 from config.command_line import parse
 from dataloaders.loaders import TrainingLoader
 from main import main
-from models.released import read_gsvnet
+from models.released import read_propagation
 from tests.main.program import ENVIRONMENT, ROOT, trained
 from tests.released import filled_gsvnet
 from trainer.stages import STAGES
@@ -119,7 +119,7 @@ def test_resumed_training_agrees_with_an_uninterrupted_one(streets, weights, tmp
             more = ["--epoch", epoch, *(["--resume", "auto"] if number else [])]
             assert main(words_of(streets, weights, logs, *more)) == 0
     files = [next((tmp_path / name).rglob("checkpoint.pth.tar")) for name in ("whole", "parts")]
-    contents = [read_gsvnet(file) for file in files]
+    contents = [read_propagation(file).content for file in files]
     assert contents[0]["progress"]["iteration"] == contents[1]["progress"]["iteration"] > 20
     whole, parts = (trained(file) for file in files)
     for name, tensor in whole.items():  # sums of gradients come in another order in every run on a GPU

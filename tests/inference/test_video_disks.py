@@ -40,8 +40,8 @@ def run_cases(weights: str, cases: str) -> None:
     from main import main
 
     torch.set_num_threads(1)
-    net = video.networks_for_evaluation(parse(["--weights-dir", weights, *COMMON]))
-    video.networks_for_evaluation = lambda options: net
+    net = video.networks_for_inference(parse(["--weights-dir", weights, *COMMON]))
+    video.networks_for_inference = lambda options: net
     out, sys.stdout, before = sys.stdout, open(os.devnull, "w"), os.dup(2)
     for case in json.loads(Path(cases).read_text()):
         subprocess.run(case.get("before", ""), shell=True, check=True)
@@ -203,7 +203,7 @@ def signalled(weights, folder: Path, place: str, name: str, call: int, number: i
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "place, name, call",
-    [("", "open_frames", 1), ("", "networks_for_evaluation", 1), ("", "choose_engine", 1), ("VideoSegmenter", "__call__", 1),
+    [("", "open_frames", 1), ("", "networks_for_inference", 1), ("", "choose_engine", 1), ("VideoSegmenter", "__call__", 1),
      ("VideoSegmenter", "__call__", 30), ("VideoFile", "write", 10), ("LabelFolder", "write", 20), ("VideoFile", "close", 1),
      ("", "_report", 1)],
 )
@@ -211,7 +211,7 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
     done = signalled(weights, tmp_path, place, name, call, number)
     assert done.returncode in (128 + number, -number) and done.stderr == "", (done.returncode, done.stderr)
     assert sorted(path.name for path in tmp_path.glob("*.*")) == ["a.mp4", "in.avi"]
-    if name in ("open_frames", "networks_for_evaluation", "choose_engine"):
+    if name in ("open_frames", "networks_for_inference", "choose_engine"):
         assert (tmp_path / "a.mp4").read_text() == "of before" and not (tmp_path / "labels").exists()
         return
     count = len(opened(tmp_path / "a.mp4")[2])

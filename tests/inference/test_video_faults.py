@@ -28,13 +28,13 @@ UNWRITABLE = "output that cannot be written: in a file's place, of the other kin
 
 @pytest.fixture(scope="module")
 def net(weights):
-    return video.networks_for_evaluation(parse(["--weights-dir", str(weights), "--resume", "1"]))
+    return video.networks_for_inference(parse(["--weights-dir", str(weights), "--resume", "1"]))
 
 
 @pytest.fixture
 def call(weights, net, capfd, monkeypatch):
     """Run the program in this process with the released files: status, lines of standard error, standard output."""
-    monkeypatch.setattr(video, "networks_for_evaluation", lambda options: net)
+    monkeypatch.setattr(video, "networks_for_inference", lambda options: net)
 
     def run(*words) -> tuple[int, list[str], str]:
         capfd.readouterr()
@@ -138,7 +138,7 @@ def test_small_videos(call, tmp_path, size, style, count):
 )
 def test_outputs_that_cannot_be_written(call, tmp_path, monkeypatch, output, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(video, "networks_for_evaluation", None)
+    monkeypatch.setattr(video, "networks_for_inference", None)
     write_video(tmp_path / "in.avi")
     (tmp_path / "file").touch()
     (tmp_path / "folder.mp4").mkdir()
@@ -171,7 +171,7 @@ def test_outputs_that_are_forbidden(tmp_path, outcomes):
 @pytest.mark.tried("Video", "frame rates from 0.01 to 1000 a second, and beyond", "refused in one line")
 @pytest.mark.parametrize("rate", ["0.0099", "1e-9"])
 def test_rates_that_cannot_be_written(call, tmp_path, monkeypatch, rate):
-    monkeypatch.setattr(video, "networks_for_evaluation", None)
+    monkeypatch.setattr(video, "networks_for_inference", None)
     source = write_video(tmp_path / "in.avi")
     status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", "--fps", rate)
     assert (status, len(err)) == (2, 1) and re.match(r"error: \S+a.mp4: a video has 0.01 to 1000 frames a second, not .*; --fps", err[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from models.released import read_gsvnet
+from models.released import read_propagation
 from utils.run_folder import LATEST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ def experiment(logs: Path, number: int = 0, name: str = "swiftnet_test") -> Path
 
 def trained(path: Path) -> dict[str, torch.Tensor]:
     """Every trained tensor of a checkpoint."""
-    content = read_gsvnet(path)
+    content = read_propagation(path).content
     return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
 
 
@@ -144,7 +144,7 @@ def read_all(folder: Path) -> None:
     """Read everything that has its final name: it has to be whole, but for the last row of a log.csv."""
     for path in folder.rglob("[!.]*"):
         if path.suffix == ".tar":
-            read_gsvnet(path)
+            read_propagation(path)
         elif path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".png":
@@ -159,7 +159,7 @@ def read_all(folder: Path) -> None:
 
 
 def iteration(path: Path) -> int:
-    return read_gsvnet(path)["progress"]["iteration"]
+    return read_propagation(path).content["progress"]["iteration"]
 
 
 def refusal(errors: str) -> str:

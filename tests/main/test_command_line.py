@@ -21,7 +21,7 @@ from dataloaders.transforms import normalise
 from main import main
 from models.gsvnet import grid_view
 from models.label_map import label_map
-from models.released import GSVNET_FILES, read_gsvnet
+from models.released import GSVNET_FILES, read_propagation
 from tests.released import filled_gsvnet, released_tensors
 from utils.run_folder import LATEST
 
@@ -46,7 +46,7 @@ def experiment(tmp_path: Path, name: str, number: int = 0) -> Path:
 
 
 def tensors(path: Path) -> dict:
-    content = read_gsvnet(path)
+    content = read_propagation(path).content
     return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
 
 
@@ -90,7 +90,7 @@ def test_propagation_training_leaves_what_the_contract_names(call, tmp_path):
     for name in (LATEST, "model_best.pth.tar", "parameters.json", "log.csv", "metrics.json"):
         assert (folder / name).is_file(), name
     assert list(folder.glob("events.*"))
-    content = read_gsvnet(folder / LATEST)
+    content = read_propagation(folder / LATEST).content
     assert {name: list(x.shape) for name, x in content["state_dict"].items()} == released_tensors()["gsv"]
     assert {"epoch", "state_dict", "state_dict_of", "optimizer", "best_pred"} <= set(content)
     assert content["epoch"] == 1
@@ -193,9 +193,9 @@ def test_resuming_a_file_restores_the_optimizer_when_asked(call, tmp_path):
     first = experiment(tmp_path, "swiftnet_test") / LATEST
     assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--resume", str(first),
                 "--reset-optimizer", "0", "--reset-best-pred", "0", "--epoch", "2") == 0
-    content = read_gsvnet(experiment(tmp_path, "swiftnet_test", 1) / LATEST)
+    content = read_propagation(experiment(tmp_path, "swiftnet_test", 1) / LATEST).content
     assert content["epoch"] == 2
-    assert content["progress"]["iteration"] == 2 * read_gsvnet(first)["progress"]["iteration"]
+    assert content["progress"]["iteration"] == 2 * read_propagation(first).content["progress"]["iteration"]
 
 
 def test_training_from_the_released_file_starts_at_its_weights(call, weights, tmp_path):
@@ -285,7 +285,7 @@ def test_what_was_trained_without_a_part_is_not_given_it(call, tmp_path, capsys)
     assert call(*TRAIN, "--edge", "0", "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step", "1") == 0
     trained = str(experiment(tmp_path, "swiftnet_test") / LATEST)
     assert call("--evaluate", "1", "--resume", trained) == 2
-    assert "was trained with --edge 0, this run has 1" in capsys.readouterr().err
+    assert "was trained with --edge 0, but this run has 1" in capsys.readouterr().err
 
 
 def test_two_processes_train_and_count_every_frame_once(streets, weights, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from main import main
-from models.released import read_gsvnet
+from models.released import read_propagation
 from tests.main.program import DOOR, Program, children, experiment, iteration, refusal, temporaries, training
 from utils.run_folder import LATEST
 
@@ -73,5 +73,5 @@ def test_dead_rank(words, tmp_path, dead):
     assert done > 0
     again = Program([*words, "--resume", "auto", "--early-stop", "1"], tmp_path / "again", launcher=LAUNCHER)
     assert again.status() == 0, again.errors
-    assert read_gsvnet(experiment(logs) / LATEST)["epoch"] == 1 and iteration(experiment(logs) / LATEST) >= done
+    assert read_propagation(experiment(logs) / LATEST).content["epoch"] == 1 and iteration(experiment(logs) / LATEST) >= done
     assert not experiment(logs, 1).exists() and not temporaries(logs)

@@ -60,7 +60,7 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
     [
         (["--evaluate", "1"], "--evaluate 1 requires a trained propagation: --resume 1"),
         (["--evaluate", "1", "--resume", "auto", "--checkname", "none"], "--evaluate 1 requires a trained propagation"),
-        (["--evaluate", "1", "--method", "warp"], "--method warp wants a flow network: --flow-weights PATH"),
+        (["--evaluate", "1", "--method", "warp"], "--method warp requires a flow network: --flow-weights PATH"),
         (["--evaluate", "1", "--resume", "1", "--demo", "1"], "--evaluate 1 and --demo 1 exclude each other; choose one"),
         (["--evaluate", "1", "--resume", "1", "--benchmark", "eval"], "--evaluate 1 and --benchmark exclude each other"),
         (["--video", "demo", "--output", "o.mp4", "--export", "e"], "--video and --export exclude each other"),
@@ -83,7 +83,7 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
         (["--method", "copy"], "--method copy is a baseline without training; use it with --evaluate 1"),
         (["--stage", "flow", "--evaluate", "1"], "--stage flow has no --evaluate 1"),
         (["--stage", "flow", "--optical-flow-network", "none"], "--optical-flow-network none has nothing to train"),
-        (["--stage", "flow", "--resume", "1"], "--resume 1: there is no released file of the light flow network alone"),
+        (["--stage", "flow", "--resume", "1"], "--resume 1: the release has no file of the light flow network alone"),
         (["--stage", "segnet", "--evaluate", "1", "--method", "gsv"], "--stage segnet --evaluate 1 takes --method per-frame or copy"),
         (["--export", "e"], "--export requires a trained propagation"),
         (["--export-size", "64", "64"], "--export-size has an effect only with --export DIR"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from main import main
-from models.released import read_gsvnet
+from models.released import read_propagation
 from tests.main.program import DOOR, Program, children, experiment, temporaries, training
 from utils.run_folder import LATEST
 
@@ -74,10 +74,10 @@ def test_interrupted_while_training(words, tmp_path, phase, number):
     latest = experiment(logs) / LATEST
     assert latest.is_file() or phase in ("building", "first step")
     if latest.is_file():
-        done = read_gsvnet(latest)["progress"]
+        done = read_propagation(latest).content["progress"]
         assert done["iteration"] * 7 + 1 <= written(logs)
         assert main([*words, "--num-worker", "0", "--resume", "auto", "--early-stop", "1", "--epoch", str(done["epoch"] + 1)]) == 0
-        assert read_gsvnet(latest)["progress"]["iteration"] >= done["iteration"]
+        assert read_propagation(latest).content["progress"]["iteration"] >= done["iteration"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.released import read_gsvnet
+from models.released import read_propagation
 from utils.run_folder import LATEST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def test_launcher(module, words, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     runs = list((tmp_path / "logs" / "run" / "synthetic" / "swiftnet_test").iterdir())
     assert [run.name for run in runs] == ["experiment_0"]
-    assert read_gsvnet(runs[0] / LATEST)["epoch"] == 1
+    assert read_propagation(runs[0] / LATEST).content["epoch"] == 1
 
 
 def test_two_nodes(words, tmp_path):
@@ -56,7 +56,7 @@ def test_two_nodes(words, tmp_path):
         assert node.returncode == 0, errors[-2000:]
     runs = list((tmp_path / "logs" / "run" / "synthetic" / "swiftnet_test").iterdir())
     assert [run.name for run in runs] == ["experiment_0"]
-    assert read_gsvnet(runs[0] / LATEST)["progress"]["iteration"] == 5
+    assert read_propagation(runs[0] / LATEST).content["progress"]["iteration"] == 5
 
 
 @pytest.mark.tried("Processes and disks", "an error in one of two training processes", "the launcher ends both and shows the reason")

@@ -14,7 +14,7 @@ import torch
 from config.command_line import parse
 from config.errors import UserError
 from main import main
-from models.released import read_gsvnet
+from models.released import read_propagation
 from trainer.trainer import Training
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks
@@ -36,7 +36,7 @@ def folder(tmp_path, name="test"):
 
 
 def weights_of(path):
-    content = read_gsvnet(path)
+    content = read_propagation(path).content
     return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
 
 
@@ -68,8 +68,8 @@ def test_damaged_latest_checkpoint_gives_way_to_the_one_before(words, tmp_path, 
     (folder(tmp_path) / LATEST).write_bytes(b"half a file")
     assert (folder(tmp_path) / PREVIOUS).is_file()
     assert main([*words, "--resume", "auto"]) == 0
-    assert read_gsvnet(folder(tmp_path) / LATEST)["epoch"] == 1
-    assert "taking checkpoint_previous.pth.tar instead" in capsys.readouterr().out
+    assert read_propagation(folder(tmp_path) / LATEST).content["epoch"] == 1
+    assert "using checkpoint_previous.pth.tar instead" in capsys.readouterr().out
 
 
 @pytest.mark.tried("Numbers", "a loss that is no number", "stops before the optimizer step, names the frames")
@@ -135,8 +135,8 @@ def test_going_on_forgets_what_was_noted_beyond_the_checkpoint(words, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["--segnet", "bisenet"], "was trained with --segnet swiftnet, this run has bisenet"),
-        (["--optical-flow-network", "flownet"], "was trained with --optical-flow-network light, this run has flownet"),
+        (["--segnet", "bisenet"], "was trained with --segnet swiftnet, but this run has bisenet"),
+        (["--optical-flow-network", "flownet"], "was trained with --optical-flow-network light, but this run has flownet"),
     ],
 )
 def test_checkpoint_of_other_networks_is_refused_by_name(words, tmp_path, capsys, change, message):
@@ -148,12 +148,12 @@ def test_checkpoint_of_other_networks_is_refused_by_name(words, tmp_path, capsys
 
 @pytest.mark.tried("Weights and checkpoints", "a checkpoint of other networks or classes", "refused in one line")
 def test_checkpoint_of_other_classes_is_refused_by_number(words, tmp_path, capsys, weights):
-    content = dict(read_gsvnet(weights / "gsvnet_swnet_r18.tar"))
+    content = dict(read_propagation(weights / "gsvnet_swnet_r18.tar").content)
     content["state_dict"] = dict(content["state_dict"])
     content["state_dict"]["grm.intra_net.intra_net.6.bias"] = torch.zeros(11)
     save_checkpoint(tmp_path / "other.tar", {key: content[key] for key in ("state_dict", "state_dict_of")})
     assert main([*words, "--resume", str(tmp_path / "other.tar")]) == 2
-    assert "was trained for 11 classes, --dataset synthetic has 19" in capsys.readouterr().err
+    assert "was trained for 11 classes, but --dataset synthetic has 19" in capsys.readouterr().err
 
 
 def test_half_precision_trains(words, tmp_path):
@@ -172,7 +172,7 @@ def test_two_processes_take_the_steps_of_one(words, tmp_path, flow, interval, st
                           capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert subprocess.run([sys.executable, str(ROOT / "main.py"), *common, "--checkname", "one"], env=environment).returncode == 0
-    two, one = (read_gsvnet(folder(tmp_path, name) / LATEST) for name in ("two", "one"))
+    two, one = (read_propagation(folder(tmp_path, name) / LATEST).content for name in ("two", "one"))
     assert one["progress"]["iteration"] == steps
     assert json.dumps(two["progress"]) == json.dumps({**one["progress"], "best": two["progress"]["best"]})
     for part in ("state_dict", "state_dict_of"):

@@ -60,11 +60,11 @@ FAULTS = {
     "last byte missing": (lambda good, path: path.write_bytes(good.read_bytes()[:-1]), "cannot be read as"),
     "hostile": (lambda good, path: torch.save({"state_dict": Attack(), "state_dict_of": {}}, path),
                 r"it asks for (os|posix)\.system, which .* is not run"),
-    "NaN": (lambda good, path: spoil(good, path, nan_somewhere), "holds NaN or infinite values; .* take an earlier one"),
+    "NaN": (lambda good, path: spoil(good, path, nan_somewhere), "contains NaN or infinite values; .* use an earlier one"),
     "other shapes": (lambda good, path: spoil(good, path, lambda _, x: x[:1] if x.ndim == 4 else x), "does not fit"),
     "no tensors": (lambda good, path: torch.save({"state_dict": {"a": 1}, "state_dict_of": {"a": 1}}, path),
-                   "holds no plain state dict"),
-    "list": (lambda good, path: torch.save([1, 2], path), "holds a list"),
+                   "contains no plain state dict"),
+    "list": (lambda good, path: torch.save([1, 2], path), "contains a list"),
 }
 
 
@@ -99,7 +99,7 @@ def test_file_of_another_network(streets, good_files, tmp_path, monkeypatch, cap
     for name in {*SEGMENTER_FILES.values(), *GSVNET_FILES.values(), FLOWNET_FILE, "light.tar"} - {right, *GSVNET_FILES.values()}:
         assert main([*training(streets, good_files, tmp_path / "logs"), *words, str(good_files / name)]) == 2
         line = refusal(capsys.readouterr().err)
-        assert name in line and re.search("does not fit|has no state_dict|holds no plain state dict", line), line
+        assert name in line and re.search("does not fit|has no state_dict|contains no plain state dict", line), line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +111,7 @@ def test_weights_of_eleven_classes(streets, good_files, tmp_path, monkeypatch, c
     words, name = DOORS[door]
     assert main([*training(streets, good_files, tmp_path / "logs"), *words, str(other / name)]) == 2
     line = refusal(capsys.readouterr().err)
-    assert re.search("was trained for 11 classes, --dataset synthetic has 19|does not fit .* of 19 classes", line), line
+    assert re.search("was trained for 11 classes, but --dataset synthetic has 19|does not fit .* of 19 classes", line), line
     assert not (tmp_path / "logs").exists()
 
 

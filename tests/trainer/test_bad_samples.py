@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from main import main
-from models.released import read_gsvnet
+from models.released import read_propagation
 from tests.main.program import ENVIRONMENT, ROOT, experiment, refusal, trained, training
 from trainer.bad_samples import LISTED
 from utils.run_folder import LATEST
@@ -78,7 +78,7 @@ def test_counts_and_weights_survive_a_restart(spoiled, weights, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     two = experiment(tmp_path / "logs", name="swiftnet_two")
     assert listed(two) == listed(whole)
-    assert read_gsvnet(two / LATEST)["bad_samples"] == {listed(whole)[1][1]: int(listed(whole)[1][0])}
+    assert read_propagation(two / LATEST).content["bad_samples"] == {listed(whole)[1][1]: int(listed(whole)[1][0])}
 
 
 @pytest.mark.tried(DOOR, "every training frame corrupt, --on-bad-sample skip", "one line, status 2")

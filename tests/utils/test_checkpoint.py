@@ -1,5 +1,6 @@
-"""Files of tensors: safe to read, whole when written."""
+"""Files of tensors are safe to read and written whole."""
 import argparse
+import hashlib
 import os
 import pickle
 import zipfile
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from config.errors import UserError
-from utils.checkpoint import load_state, read_checkpoint, save_checkpoint, sha256, tensors_of
+from utils.checkpoint import WeightsFile, save_checkpoint
 
 DOOR = "Weights and checkpoints"
 
@@ -26,7 +27,7 @@ def test_round_trip_and_previous_file(tmp_path):
     path, previous = tmp_path / "deep" / "a.tar", tmp_path / "deep" / "b.tar"
     for number in range(3):
         save_checkpoint(path, {"n": number, "x": torch.ones(2)}, previous=previous)
-    assert read_checkpoint(path, "it")["n"] == 2 and read_checkpoint(previous, "it")["n"] == 1
+    assert WeightsFile.read(path, "it").content["n"] == 2 and WeightsFile.read(previous, "it").content["n"] == 1
     assert sorted(x.name for x in path.parent.iterdir()) == ["a.tar", "b.tar"]
 
 
@@ -34,19 +35,19 @@ def test_round_trip_and_previous_file(tmp_path):
 def test_released_extras_are_harmless(tmp_path, zipped):
     content = {"args": argparse.Namespace(a=1, b=[1, 2]), "best_pred": np.float64(0.5), "array": np.float32(1)}
     torch.save(content, tmp_path / "a.tar", _use_new_zipfile_serialization=zipped)
-    loaded = read_checkpoint(tmp_path / "a.tar", "it")
+    loaded = WeightsFile.read(tmp_path / "a.tar", "it").content
     assert loaded["args"].b == [1, 2] and float(loaded["best_pred"]) == 0.5
 
 
 @pytest.mark.tried(DOOR, "pickle that runs a shell command", "not run, refused in one line")
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_runs_code_does_not(tmp_path, zipped):
+def test_code_in_a_pickle_does_not_run(tmp_path, zipped):
     torch.save({"x": Attack(tmp_path / "ran")}, tmp_path / "a.tar", _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match="a.tar: cannot be read as it"):
-        read_checkpoint(tmp_path / "a.tar", "it")
+        WeightsFile.read(tmp_path / "a.tar", "it")
     (tmp_path / "b.tar").write_bytes(pickle.dumps(Attack(tmp_path / "ran")))
     with pytest.raises(UserError, match="b.tar: cannot be read"):
-        read_checkpoint(tmp_path / "b.tar", "it")
+        WeightsFile.read(tmp_path / "b.tar", "it")
     assert not (tmp_path / "ran").exists()
 
 
@@ -59,7 +60,7 @@ def test_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "a.tar"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"a.tar: cannot be read as weights .{len(content)} bytes.*; put it back"):
-        read_checkpoint(path, "weights", "put it back")
+        WeightsFile.read(path, "weights", "put it back")
 
 
 @pytest.mark.tried(DOOR, "file cut short", "refused in one line")
@@ -70,25 +71,26 @@ def test_truncated_file_is_refused(tmp_path, zipped, part):
     torch.save({"x": torch.randn(1000)}, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
     with pytest.raises(UserError, match="cannot be read"):
-        read_checkpoint(path, "weights")
+        WeightsFile.read(path, "weights")
 
 
 @pytest.mark.tried(DOOR, "missing file, list in place of a dict, numbers in place of tensors", "refused in one line")
 def test_missing_file_and_other_content(tmp_path):
     with pytest.raises(UserError, match="nothing.tar: not found .expected weights.; put it there"):
-        read_checkpoint(tmp_path / "nothing.tar", "weights", "put it there")
+        WeightsFile.read(tmp_path / "nothing.tar", "weights", "put it there")
     torch.save([1], tmp_path / "list.tar")
-    with pytest.raises(UserError, match="holds a list, expected weights"):
-        read_checkpoint(tmp_path / "list.tar", "weights")
-    with pytest.raises(UserError, match="holds no plain state dict"):
-        tensors_of({"epoch": 3}, tmp_path / "a.tar", "weights")
+    with pytest.raises(UserError, match="contains a list, expected weights"):
+        WeightsFile.read(tmp_path / "list.tar", "weights")
+    for content in ({"epoch": 3}, {}, {1: torch.zeros(1)}):
+        with pytest.raises(UserError, match="a.tar: contains no plain state dict .* for it"):
+            WeightsFile(tmp_path / "a.tar", content, "").into(torch.nn.Linear(2, 3), "it")
 
 
 @pytest.mark.tried(DOOR, "disk full while a checkpoint is written", "one line, the file of before is whole")
 def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.tar"
     save_checkpoint(path, {"n": 1})
-    before = sha256(path)
+    before = path.read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -96,7 +98,7 @@ def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="a.tar: cannot be written .No space left on device.*the file of before is whole"):
         save_checkpoint(path, {"n": 2})
-    assert sha256(path) == before and os.listdir(tmp_path) == ["a.tar"]
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.tar"]
 
 
 @pytest.mark.tried(DOOR, "folder for a checkpoint that is a file", "one line")
@@ -108,13 +110,25 @@ def test_folder_that_is_a_file_is_named(tmp_path):
 
 @pytest.mark.tried(DOOR, "tensors missing, surplus, of another shape", "refused in one line")
 def test_wrong_tensors_are_named(tmp_path):
-    module = torch.nn.Linear(2, 3)
-    good = {f"module.{name}": x for name, x in module.state_dict().items()}
-    load_state(module, tensors_of(good, tmp_path, "it"), tmp_path, "it")
-    message = "1 tensors missing .bias.; 1 tensors not part of it .extra.; 1 tensors of another shape .weight is .1, 1., not .3, 2."
+    module, path = torch.nn.Linear(2, 3), tmp_path / "a.tar"
+    good = {name: x + 1 for name, x in module.state_dict().items()}
+    WeightsFile(path, {f"module.{name}": x for name, x in good.items()}, "").into(module, "it")
+    assert all(torch.equal(x, good[name]) for name, x in module.state_dict().items())
+    bad = WeightsFile(path, {"model": {"weight": torch.zeros(1, 1), "extra": torch.zeros(1)}}, "")
+    message = (
+        "a.tar: does not fit it: 1 tensors missing .bias.; 1 tensors unexpected .extra.; 1 tensors of another shape "
+        ".weight is .1, 1., not .3, 2."
+    )
     with pytest.raises(UserError, match=message):
-        load_state(module, {"weight": torch.zeros(1, 1), "extra": torch.zeros(1)}, tmp_path, "it")
-    load_state(module, {**module.state_dict(), "extra": torch.zeros(1)}, tmp_path, "it", strict=False)
+        bad.into(module, "it", keys=("state_dict", "model"))
+    WeightsFile(path, {**good, "extra": torch.zeros(1)}, "").into(module, "it", strict=False)
+    WeightsFile(path, {"w": good["weight"], "bias": good["bias"]}, "").into(module, "it", names={"w": "weight"})
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    save_checkpoint(tmp_path / "a.tar", {"x": torch.ones(2)})
+    file = WeightsFile.read(tmp_path / "a.tar", "it")
+    assert file.path == tmp_path / "a.tar" and file.digest == hashlib.sha256(file.path.read_bytes()).hexdigest()
 
 
 @pytest.mark.tried(DOOR, "weights that are NaN, infinite, of another kind, sparse, or without data; negative variances",
@@ -122,21 +136,22 @@ def test_wrong_tensors_are_named(tmp_path):
 @pytest.mark.parametrize(
     "name, change, reason",
     [
-        ("weight", lambda x: x * float("nan"), "holds NaN or infinite values"),
-        ("bias", lambda x: x.index_fill(0, torch.tensor([2]), float("inf")), "holds NaN or infinite values"),
-        ("running_var", lambda x: -x, "holds negative variances"),
+        ("weight", lambda x: x * float("nan"), "contains NaN or infinite values"),
+        ("bias", lambda x: x.index_fill(0, torch.tensor([2]), float("inf")), "contains NaN or infinite values"),
+        ("running_var", lambda x: -x, "contains negative variances"),
         ("weight", lambda x: x.to(torch.complex64), "is a torch.complex64 tensor"),
         ("weight", lambda x: x.long(), "is a torch.int64 tensor"),
         ("weight", lambda x: x.to_sparse(), "is a torch.float32 tensor of layout torch.sparse_coo"),
         ("weight", lambda x: x.to("meta"), "is a torch.float32 tensor of layout torch.strided without values"),
     ],
 )
-def test_values_that_no_network_has_are_refused_and_nothing_is_loaded(tmp_path, name, change, reason):
+def test_impossible_values_are_refused_and_nothing_is_loaded(tmp_path, name, change, reason):
     module = torch.nn.BatchNorm2d(3)
     before = {key: x.clone() for key, x in module.state_dict().items()}
     tensors = {**{key: x + 1 for key, x in before.items()}, name: change(before[name])}
-    with pytest.raises(UserError, match=f"a.tar: {name} {reason}.*; the file is damaged, or its training diverged: take an earlier one"):
-        load_state(module, tensors, tmp_path / "a.tar", "it")
+    told = f"a.tar: {name} {reason}.*; the file is damaged, or its training diverged: use an earlier one"
+    with pytest.raises(UserError, match=told):
+        WeightsFile(tmp_path / "a.tar", tensors, "").into(module, "it")
     assert all(torch.equal(x, before[key]) for key, x in module.state_dict().items())
 
 
@@ -146,5 +161,5 @@ def test_compressed_parts_are_not_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.tar") as source, zipfile.ZipFile(tmp_path / "b.tar", "w", zipfile.ZIP_DEFLATED) as target:
         for part in source.namelist():
             target.writestr(part, source.read(part))
-    with pytest.raises(UserError, match="b.tar: cannot be read .*compressed parts, which torch does not write"):
-        read_checkpoint(tmp_path / "b.tar", "weights")
+    with pytest.raises(UserError, match="b.tar: cannot be read .*compressed parts, which torch never writes"):
+        WeightsFile.read(tmp_path / "b.tar", "weights")

@@ -1,4 +1,4 @@
-"""Files of tensors that are damaged or hostile: read right or refused, and nothing of them is ever run."""
+"""Damaged and hostile files of tensors: read correctly or refused, and no code in them ever runs."""
 import argparse
 import contextlib
 import hashlib
@@ -18,14 +18,14 @@ import torch
 from config.errors import UserError
 from models.build import build_flow
 from models.guided_conv import GuidedConv
-from models.released import load_gsvnet, read_gsvnet, released_state
+from models.released import load_flow, load_guided, read_propagation, released_state
 from tests.released import fill
-from utils.checkpoint import CHECKSUMS, read_checkpoint, save_checkpoint
+from utils.checkpoint import CHECKSUMS, WeightsFile, save_checkpoint
 
 DOOR = "Weights and checkpoints"
 MUTANTS = int(os.environ.get("MUTANTS", 150))  # of each format; `make reliability` sets more
 FORBIDDEN = {"os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "os.rename", "socket.connect"}
-watching: list[str] | None = None  # what happened of the forbidden, while anybody looks
+watching: list[str] | None = None  # forbidden events so far, inside nothing_happens()
 
 
 def watch(event: str, details: tuple) -> None:
@@ -34,12 +34,12 @@ def watch(event: str, details: tuple) -> None:
         watching.append(event)
 
 
-sys.addaudithook(watch)  # cannot be taken away again; costs next to nothing
+sys.addaudithook(watch)  # cannot be removed; costs next to nothing
 
 
 @contextlib.contextmanager
 def nothing_happens():
-    """Fails where something is run, written or asked of the network inside the block."""
+    """Fail where the block runs a program, writes a file or uses the network."""
     global watching
     seen = watching = []
     try:
@@ -50,7 +50,7 @@ def nothing_happens():
 
 
 def checkpoint() -> dict:
-    """What a checkpoint of the propagation holds, for four classes."""
+    """Content of a propagation checkpoint for four classes."""
     return {
         "epoch": 3, "state_dict": released_state(fill(GuidedConv(4))), "state_dict_of": fill(build_flow(name="light")).state_dict(),
         "optimizer": {"state": {0: {"momentum_buffer": torch.randn(4, 3)}}, "param_groups": [{"lr": 0.01, "params": [0]}]},
@@ -71,7 +71,7 @@ def zip_regions(content: bytes) -> list[tuple[int, int]]:
 
 
 def old_regions(content: bytes) -> list[tuple[int, int]]:
-    """(begin, end) of the five pickles that a file of the format before 2020 begins with, and of each tensor's length and
+    """(begin, end) of the five pickles at the start of a file of the format before 2020, and of each tensor's length and
     values after them."""
     file, edges = io.BytesIO(content), [0]
     for _ in range(5):
@@ -86,7 +86,7 @@ def old_regions(content: bytes) -> list[tuple[int, int]]:
 
 
 def mutants(content: bytes, regions: list[tuple[int, int]]):
-    """Copies with one byte changed, in every region in turn, at a place and by a value drawn at random."""
+    """Copies with one byte changed, region after region, at a random place by a random value."""
     rng = np.random.default_rng(7)
     for number in range(MUTANTS):
         begin, end = regions[number % len(regions)]
@@ -106,13 +106,13 @@ def same(a: object, b: object) -> bool:
 
 
 def tried(path) -> dict | None:
-    """What the file holds, read and put into networks as the program does it; None where that is refused, in one line."""
+    """Content of the file, once it is loaded into networks as the program does it; None where that raises, in one line."""
     try:
         with nothing_happens():
-            content = read_gsvnet(path)
-        guided, flow = GuidedConv(4), build_flow(name="light")
-        load_gsvnet(guided, flow, content, path, flow_name="light", load_flow=True)
-        return content
+            file = read_propagation(path)
+        load_guided(GuidedConv(4), file)
+        load_flow(build_flow(name="light"), file, "light")
+        return file.content
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
         return None
@@ -154,8 +154,8 @@ def test_checksums_beside_the_file_find_every_changed_byte(tmp_path, outcomes):
     assert tried(path) is not None
     for damaged in mutants(content, old_regions(content)):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="its sha256 is .*SHA256SUMS says .*; it is damaged, or another file"):
-            read_gsvnet(path)
+        with pytest.raises(UserError, match="its sha256 is .*, but .*SHA256SUMS lists .*; the file is damaged or a different one"):
+            read_propagation(path)
         outcomes["refused in one line"] += 1
 
 
@@ -189,6 +189,7 @@ def test_calls_are_not_made(tmp_path, monkeypatch, kind, place, call):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "new")
-    with nothing_happens(), pytest.raises(UserError, match=r"a\.tar: cannot be read as weights .*(it asks for|a numpy number of kind)"):
-        read_checkpoint(path, "weights")
+    told = r"a\.tar: cannot be read as weights .*(it asks for|a numpy value of type)"
+    with nothing_happens(), pytest.raises(UserError, match=told):
+        WeightsFile.read(path, "weights")
     assert os.listdir(tmp_path) == ["a.tar"]

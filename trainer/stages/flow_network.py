@@ -16,13 +16,14 @@ from dataloaders.stills import StillsDataset
 from dataloaders.transforms import Augmentation, channels_first, normalise
 from evaluation.evaluate import DRY_RUN_FRAMES
 from models.build import SEGMENTERS
-from models.load import Resumed, starting_flow
+from models.load import networks_for_training
 from models.losses import FlowLoss
 from models.resize import GRID_STRIDE, grid_size, size_of
 from trainer import optim
 from trainer.stages.training_stage import Stage
 from trainer.trainable import FlowOutput, views_of
 from utils.bilinear import aligned_step
+from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks, add_over_ranks, mean_over_ranks
 from utils.logging import logger
 
@@ -30,7 +31,7 @@ from utils.logging import logger
 class FlowStage(Stage):
     """Stage flow: the flow network alone, on frames whose true flow is known."""
 
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None):
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
         super().__init__(options, device, ranks)
         self.passes = {1: self._pairs("train")}
         if not len(self.passes[1]):
@@ -38,7 +39,7 @@ class FlowStage(Stage):
                 f"{options.data_path}: no true flow here (flow/SPLIT/CITY/*_flow.png); --dataset synthetic has it, and "
                 "--clip-source stills makes it from labelled pictures"
             )
-        self.flow = starting_flow(options, resumed).to(device)
+        self.flow = networks_for_training(options, resumed).flow.to(device)
         self.trained = self._wrap(FlowOutput(self.flow), self.flow)
         self.criterion = FlowLoss(average=mean_over_ranks)
         # The flow network sees frames normalised for the segmenter that it will serve.

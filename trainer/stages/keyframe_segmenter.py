@@ -4,28 +4,29 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.options import Options
 from dataloaders.clips import ClipDataset
 from dataloaders.transforms import normalise
-from models.gsvnet import GSVNet
-from models.load import Resumed, starting_segmenter
+from models.load import networks_for_training
 from models.losses import SegmenterLoss
 from trainer import optim
 from trainer.stages.training_stage import Stage
 from trainer.trainable import SegmenterOutputs
+from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks, mean_over_ranks
 
 
 class SegmenterStage(Stage):
     """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper)."""
 
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None):
+    def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
         super().__init__(options, device, ranks)
         frames = self.training_frames(0)
         self.passes = {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames))}
-        self.segmenter = starting_segmenter(options, resumed).to(device).to(memory_format=torch.channels_last)
+        self.net = networks_for_training(options, resumed).to(device)
+        self.segmenter = self.net.segmenter.to(memory_format=torch.channels_last)
         outputs = SegmenterOutputs(self.segmenter)
         self.trained = self._wrap(outputs, outputs)
         swiftnet = options.segnet == "swiftnet"
@@ -59,8 +60,7 @@ class SegmenterStage(Stage):
     def evaluate(self) -> dict | None:
         if self.evaluation is None:
             return None
-        net = GSVNet(self.segmenter, nn.Identity(), nn.Identity())  # type: ignore[arg-type]  # nothing is propagated
-        return self.evaluation.run(net, methods=("per-frame",))["per-frame"]
+        return self.evaluation.run(self.net, methods=("per-frame",))["per-frame"]
 
     def state(self) -> dict:
         return {"state_dict": self.segmenter.state_dict()}

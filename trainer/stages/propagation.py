@@ -12,13 +12,14 @@ from dataloaders.stills import StillsDataset
 from dataloaders.transforms import normalise
 from models.fold import folded
 from models.gsvnet import GSVNet
-from models.load import Resumed, networks_for_training
+from models.load import networks_for_training
 from models.losses import PropagationLoss
 from models.released import released_state
 from models.resize import grid_size
 from trainer import optim
 from trainer.stages.training_stage import Stage
 from trainer.trainable import ClipPropagation, frozen_pass, views_of
+from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks, mean_over_ranks
 from utils.logging import logger
 
@@ -30,7 +31,7 @@ class PropagationStage(Stage):
     """
 
     def __init__(
-        self, options: Options, device: torch.device, ranks: Ranks, resumed: Resumed | None, net: GSVNet | None = None
+        self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None, net: GSVNet | None = None
     ):
         super().__init__(options, device, ranks)
         stills = options.clip_source == "stills"
