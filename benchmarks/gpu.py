@@ -3,6 +3,7 @@
 Each part is a process of its own with a time limit. Its output goes to FOLDER/gpu.log. After every part FOLDER/gpu.json
 and FOLDER/gpu.md are written again, so an interruption loses nothing but the part that was running.
 """
+import importlib.util
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from benchmarks.measure import machine, machine_line
 from utils.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-STREETS = ("--height", "1024", "--width", "2048", "--train", "16", "--val", "1", "--length", "7")
+STREETS = ("--height", "1024", "--width", "2048", "--train", "12", "--val", "1", "--length", "6")
 LEARNED = 0.35  # average mIoU that GSVNet has to reach in the demonstration; untrained networks stay below 0.05
 
 
@@ -51,11 +52,13 @@ def parts(made: Path) -> list[Part]:
         "published table, fp32": (90, ("--benchmark", "table")),
         "training step, bf16, compiled": (90, (*training, "--amp", "bf16", "--compile", "1")),
     }
-    tests = ("-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider", "-m", "cuda", "--durations", "10", "tests/cuda")
+    roofline = made / "roofline.json"
+    parallel = ("-n", "4") if importlib.util.find_spec("xdist") else ()
+    tests = ("-m", "pytest", "-q", *parallel, "-p", "no:cacheprovider", "-m", "cuda", "--durations", "10", "tests/cuda")
     found = [
         Part("tests", 150, (python, *tests)),
         Part("streets for the training step", 60, (python, "-m", "streets", "--root", str(streets), *STREETS)),
-        Part("roofline", 60, (python, "-m", "benchmarks.roofline", str(made / "roofline.json")), made / "roofline.json"),
+        Part("roofline", 60, (python, "-m", "benchmarks.roofline", str(roofline)), roofline),
     ]
     for number, (name, (seconds, words)) in enumerate(benchmarks.items()):
         result = made / f"{number}.json"

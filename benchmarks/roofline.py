@@ -1,4 +1,4 @@
-"""How far the networks are from what the GPU could do: measured peak rates, the time that they allow, the time taken."""
+"""How far the networks are from what the GPU could do: peak rates measured, the time they allow, the time taken."""
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ def peaks() -> dict[str, float]:
 
 
 def layer_bytes(step: nn.Module, *inputs: Tensor) -> float:
-    """Bytes that the convolutions of one forward pass at least read and write, in fp32: inputs, weights, outputs, once."""
+    """Bytes that the convolutions of a forward pass read and write at least, in fp32: inputs, weights, outputs."""
     total = 0
 
     def count(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
@@ -78,7 +78,7 @@ def layer_bytes(step: nn.Module, *inputs: Tensor) -> float:
 
 
 def measure(name: str, step: nn.Module, inputs: Sequence[Tensor], peak: dict[str, float]) -> list[dict]:
-    """One row a type: the least milliseconds by arithmetic and by memory, and those taken, eager and as a CUDA graph."""
+    """One row a type: least milliseconds by arithmetic and by memory, and those taken, eager and as a graph."""
     flop, size = 2e9 * gmac(step, *inputs), layer_bytes(step, *inputs)
     rows = []
     for kind, dtype in TYPES.items():

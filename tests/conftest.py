@@ -1,21 +1,23 @@
 """What several tests share."""
-
+import contextlib
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 
 from streets import StreetSettings, ensure_streets
 from tests import tried
 from tests.released import write_released_files
 
-# The same examples in every run, whatever the machine's speed. The fixture `outcomes` counts over all examples of a test.
-settings.register_profile(
-    "same", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-settings.load_profile("same")
+with contextlib.suppress(ImportError):  # the tests that `make gpu` runs do without hypothesis
+    from hypothesis import HealthCheck, settings
+
+    # The same examples in every run, however fast the machine. The fixture `outcomes` counts over all examples of a test.
+    settings.register_profile(
+        "same", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    settings.load_profile("same")
 
 
 def pytest_addoption(parser):

@@ -32,11 +32,11 @@ def full_float32(monkeypatch):
 def step(streets, stage_name, source, device, *more, segnet="swiftnet"):
     """Loss terms of one optimizer step from known weights, and the trained parameters after it, on the CPU.
 
-    The flow network is trained by SGD here: its biases before BatchNorm have gradients of rounding errors alone, of which
-    Adam would take steps of full size.
+    The flow network is trained by SGD here: the gradients of its biases before BatchNorm are rounding errors alone, and
+    Adam would turn them into steps of full size.
     """
-    words = ["--dataset", "synthetic", "--data-path", str(streets), *SMALL, "--segnet", segnet, "--eval-multi-step", "1"]
-    words += ["--stage", stage_name, "--clip-source", source, *more]
+    words = ["--dataset", "synthetic", "--data-path", str(streets), *SMALL, "--segnet", segnet]
+    words += ["--stage", stage_name, "--clip-source", source, "--eval-multi-step", "1", *more]
     words += {"gsv": ["--multi-step", "3"], "flow": ["--optim", "sgd"], "segnet": []}[stage_name]
     torch.manual_seed(3)
     options, device = parse(words), torch.device(device)
