@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import UserError
+from utils.files import written_whole
 from utils.logging import logger
 
 Decode = Callable[[Path], np.ndarray]
@@ -69,17 +70,8 @@ class PictureCache:
         return self.folder / key[:2] / f"{key}-{source.st_size}-{source.st_mtime_ns}.npy"
 
     def _write(self, entry: Path, picture: np.ndarray) -> None:
-        temporary = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
-        try:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                np.save(file, picture)
-            os.replace(temporary, entry)
-        except OSError as error:
-            raise UserError(f"{entry}: cannot be written ({error.strerror}); free some space or drop --cache-dir") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with written_whole(entry, "free some space or drop --cache-dir") as file:
+            np.save(file, picture)
         key = entry.name.split("-")[0]
         for other in entry.parent.glob(f"{key}-*.npy"):
             if other != entry:

@@ -10,7 +10,7 @@ from evaluation.report import report
 from evaluation.tables import as_csv, console, markdown
 from models.load import networks_for_inference
 from utils.distributed import Ranks, from_all_ranks
-from utils.files import refuse_unwritable, write_json, write_text
+from utils.files import check_writable, write_json, write_text
 from utils.logging import logger
 from utils.run_folder import new_experiment
 from utils.visualize import write_picture
@@ -21,9 +21,9 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
     evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
     net = networks_for_inference(options).to(device)
     if ranks.first and options.metrics_file:
-        refuse_unwritable(Path(options.metrics_file), "--metrics-file")
+        check_writable(Path(options.metrics_file), "--metrics-file")
     if ranks.first and options.save_predictions:
-        refuse_unwritable(Path(options.save_predictions) / "position_0" / "any.png", "--save-predictions")
+        check_writable(Path(options.save_predictions) / "position_0" / "any.png", "--save-predictions")
     folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
     gallery = Gallery(options.method, evaluation.positions)
     writers: list[OnFrame] = [gallery]

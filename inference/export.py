@@ -1,7 +1,5 @@
 """Models that leave Python: the steps of a stream as ONNX and torch.export files, and a description of how to use them."""
-import contextlib
 import io
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -18,7 +16,7 @@ from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_pa
 from models.gsvnet import GSVNet
 from models.resize import GRID_STRIDE, grid_size, scaled_size
 from models.steps import FixedViewStep, KeyframeStep, PropagationStep
-from utils.files import write_json
+from utils.files import write_bytes, write_json
 from utils.logging import logger
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "model.json"
 TOLERANCE = 1e-3  # of the largest value: how far ONNX Runtime may be from PyTorch
 DRAWS = 3
+HINT = "free some space, or choose another folder for --export"
 _LAYOUTS = {
     "image": "N,H,W,3: a frame, RGB, 0..255", "view": "N,3,h,w: the frame on the grid, BGR, normalised",
     "previous_view": "N,3,h,w: the view of the frame before", "logits": "N,C,h,w: one plane a class, on the grid",
@@ -72,7 +71,7 @@ def run_export(net: GSVNet, options: Options) -> dict:
     content["versions"] = {"torch": torch.__version__, **{package.__name__: package.__version__ for package in packages}}
     (folder / DESCRIPTION).unlink(missing_ok=True)  # it will not describe what stands there any more
     for name, packed_graph in files.items():
-        write_whole(folder / name, packed_graph)
+        write_bytes(folder / name, packed_graph, HINT)
     write_json(folder / DESCRIPTION, content)
     logger.info("view, keyframe and propagation as .onnx and .pt2, and %s: %s", DESCRIPTION, folder)
     return content
@@ -166,19 +165,3 @@ def packed(program: ExportedProgram) -> bytes:
         warnings.simplefilter("ignore")  # on weights in channels-last order, which it packs well
         torch.export.save(program, buffer)
     return buffer.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename. Raises UserError when the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space, or choose another folder for --export") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

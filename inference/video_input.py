@@ -13,7 +13,7 @@ import numpy as np
 from config.errors import UserError
 from config.folders import natural
 from dataloaders.images import read_image
-from inference.video_writer import RATES, refuse_undecodable
+from inference.video_writer import RATES, check_decodable
 from streets import StreetSettings, render_sequence
 from utils.logging import logger
 
@@ -91,7 +91,7 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path) -> Frames:
     paths = [path for path in found if path.suffix.lower() in PICTURE_ENDINGS and path.is_file() and path.name[0] != "."]
     paths.sort(key=lambda path: (natural(path.parent), natural(path)))
     for path in paths:
-        refuse_undecodable(path)
+        check_decodable(path)
     if not paths:
         raise UserError(f"{source}: no pictures there ({', '.join(sorted(PICTURE_ENDINGS))})")
     first = read_image(paths[0])
@@ -114,7 +114,7 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _of_file(path: Path) -> Frames:
-    refuse_undecodable(path)
+    check_decodable(path)
     open(path, "rb").close()  # OpenCV does not say why it cannot
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # to FFmpeg, "12:30.mp4" is a protocol of the name 12
     if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == TEXT:

@@ -21,7 +21,7 @@ from trainer.bad_samples import LISTED, BadSamples, write_list
 from trainer.stages import STAGES, score_of
 from utils.checkpoint import WeightsFile, random_state, restore_random_state, save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
-from utils.files import refuse_unwritable, write_json
+from utils.files import check_writable, write_json
 from utils.folder_lock import FolderLock
 from utils.logging import RunLog, logger, progress_bar
 from utils.run_folder import BEST, LATEST, PREVIOUS, claim_experiment, latest_experiment
@@ -104,7 +104,7 @@ class Training:
     def run(self) -> Path:
         options, progress = self.options, self.progress
         if self.ranks.first and options.metrics_file:
-            refuse_unwritable(Path(options.metrics_file), "--metrics-file")
+            check_writable(Path(options.metrics_file), "--metrics-file")
         if self.ranks.first:
             if self._folder is None:
                 self._folder, self.lock = claim_experiment(options)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config.errors import UserError
-from utils.files import write_text, writing
+from utils.files import file_errors, write_text
 
 FLUSH_SECONDS = 120  # until TensorBoard sees the newest events
 logger = logging.getLogger("gsvnet")
@@ -66,7 +66,7 @@ class RunLog:
 
     def __init__(self, folder: Path, *, after: int = 0):
         self._path = folder / "log.csv"
-        with writing(self._path):
+        with file_errors(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             _forget_rows(self._path, after)
             new = not self._path.exists()
@@ -84,7 +84,7 @@ class RunLog:
             self.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        with writing(self._path):
+        with file_errors(self._path):
             for tag, value in values.items():
                 self._rows.writerow([step, tag, f"{value:.8g}"])
             self._file.flush()
@@ -96,7 +96,7 @@ class RunLog:
 
     def close(self) -> None:
         try:
-            with writing(self._path):
+            with file_errors(self._path):
                 self._file.close()
         finally:
             self._events.close()
@@ -115,7 +115,7 @@ class Events:
 
         self._summary, self._event = summary, Event
         self._path = folder / "events"
-        with writing(self._path):
+        with file_errors(self._path):
             self._file = EventsWriter(str(self._path), f".{os.getpid()}")
         self._flushed = time.monotonic()
         # What a killed run wrote of later steps is not shown.
@@ -130,12 +130,12 @@ class Events:
         self._add(self._event(step=step, summary=self._summary.image(tag, image, dataformats="HWC")))
 
     def close(self) -> None:
-        with writing(self._path):
+        with file_errors(self._path):
             self._file.close()
 
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
-        with writing(self._path):
+        with file_errors(self._path):
             self._file.write_event(event)
             if time.monotonic() > self._flushed + FLUSH_SECONDS:
                 self._file.flush()

@@ -129,7 +129,7 @@ def test_odd_and_small_frames_keep_size_and_names(call, weights, tmp_path, size,
 def test_change_of_size_ends_a_video_and_begins_a_new_stream_in_a_folder(call, tmp_path, capsys):
     write_pictures(tmp_path / "in", [(16, 24), (16, 24), (24, 16)])
     assert call("--video", tmp_path / "in", "--output", tmp_path / "a.mp4") == 2
-    assert re.fullmatch(r"error: \S+a.mp4: view_11 has 16 x 24 pixels, the frames before it 24 x 16; a video has one size .*",
+    assert re.fullmatch(r"error: \S+a.mp4: view_11 has 16 x 24 pixels, the frames before it 24 x 16; all frames .*",
                         capsys.readouterr().err.strip())
     assert os.listdir(tmp_path) == ["in"]
     assert call("--video", tmp_path / "in", "--output", tmp_path / "labels") == 0

@@ -125,15 +125,15 @@ def test_small_videos(call, tmp_path, size, style, count):
         ("file/deep/a.avi", r"file/deep/a.avi: cannot be written \(Not a directory\)"),
         ("file/labels", r"file/labels: cannot be written \(Not a directory\)"),
         ("file", r"file: cannot be written \(Not a directory\)"),
-        ("folder.mp4", "folder.mp4: is a folder, where a video is to be written; choose another name"),
+        ("folder.mp4", "folder.mp4: is a folder, not a video file; choose another name"),
         ("gone/labels", r"gone/labels: cannot be written \(No such file or directory\)"),
         ("gone/a.mkv", r"gone/a.mkv: cannot be written \(No such file or directory\)"),
         ("/proc/nowhere/a.mp4", r"/proc/nowhere/a.mp4: cannot be written \("),
         ("/proc/nowhere/labels", r"/proc/nowhere/labels: cannot be written \("),
         ("n" * 300 + ".mp4", r"nnn.mp4: cannot be written \(File name too long\)"),
         ("n" * 300, r"nnn: cannot be written \(File name too long\)"),
-        (os.fsdecode(b"\xff.mp4"), "a name that is not UTF-8; rename it"),
-        (os.fsdecode(b"\xff"), "a name that is not UTF-8; rename it"),
+        (os.fsdecode(b"\xff.mp4"), "its name is not UTF-8; rename it"),
+        (os.fsdecode(b"\xff"), "its name is not UTF-8; rename it"),
     ],
 )
 def test_outputs_that_cannot_be_written(call, tmp_path, monkeypatch, output, message):
@@ -174,7 +174,8 @@ def test_rates_that_cannot_be_written(call, tmp_path, monkeypatch, rate):
     monkeypatch.setattr(video, "networks_for_inference", None)
     source = write_video(tmp_path / "in.avi")
     status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", "--fps", rate)
-    assert (status, len(err)) == (2, 1) and re.match(r"error: \S+a.mp4: a video has 0.01 to 1000 frames a second, not .*; --fps", err[0])
+    assert (status, len(err)) == (2, 1)
+    assert re.match(r"error: \S+a.mp4: a video has 0.01 to 1000 frames a second, not .*; set another rate with --fps", err[0])
     assert files_in(tmp_path) == ["in.avi"]
 
 

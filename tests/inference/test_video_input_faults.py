@@ -203,9 +203,9 @@ def test_names_that_are_not_utf8(tmp_path, kind):
         (tmp_path / name).write_bytes(b"something")
     except OSError:
         pytest.skip("this file system has no such names")
-    with pytest.raises(UserError, match=r"a\\udcff.*: a name that is not UTF-8; rename it"):
+    with pytest.raises(UserError, match=r"a\\udcff.*: its name is not UTF-8; rename it"):
         open_frames(str(tmp_path / name if kind == "video" else tmp_path))
-    with pytest.raises(UserError, match="a name that is not UTF-8; rename it"):
+    with pytest.raises(UserError, match="its name is not UTF-8; rename it"):
         write_video(tmp_path / os.fsdecode(b"b\xff.mp4"))
 
 

@@ -80,7 +80,7 @@ def test_slowest_and_fastest_rates(tmp_path, outcomes, ending, size):
         assert found == pytest.approx(rate, rel=1e-2) and len(frames) == count
         outcomes["kept"] += 1
     for rate in (0.0, 1e-9, 0.0099, 1000.1, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match=f"b{ending}: a video has 0.01 to 1000 frames a second, not .*; --fps sets another rate"):
+        with pytest.raises(UserError, match=f"b{ending}: a video has 0.01 to 1000 frames a second, not .*; set another rate with --fps"):
             VideoFile(tmp_path / f"b{ending}", rate).write(picture(0, size))
         outcomes["refused in one line"] += 1
     assert os.listdir(tmp_path) == [path.name]
@@ -115,7 +115,8 @@ def test_without_a_frame_there_is_no_file(tmp_path):
 
 @pytest.mark.tried("Video", "pictures of several sizes for one video", "refused in one line, with both sizes")
 def test_frame_of_another_size_is_named_with_both_sizes(tmp_path):
-    with pytest.raises(UserError, match=r"a.mp4: street_7 has 18 x 16 pixels, the frames before it 16 x 16; a video has one size"):
+    message = r"a.mp4: street_7 has 18 x 16 pixels, the frames before it 16 x 16; all frames of a video have one size"
+    with pytest.raises(UserError, match=message):
         with VideoFile(tmp_path / "a.mp4", 25) as video:
             video.write(picture(0, (16, 16)))
             video.write(picture(0, (16, 18)), "street_7")
@@ -127,7 +128,7 @@ def test_places_where_no_video_can_be(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder.mp4").mkdir()
     for name, message in [
-        ("a.mov", "a.mov: videos are written as .mp4, .avi, .mkv"),
+        ("a.mov", "a.mov: is not the name of a video; use one that ends in .mp4, .avi, .mkv"),
         ("file/a.mp4", r"a.mp4: cannot be written \("),
         ("folder.mp4", "folder.mp4: is a folder"),
     ]:
@@ -138,8 +139,8 @@ def test_places_where_no_video_can_be(tmp_path):
 
 def on_a_full_disk(code: str, room: int) -> subprocess.CompletedProcess:
     """Runs code where no file may become larger than `room` bytes."""
-    code = FULL_DISK.format(bytes=room) + code
-    return subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    code = FULL_DISK.format(bytes=room) + code  # -B: Python would keep a byte code file that is cut off
+    return subprocess.run([sys.executable, "-B", "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
 
 
 @pytest.mark.tried("Video", "file that may not grow any further", "refused in one line, nothing half-written")
@@ -152,17 +153,17 @@ def test_full_disk_is_noticed_and_nothing_half_written_stays(tmp_path, ending, s
         f"    for _ in range(60): video.write(rng.integers(0, 255, ({size[0]}, {size[1]}, 3), np.uint8))",
         room=30_000,
     )
-    assert f"a{ending}: the disk did not take the whole video" in done.stderr
+    assert f"a{ending}: the video could not be written completely" in done.stderr
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.tried("Video", "disk that fills up in the middle of a long video", "noticed within 100 frames")
 def test_full_disk_is_noticed_soon(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_is_full", lambda folder: folder == tmp_path)
-    with pytest.raises(UserError, match="a.avi: the disk did not take the whole video"), VideoFile(tmp_path / "a.avi", 25) as video:
+    with pytest.raises(UserError, match="a.avi: the video could not be written completely"), VideoFile(tmp_path / "a.avi", 25) as video:
         for i in range(1000):
             video.write(picture(i % 9, (16, 16)))
-    assert i == module.LOOK_EVERY - 1 and os.listdir(tmp_path) == []
+    assert i == module.CHECK_EVERY - 1 and os.listdir(tmp_path) == []
 
 
 @pytest.mark.tried("Video", "output folder that is removed meanwhile", "refused in one line")
