@@ -1,4 +1,4 @@
-"""Labelled frames with the frames before them, and the clips that end at them."""
+"""Labelled frames with their past, and the clips that end at them."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from dataloaders.images import label_table, read_ids, read_image
 
 
 class SizedDataset(Dataset[dict]):
-    """A data set of known length; its items in order when it is walked through."""
+    """A data set of known length; iterating yields its items in order."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -29,9 +29,8 @@ class SizedDataset(Dataset[dict]):
 class LabelledFrame:
     """A labelled frame and its past.
 
-    frames: the frames up to and including the labelled one, in order, without a gap; as many as exist, up to what was
-    asked for. flow, ahead: files of the true flow from the labelled frame to the one before and to the one after it, where
-    the data set has them.
+    frames: consecutive frames in order, the labelled one last; fewer than were asked for where a video begins or has a
+    gap. flow, ahead: files of the true flow from the labelled frame to the previous and to the next one, if any.
     """
 
     name: str
@@ -43,16 +42,16 @@ class LabelledFrame:
 
 
 def with_past(frames: Sequence[LabelledFrame], interval: int) -> list[LabelledFrame]:
-    """Those that a clip of `interval` + 1 frames can end at."""
+    """Return the frames at which a clip of `interval` + 1 frames can end."""
     return [frame for frame in frames if len(frame.frames) > interval]
 
 
 class ClipDataset(SizedDataset):
     """Clips of `interval` + 1 frames that end at a labelled frame, as bytes.
 
-    Items: `clip` (T,H,W,3) uint8 RGB, as decoders give it (`transforms.channels_first` is the networks' view of it), `label` (H,W)
-    uint8 class indices (`ignore` where unlabelled), `name`.
-    Pixels stay uint8 here; normalising and resizing happen on the device.
+    Items: `clip` (T,H,W,3) uint8 RGB, as decoded (networks take `transforms.channels_first` of it); `label` (H,W) uint8
+    class indices (`ignore` where unlabelled); `name`. Normalising and resizing happen on the device. Reading raises
+    UserError for unreadable files and for sizes that differ.
     """
 
     def __init__(
@@ -69,25 +68,25 @@ class ClipDataset(SizedDataset):
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
         clip, ids = read_clip(frame.frames[-1 - self.interval :], self.cache), self._ids(frame.label)
-        refuse_other_size(frame.label, ids.shape, frame.frames[-1], clip.shape[1:3])
+        check_size(frame.label, ids.shape, frame.frames[-1], clip.shape[1:3])
         return {"clip": clip, "label": torch.from_numpy(cv2.LUT(ids, self.table)), "name": frame.name}
 
     def _ids(self, path: Path) -> np.ndarray:
         return read_ids(path) if self.cache is None else self.cache.read(path, read_ids)
 
 
-def refuse_other_size(path: Path, size: Sequence[int], frame: Path, wanted: Sequence[int]) -> None:
-    """Raise UserError unless the `size` (H,W) of what `path` holds is `wanted`, that of its frame."""
-    if tuple(size) != tuple(wanted):
-        turned = "; EXIF data, which viewers obey, do not turn frames here" if tuple(size) == tuple(wanted)[::-1] else ""
+def check_size(path: Path, size: Sequence[int], frame: Path, expected: Sequence[int]) -> None:
+    """Raise UserError unless the `size` (H,W) of a label or flow at `path` is `expected`, that of its frame."""
+    if tuple(size) != tuple(expected):
+        rotated = "; EXIF data rotates frames in viewers, not here" if tuple(size) == tuple(expected)[::-1] else ""
         raise UserError(
-            f"{path}: {size[1]} x {size[0]} pixels, but its frame {frame} has {wanted[1]} x {wanted[0]}; save it at its frame's "
-            f"size{turned}"
+            f"{path}: {size[1]} x {size[0]} pixels, but its frame {frame} has {expected[1]} x {expected[0]}; save it "
+            f"at the size of its frame{rotated}"
         )
 
 
 def read_clip(paths: Sequence[Path], cache: PictureCache | None = None) -> Tensor:
-    """Frames of one clip -> (T,H,W,3) uint8 RGB. Raises UserError where their sizes differ."""
+    """Read the frames of one clip: (T,H,W,3) uint8 RGB. Raises UserError where their sizes differ."""
     clip: np.ndarray | None = None
     for index, path in enumerate(paths):
         picture = read_image(path) if cache is None else cache.read(path, read_image)  # (H,W,3)
@@ -96,7 +95,7 @@ def read_clip(paths: Sequence[Path], cache: PictureCache | None = None) -> Tenso
         elif picture.shape != clip.shape[1:]:
             raise UserError(
                 f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels, but {paths[0]} of the same clip has "
-                f"{clip.shape[2]} x {clip.shape[1]}; the frames of a video have one size"
+                f"{clip.shape[2]} x {clip.shape[1]}; all frames of a video must have one size"
             )
         clip[index] = picture
     return torch.from_numpy(clip)  # (T,H,W,3)

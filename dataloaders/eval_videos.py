@@ -1,4 +1,4 @@
-"""Videos to evaluate on: runs of consecutive frames, of which some are labelled."""
+"""Videos to evaluate on: runs of consecutive frames, some of them labelled."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,14 @@ import torch
 
 from config.schema import DatasetConfig
 from dataloaders.cache import PictureCache
-from dataloaders.clips import LabelledFrame, SizedDataset, refuse_other_size
+from dataloaders.clips import LabelledFrame, SizedDataset, check_size
 from dataloaders.flow_pairs import read_flow
 from dataloaders.images import label_table, read_ids, read_image
 
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One frame of a video; `labelled` where the data set labels it."""
+    """One frame of a video; `labelled` if the data set has its label."""
 
     path: Path
     labelled: LabelledFrame | None = None
@@ -25,10 +25,10 @@ Video = tuple[VideoFrame, ...]
 
 
 def videos_of(frames: Sequence[LabelledFrame]) -> list[Video]:
-    """Labelled frames, in order, and their past -> the videos that they and their pasts make up.
+    """Join labelled frames, in order, and their pasts to videos.
 
-    Where a labelled frame's past reaches back to the labelled frame before it, both belong to one video, so that no
-    frame is in two videos; else a new one begins with its past.
+    If a labelled frame's past contains the previous labelled frame, both are in one video, so that no frame is in two;
+    otherwise a new video begins with its past.
     """
     videos: list[list[VideoFrame]] = []
     for frame in frames:
@@ -43,10 +43,10 @@ def videos_of(frames: Sequence[LabelledFrame]) -> list[Video]:
 
 
 def share(frames: Sequence[LabelledFrame], *, rank: int, ranks: int, whole_videos: bool) -> list[Video]:
-    """The videos that one of several processes evaluates: together they hold every labelled frame exactly once.
+    """Return the videos that process `rank` of `ranks` evaluates; together they hold every labelled frame exactly once.
 
-    `whole_videos` keeps each video in one process, as measures over time want it; without, a long video is cut, and the
-    frames before the cut are seen by both processes.
+    `whole_videos` keeps each video in one process, as temporal metrics require; without, a long video is cut, and both
+    processes read the frames before the cut.
     """
     if not whole_videos:
         cuts = [round(len(frames) * part / ranks) for part in (rank, rank + 1)]
@@ -57,23 +57,27 @@ def share(frames: Sequence[LabelledFrame], *, rank: int, ranks: int, whole_video
     return shares[rank]
 
 
-def refuse_other_shape(label: Path, size: Sequence[int], frame: Path, whole: Sequence[int]) -> None:
-    """Raise UserError where a label of `size` (H,W) cannot be that of a frame of size `whole`: other than a training, evaluation
-    takes labels of another size, but of the frame's shape, to within a pixel."""
+def check_aspect(label: Path, size: Sequence[int], frame: Path, whole: Sequence[int]) -> None:
+    """Raise UserError unless a label of `size` (H,W) has the aspect ratio of its frame of size `whole`, within a pixel.
+
+    Evaluation, unlike training, accepts labels of another size than their frame.
+    """
     if abs(size[0] * whole[1] - size[1] * whole[0]) > max(whole):
-        refuse_other_size(label, size, frame, whole)
+        check_size(label, size, frame, whole)
 
 
 class VideoDataset(SizedDataset):
     """The frames of videos, one after the other, as bytes.
 
-    Items: `image` (H,W,3) uint8 RGB; `label` (H,W) uint8 class indices, empty where the frame is not labelled; with
-    `with_flow` and where the data set has it, `ahead` (H,W,2) float32, the true flow to the next frame in pixels, x
-    first, and `visible` (H,W) bool, whether the next frame shows the point, else both empty.
+    Items: `image` (H,W,3) uint8 RGB; `label` (H,W) uint8 class indices, empty where the frame is not labelled; `ahead`
+    (H,W,2) float32, the true flow to the next frame in pixels, x first, and `visible` (H,W) bool, whether the next
+    frame shows the point: both empty without `with_flow` and where the data set has none. Reading raises UserError for
+    unreadable files and for labels of another aspect ratio than their frame.
     """
 
     def __init__(
-        self, videos: Sequence[Video], dataset: DatasetConfig, cache: PictureCache | None = None, *, with_flow: bool = False
+        self, videos: Sequence[Video], dataset: DatasetConfig, cache: PictureCache | None = None, *,
+        with_flow: bool = False,
     ):
         self.frames = [frame for video in videos for frame in video]
         self.table, self.cache, self.with_flow = label_table(dataset), cache, with_flow
@@ -88,10 +92,10 @@ class VideoDataset(SizedDataset):
         item |= {"ahead": torch.empty(0), "visible": torch.empty(0, dtype=torch.bool)}
         if frame.labelled is not None:
             ids, whole = read(frame.labelled.label, read_ids), item["image"].shape[:2]
-            refuse_other_shape(frame.labelled.label, ids.shape, frame.path, whole)
+            check_aspect(frame.labelled.label, ids.shape, frame.path, whole)
             item["label"] = torch.from_numpy(cv2.LUT(ids, self.table))
             if self.with_flow and frame.labelled.ahead is not None:
                 flow, visible = read_flow(frame.labelled.ahead)
-                refuse_other_size(frame.labelled.ahead, visible.shape, frame.path, whole)
+                check_size(frame.labelled.ahead, visible.shape, frame.path, whole)
                 item |= {"ahead": torch.from_numpy(flow), "visible": torch.from_numpy(visible)}
         return item

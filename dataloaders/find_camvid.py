@@ -2,32 +2,35 @@
 import re
 from pathlib import Path
 
-from config.errors import UserError
 from config.folders import advice, contents, listed
 from dataloaders.clips import LabelledFrame
+from dataloaders.split_scan import NO_FRAME, SplitScan
 
 NAME = re.compile(r"(?P<seq>[^_]+)_(?P<prefix>\D*)(?P<number>\d+)")
 VIDEO_STEP = 2  # numbers between consecutive frames of labelled video (val: 15 Hz, cut from 30 Hz)
 
 
-def find_camvid(root: Path, split: str, past: int) -> list[LabelledFrame]:
-    """Labelled frames of `split` with up to `past` frames before them, from whichever layout `root` holds.
+def find_camvid(root: Path, split: str, past: int, scan: SplitScan | None = None) -> list[LabelledFrame]:
+    """Find the labelled frames of `split`, each with up to `past` frames before it, in whichever layout `root` has.
 
-    Stills: SPLIT/NAME.png with SPLITannot/NAME.png; there, a frame's past is the labelled frames of its sequence at most
-    two numbers apart. Video: frames/SEQ/NAME.png at 30 Hz with label_id/NAME_L.png. Raises UserError for anything else.
+    Stills: SPLIT/NAME.png with SPLITannot/NAME.png; the past is labelled frames of one sequence whose numbers differ by
+    at most two. Video: frames/SEQ/NAME.png at 30 Hz with label_id/NAME_L.png. Reports other layouts, and labels without
+    a frame, to `scan`; without one, raises the first as a UserError.
     """
+    scan = scan or SplitScan()
     if (root / "label_id").is_dir():
-        return _find_video(root, split, past)
+        return _find_video(root, split, past, scan)
     if (root / f"{split}annot").is_dir():
-        return _find_stills(root, split, past)
-    raise UserError(
-        f"{root}: no CamVid here; --data-path wants either {split}/NAME.png with {split}annot/NAME.png, or "
+        return _find_stills(root, split, past, scan)
+    scan.report(
+        f"{root}: no CamVid here; --data-path must hold either {split}/NAME.png with {split}annot/NAME.png, or "
         f"frames/SEQ/NAME.png with label_id/NAME_L.png; {contents(root)}{advice(root, ['camvid'])}"
     )
+    return []
 
 
 def split_of(name: str) -> str | None:
-    """The usual split (367 train, 101 val, 233 test) that a labelled frame belongs to."""
+    """Return the usual split (367 train, 101 val, 233 test) of a labelled frame; None for a name of another form."""
     match = NAME.fullmatch(name)
     if match is None:
         return None
@@ -39,28 +42,31 @@ def split_of(name: str) -> str | None:
     return {"0006R0": "train", "Seq05VD": "test"}.get(sequence)
 
 
-def _find_stills(root: Path, split: str, past: int) -> list[LabelledFrame]:
+def _find_stills(root: Path, split: str, past: int, scan: SplitScan) -> list[LabelledFrame]:
     folder = root / f"{split}annot"
     labels = [path for path in listed(folder) if path.suffix == ".png"]
     if not labels:
-        raise UserError(f"{folder}: holds no labels (NAME.png); {contents(folder)}")
+        scan.report(f"{folder}: holds no labels (NAME.png); {contents(folder)}")
+        return []
     found: list[LabelledFrame] = []
-    run: list[Path] = []  # consecutive frames up to the present one
+    run: list[Path] = []  # consecutive frames up to the current one
     before: tuple[str, int] | None = None
     for label in labels:
         frame = root / split / label.name
         if not frame.is_file():
-            raise UserError(f"{frame}: missing, but {label} labels it; restore it, or remove the label")
+            _report_missing(frame, label, scan)
+            continue
         match = NAME.fullmatch(label.stem)
         here = (match["seq"], int(match["number"])) if match else (label.stem, 0)
         follows = before is not None and here[0] == before[0] and 0 < here[1] - before[1] <= VIDEO_STEP
         run = [*run, frame] if follows else [frame]
         before = here
         found.append(LabelledFrame(label.stem, tuple(run[-1 - past :]), label, f"{label.stem}_pred.png"))
+    scan.count_unlabelled((root / split).glob("*.png"), {frame.frames[-1] for frame in found}, video=False)
     return found
 
 
-def _find_video(root: Path, split: str, past: int) -> list[LabelledFrame]:
+def _find_video(root: Path, split: str, past: int, scan: SplitScan) -> list[LabelledFrame]:
     found, folder = [], root / "label_id"
     for label in (path for path in listed(folder) if path.name.endswith("_L.png")):
         name = label.stem.removesuffix("_L")
@@ -74,10 +80,17 @@ def _find_video(root: Path, split: str, past: int) -> list[LabelledFrame]:
             if number < 0 or not path.is_file():
                 break
             frames.insert(0, path)
-        if not frames:
-            frame = root / "frames" / match["seq"] / f"{name}.png"
-            raise UserError(f"{frame}: missing, but {label} labels it; restore it, or remove the label")
-        found.append(LabelledFrame(name, tuple(frames), label, f"{name}_pred.png"))
-    if not found:
-        raise UserError(f"{folder}: holds no labels NAME_L.png of the {split} split; {contents(folder)}")
+        if frames:
+            found.append(LabelledFrame(name, tuple(frames), label, f"{name}_pred.png"))
+        else:
+            _report_missing(root / "frames" / match["seq"] / f"{name}.png", label, scan)
+    if not found and not scan.problems:
+        scan.report(f"{folder}: holds no labels NAME_L.png of the {split} split; {contents(folder)}")
+        return []
+    candidates = (path for path in root.glob("frames/*/*.png") if split_of(path.stem) == split)
+    scan.count_unlabelled(candidates, {frame.frames[-1] for frame in found}, video=True)
     return found
+
+
+def _report_missing(frame: Path, label: Path, scan: SplitScan) -> None:
+    scan.report(f"{frame}: missing, but {label} labels it; restore it, or remove the label", NO_FRAME)

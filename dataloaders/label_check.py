@@ -1,4 +1,4 @@
-"""Whether label files hold the ids of their data set: labels of another kind would teach nothing, or the wrong thing."""
+"""Check that label files hold the ids of their data set: from others, a network learns nothing, or wrong classes."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,31 +11,33 @@ from dataloaders.images import read_ids
 
 SHOWN = 8  # ids in a line
 TRAIN_IDS = {*range(CITYSCAPES.num_classes), 255}
-NO_CITYSCAPES_CLASS = set(range(7))  # label ids; as trainIds they are road, building and others that every picture shows
+NOT_EVALUATED = set(range(7))  # as labelIds; as trainIds they are road, building and others that every picture shows
 
 
-def strangeness(ids: np.ndarray, dataset: DatasetConfig) -> str:
-    """Why a label with these pixels of each id, (256,), seems to be of another kind; empty where it does not."""
-    seen = set(np.flatnonzero(ids).tolist())
-    if not seen & {*dataset.label_ids, *(label_id for label_id, _ in dataset.also)}:
-        some = ", ".join(map(str, sorted(seen)[:SHOWN])) + (", ..." if len(seen) > SHOWN else "")
-        return f"holds no id of a class of {dataset.name}, but {some}"
-    if dataset.label_ids == CITYSCAPES.label_ids and 255 in seen and seen <= TRAIN_IDS and seen & NO_CITYSCAPES_CLASS:
-        return "looks like trainIds (0 to 18, 255); wanted are labelIds"
+def wrong_kind(ids: np.ndarray, dataset: DatasetConfig) -> str:
+    """Return why a label with these counts of pixels, (256,) by id, seems to be of another kind; empty if it does not."""
+    present = set(np.flatnonzero(ids).tolist())
+    if not present & {*dataset.label_ids, *(label_id for label_id, _ in dataset.also)}:
+        some = ", ".join(map(str, sorted(present)[:SHOWN])) + (", ..." if len(present) > SHOWN else "")
+        return f"holds no id of a class of {dataset.name}, only {some}"
+    if dataset.label_ids == CITYSCAPES.label_ids and 255 in present and present <= TRAIN_IDS and present & NOT_EVALUATED:
+        return "looks like trainIds (0 to 18, 255); labelIds are required"
     return ""
 
 
-def refuse_strange_labels(frames: Sequence[LabelledFrame], dataset: DatasetConfig) -> None:
-    """Raise UserError where every label of a split seems to be of another kind. Labels are read until one does not: the first,
-    as a rule. Those that cannot be read are left to whoever needs them."""
+def check_label_kind(frames: Sequence[LabelledFrame], dataset: DatasetConfig) -> None:
+    """Raise UserError where every readable label of a split seems to be of another kind.
+
+    Reads labels until one is right, as a rule the first. Unreadable labels are reported when they are needed.
+    """
     first = ""
     for frame in frames:
         try:
-            reason = strangeness(np.bincount(read_ids(frame.label).ravel(), minlength=256), dataset)
+            reason = wrong_kind(np.bincount(read_ids(frame.label).ravel(), minlength=256), dataset)
         except UserError:
             continue
         if not reason:
             return
         first = first or f"{frame.label}: {reason}"
     if first:
-        raise UserError(f"{first}; the other labels are no better; python -m dataloaders.dataset_check counts the ids of all")
+        raise UserError(f"{first}; no label of the split is better; count their ids with --check 1")

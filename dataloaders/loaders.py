@@ -13,6 +13,7 @@ from dataloaders.clips import LabelledFrame, SizedDataset
 from dataloaders.find_camvid import find_camvid
 from dataloaders.find_cityscapes import find_cityscapes
 from dataloaders.find_custom import find_custom
+from dataloaders.split_scan import SplitScan
 from streets import StreetSettings, ensure_streets
 from utils.interrupts import end_by_parent, starting_processes
 
@@ -36,9 +37,14 @@ def prepare_data(*, dataset: str, root: Path) -> None:
         raise UserError(f"{root}: {found}; --data-path must be the folder of {dataset} (default {default})")
 
 
-def labelled_frames(*, dataset: str, root: Path, split: str, past: int) -> list[LabelledFrame]:
-    """Labelled frames of a split ("train" or "val"), each with up to `past` frames before it. Raises UserError."""
-    return FINDERS[dataset](Path(root), split, past)
+def labelled_frames(
+    *, dataset: str, root: Path, split: str, past: int, scan: SplitScan | None = None
+) -> list[LabelledFrame]:
+    """Return the labelled frames of a split ("train" or "val"), each with up to `past` frames before it.
+
+    `scan` collects the problems; without one, raises the first as a UserError.
+    """
+    return FINDERS[dataset](Path(root), split, past, scan)
 
 
 class EpochSampler(Sampler[int]):

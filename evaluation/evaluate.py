@@ -13,7 +13,7 @@ from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.eval_videos import Video, VideoDataset, share, videos_of
 from dataloaders.images import id_table
-from dataloaders.label_check import refuse_strange_labels
+from dataloaders.label_check import check_label_kind
 from dataloaders.loaders import labelled_frames, video_loader
 from evaluation.keyframe_groups import VideoPropagation, plan_video
 from evaluation.optical_flow import FlowBetween
@@ -143,7 +143,7 @@ class Evaluation:
         # every interval, however many positions are evaluated.
         seen = max(past, TEMPORAL_PAST, 2 * (past + 1)) if temporal else past
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=seen)
-        refuse_strange_labels(frames, self.dataset)
+        check_label_kind(frames, self.dataset)
         for position in list(self.positions):
             enough = len(with_past(frames, position))
             if enough < len(frames):

@@ -111,7 +111,9 @@ def test_folder_may_go_while_it_is_used(source, cache):
     assert entry_of(cache).is_file()
 
 
-@pytest.mark.tried(DOOR, "--cache-dir that is a file, or below one, or holds a folder in an entry's place", "refused in one line")
+@pytest.mark.tried(
+    DOOR, "--cache-dir that is a file, or below one, or holds a folder in an entry's place", "refused in one line"
+)
 @pytest.mark.parametrize("place", ["a.png", "a.png/below"])
 def test_file_in_the_folders_place_is_refused(tmp_path, source, place):
     cache = PictureCache(tmp_path / place)
@@ -122,7 +124,9 @@ def test_file_in_the_folders_place_is_refused(tmp_path, source, place):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-@pytest.mark.tried(DOOR, "--cache-dir that is a file, or below one, or holds a folder in an entry's place", "refused in one line")
+@pytest.mark.tried(
+    DOOR, "--cache-dir that is a file, or below one, or holds a folder in an entry's place", "refused in one line"
+)
 def test_folder_in_an_entrys_place_is_refused(source, cache):
     entry = entry_of(cache)
     entry.unlink()

@@ -1,4 +1,4 @@
-"""Clips, flow pairs and the loaders over them."""
+"""Clips, flow pairs, their loaders and the cache."""
 from types import SimpleNamespace
 
 import cv2
@@ -37,11 +37,11 @@ def test_clip_ends_at_the_labelled_frame_and_stays_bytes(frames):
 
 @pytest.mark.tried(
     "Numbers", "label files of random ids and sizes, from 1 x 1, read as classes and written as ids",
-    "the ids of the classes, all others ignored",
+    "ids of classes kept, all others ignored",
 )
 @settings(max_examples=60)
 @given(config=datasets(), size=sizes(20), seed=seeds)
-def test_random_label_files_become_classes_and_go_back_to_ids(outcomes, tmp_path, config, size, seed):
+def test_random_label_files_become_classes_and_are_written_as_ids(outcomes, tmp_path, config, size, seed):
     ids = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
     write_picture(tmp_path / "l.png", ids)
     write_picture(tmp_path / "f.png", np.zeros((*size, 3), np.uint8))
@@ -53,18 +53,18 @@ def test_random_label_files_become_classes_and_go_back_to_ids(outcomes, tmp_path
     assert (written[owned] == ids[owned]).all()
     for label_id, index in config.also:  # written with the class's first id
         assert (written[ids == label_id] == config.label_ids[index]).all()
-    outcomes["the ids of the classes, all others ignored"] += 1
+    outcomes["ids of classes kept, all others ignored"] += 1
 
 
 @pytest.mark.tried("Data", "frames of different sizes in a clip", "refused in one line")
-def test_frames_of_different_size_are_named(tmp_path):
+def test_frame_of_another_size_is_named(tmp_path):
     for name, size in (("a.png", (8, 8, 3)), ("b.png", (8, 10, 3))):
         cv2.imwrite(str(tmp_path / name), np.zeros(size, np.uint8))
     with pytest.raises(UserError, match=r"b.png: 10 x 8 pixels, but .*a.png of the same clip has 8 x 8"):
         read_clip([tmp_path / "a.png", tmp_path / "b.png"])
 
 
-@pytest.mark.tried("Data", "label of another size than its frame, in a training", "refused in one line")
+@pytest.mark.tried("Data", "label of another size than its frame, in training", "refused in one line")
 @pytest.mark.parametrize("size, turned", [((8, 32), False), ((8, 16), False), ((32, 16), True), ((16, 31), False)])
 @pytest.mark.parametrize("kind", [ClipDataset, StillsDataset])
 @pytest.mark.parametrize("cached", [False, True])
@@ -76,12 +76,12 @@ def test_label_of_another_size_is_named(tmp_path, kind, size, turned, cached):
     with pytest.raises(UserError) as caught:
         items[0]
     assert str(caught.value) == (
-        f"{tmp_path}/l.png: {size[1]} x {size[0]} pixels, but its frame {tmp_path}/f.png has 32 x 16; save it at its frame's size"
-        + ("; EXIF data, which viewers obey, do not turn frames here" if turned else "")
+        f"{tmp_path}/l.png: {size[1]} x {size[0]} pixels, but its frame {tmp_path}/f.png has 32 x 16; save it at the size "
+        "of its frame" + ("; EXIF data rotates frames in viewers, not here" if turned else "")
     )
 
 
-def test_flow_is_in_grid_pixels_averaged_over_what_is_valid(tmp_path):
+def test_flow_is_in_grid_pixels_averaged_over_valid_ones(tmp_path):
     flow, valid = np.zeros((32, 64, 2), np.float32), np.ones((32, 64), bool)
     flow[..., 0], flow[..., 1] = 16.0, -4.0
     flow[:8, :4] = 500.0
@@ -107,7 +107,7 @@ def test_ranks_share_the_batches_of_one_process(ranks):
         assert joined == whole[batch * 4 : batch * 4 + 4]
 
 
-def test_sampler_depends_on_its_words_alone_and_skips_what_is_done():
+def test_sampler_depends_only_on_its_seed_and_skips_finished_batches():
     def sampler(words, skip=0):
         return EpochSampler(20, batch=4, words=words, rank=0, ranks=1, skip=skip).indices
 
@@ -122,7 +122,7 @@ def test_evaluation_covers_every_sample_once_over_the_ranks(frames):
     assert sorted(names) == sorted(frame.name for frame in frames)
 
 
-def test_cache_gives_the_same_bytes_and_decodes_once(frames, tmp_path, monkeypatch):
+def test_cache_returns_the_same_bytes_and_decodes_once(frames, tmp_path, monkeypatch):
     cache = PictureCache(tmp_path / "cache")
     plain, cached = ClipDataset(frames, 1, SYNTHETIC), ClipDataset(frames, 1, SYNTHETIC, cache)
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_cache_replaces_a_damaged_entry(tmp_path):
 
 
 @pytest.mark.tried("Data", "--cache-dir on a disk that is too small", "refused in one line, nothing written")
-def test_cache_says_its_size_and_refuses_a_full_disk(frames, tmp_path, monkeypatch):
+def test_cache_checks_its_size_and_refuses_a_full_disk(frames, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(UserError, match="too little space.*--cache-dir"):
         PictureCache(tmp_path / "cache").announce([frames[0].frames[-1]], read_image)

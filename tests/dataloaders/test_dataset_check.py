@@ -115,7 +115,9 @@ def test_pictures_show_frame_label_and_legend(tmp_path):
     assert (frame[:25] != painted[:25]).any()
 
 
-@pytest.mark.tried(DOOR, "every defect of labels at once, through dataloaders.check", "each listed and counted, status 1")
+@pytest.mark.tried(
+    DOOR, "every defect of labels at once, through dataloaders.check", "each listed and counted, status 1"
+)
 def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
     status, content = run(broken, tmp_path)
     console = capsys.readouterr().out
@@ -288,7 +290,9 @@ def test_no_damage_ends_the_process(outcomes, tmp_path, is_label):
     assert look(path, is_label).size == "32 x 24"
 
 
-@pytest.mark.tried(DOOR, "hostile pictures, folders, pipes and links to nothing, through dataloaders.check", "each listed, status 1")
+@pytest.mark.tried(
+    DOOR, "hostile pictures, folders, pipes and links to nothing, through dataloaders.check", "each listed, status 1"
+)
 @pytest.mark.parametrize("is_label", [True, False])
 def test_hostile_files_are_listed(tmp_path, is_label):
     root = clean(tmp_path / "data")

@@ -28,14 +28,18 @@ def item(folder: Path, frame: tuple[int, int], label: tuple[int, int], ahead: tu
     return VideoDataset(videos_of([one]), SYNTHETIC, with_flow=True)[0]
 
 
-@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it")
+@pytest.mark.tried(
+    DOOR, "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it"
+)
 def test_a_gap_begins_a_new_video():
     videos = videos_of([labelled(2, 2), labelled(4, 1), labelled(8, 2)])  # 5 is missing
     assert [[frame.path.name for frame in video] for video in videos] == [["0", "1", "2"], ["3", "4"], ["6", "7", "8"]]
     assert [len(videos_of([labelled(t, min(t, 3)) for t in range(7)])), len(videos_of([]))] == [1, 0]
 
 
-@pytest.mark.tried(DOOR, "label of another size than its frame, in an evaluation", "taken where the shape is the frame's")
+@pytest.mark.tried(
+    DOOR, "label of another size than its frame, in an evaluation", "taken where the shape is the frame's"
+)
 @pytest.mark.parametrize("frame, label", [((64, 128), (64, 128)), ((64, 128), (32, 64)), ((64, 128), (128, 256)), ((360, 480), (720, 960)),
                                           ((270, 480), (1080, 1920)), ((37, 91), (18, 45)), ((37, 91), (19, 46)), ((64, 128), (1, 2))])
 def test_label_of_the_frames_shape_is_taken(tmp_path, frame, label):

@@ -1,4 +1,4 @@
-"""CamVid: the published split number by number, both layouts' mistakes, and the real label files."""
+"""CamVid: the published split number by number, mistakes in both layouts, and the real label files."""
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ def touch(path: Path) -> None:
 
 
 @pytest.mark.parametrize("split, count", [("train", 62 + 101), ("val", 101), ("test", 233)])
-def test_every_name_of_the_published_split_is_in_it(split, count):
+def test_published_names_are_in_their_split(split, count):
     assert len(SPLIT[split]) == count
     assert {split_of(name) for name in SPLIT[split]} == {split}
 
@@ -38,7 +38,7 @@ def test_video_layout_is_split_by_name(tmp_path, split):
     assert {frame.name for frame in find_camvid(tmp_path, split, 0)} == {SPLIT[split][0], SPLIT[split][-1]}
 
 
-@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it")
+@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "the past ends there, so no clip crosses the gap")
 def test_video_gap_ends_the_past(tmp_path):
     for number in (7956, 7958, 7959):
         touch(tmp_path / f"frames/0016E5/0016E5_{number:05d}.png")
@@ -80,16 +80,16 @@ def test_empty_label_folder_is_an_error(tmp_path, there, said):
 
 
 @pytest.mark.tried(DOOR, "CamVid split in another place", "refused in one line, with what is there")
-def test_split_that_is_not_there_is_told_what_is(tmp_path):
+def test_missing_split_is_an_error(tmp_path):
     for name in ("train/0001TP_000010.png", "trainannot/0001TP_000010.png"):
         touch(tmp_path / name)
     with pytest.raises(UserError, match=f"no CamVid here; .* val/NAME.png with valannot/NAME.png, .*; {tmp_path} holds train, trainannot$"):
         find_camvid(tmp_path, "val", 0)
 
 
-@pytest.mark.tried(DOOR, "hidden files beside the data, as `._a.png` of an archive", "left out")
+@pytest.mark.tried(DOOR, "hidden files among the data, as `._a.png` of an archive", "skipped")
 @pytest.mark.parametrize("layout", ["stills", "video"])
-def test_hidden_files_are_no_labels(tmp_path, layout):
+def test_hidden_labels_are_skipped(tmp_path, layout):
     frames, labels, end = ("val", "valannot", "") if layout == "stills" else ("frames/0016E5", "label_id", "_L")
     for name in ("0016E5_07959", "._0016E5_07959"):
         touch(tmp_path / labels / f"{name}{end}.png")
@@ -97,7 +97,7 @@ def test_hidden_files_are_no_labels(tmp_path, layout):
     assert [frame.name for frame in find_camvid(tmp_path, "val", 0)] == ["0016E5_07959"]
 
 
-@pytest.mark.tried(DOOR, "folder that may not be listed", "refused in one line")
+@pytest.mark.tried(DOOR, "folder that cannot be listed", "refused in one line")
 @pytest.mark.parametrize("labels", ["valannot", "label_id"])
 def test_closed_folder_is_an_error(tmp_path, monkeypatch, labels):
     (tmp_path / labels).mkdir()
@@ -106,7 +106,7 @@ def test_closed_folder_is_an_error(tmp_path, monkeypatch, labels):
         find_camvid(tmp_path, "val", 0)
 
 
-@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it")
+@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "the past ends there, so no clip crosses the gap")
 def test_gap_among_stills_ends_the_past(tmp_path):
     for number in (7959, 7961, 7965, 7967):
         touch(tmp_path / f"val/0016E5_{number:05d}.png")
@@ -114,14 +114,14 @@ def test_gap_among_stills_ends_the_past(tmp_path):
     assert [len(frame.frames) for frame in find_camvid(tmp_path, "val", 4)] == [1, 2, 1, 2]
 
 
-def test_stills_of_two_sequences_are_no_run(tmp_path):
+def test_stills_of_two_sequences_are_not_joined(tmp_path):
     for name in ("0001TP_000010", "0006R0_f00011"):
         touch(tmp_path / f"train/{name}.png")
         touch(tmp_path / f"trainannot/{name}.png")
     assert [len(frame.frames) for frame in find_camvid(tmp_path, "train", 4)] == [1, 1]
 
 
-def test_past_of_a_still_is_cut_to_what_was_asked_for(tmp_path):
+def test_past_of_a_still_has_the_requested_length(tmp_path):
     for number in range(7959, 7980, 2):
         touch(tmp_path / f"val/0016E5_{number:05d}.png")
         touch(tmp_path / f"valannot/0016E5_{number:05d}.png")
@@ -129,7 +129,7 @@ def test_past_of_a_still_is_cut_to_what_was_asked_for(tmp_path):
     assert [path.stem for path in last.frames] == [f"0016E5_{number:05d}" for number in range(7971, 7980, 2)]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the CamVid images are not beside this repository")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the CamVid images are not next to this repository")
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_labels_hold_classes_and_void_at_the_size_of_their_frames(split):
     table, seen = label_table(CAMVID), set()

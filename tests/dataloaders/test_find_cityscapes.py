@@ -1,4 +1,4 @@
-"""Labelled frames in the Cityscapes folders: what belongs to which sequence, and what is left out."""
+"""Labelled frames in the Cityscapes layout: which sequence each belongs to, and what is skipped."""
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def test_city_names_may_hold_underscores(tmp_path):
     assert frame.name == "bad_honnef_000000_000001" and len(frame.frames) == 2
 
 
-@pytest.mark.tried(DOOR, "Cityscapes split without labels, or with others than labelIds", "refused in one line, with what is there")
+@pytest.mark.tried(DOOR, "Cityscapes split without labels, or with other labels than labelIds", "refused in one line, with what is there")
 @pytest.mark.parametrize(
     "there, said", [([], "is empty"), (["color", "labelTrainIds"], "holds ulm_gtFine_color.png, ulm_gtFine_labelTrainIds")]
 )
@@ -73,20 +73,20 @@ def test_other_split_is_not_mixed_in(tmp_path):
 
 @pytest.mark.tried(DOOR, "--data-path of Cityscapes one folder off", "named with the path that looks right")
 @pytest.mark.parametrize("given", ["gtFine", "leftImg8bit_sequence", "leftImg8bit_sequence/val/ulm", ".."])
-def test_folder_above_or_below_is_told(tmp_path, given):
+def test_folder_above_or_below_is_suggested(tmp_path, given):
     root = touch(tmp_path / "data" / "cityscapes", "ulm", 0, [0], [0])
-    with pytest.raises(UserError, match=f"no such folder; --data-path wants the layout .*; --data-path {root} looks right$"):
+    with pytest.raises(UserError, match=f"no such folder; --data-path must hold .*; --data-path {root} looks right$"):
         find_cityscapes((root / given).resolve(), "val", 0)
 
 
-@pytest.mark.tried(DOOR, "hidden files beside the data, as `._a.png` of an archive", "left out")
-def test_hidden_files_are_no_labels(tmp_path):
+@pytest.mark.tried(DOOR, "hidden files among the data, as `._a.png` of an archive", "skipped")
+def test_hidden_labels_are_skipped(tmp_path):
     touch(tmp_path, "ulm", 0, [0], [0])
     (tmp_path / "gtFine/val/ulm/._ulm_000000_000000_gtFine_labelIds.png").touch()
     assert [frame.name for frame in find_cityscapes(tmp_path, "val", 0)] == ["ulm_000000_000000"]
 
 
-@pytest.mark.tried(DOOR, "folder that may not be listed", "refused in one line")
+@pytest.mark.tried(DOOR, "folder that cannot be listed", "refused in one line")
 def test_closed_folder_is_an_error(tmp_path, monkeypatch):
     touch(tmp_path, "ulm", 0, [0], [0])
     monkeypatch.setattr(Path, "iterdir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path))))
@@ -94,7 +94,7 @@ def test_closed_folder_is_an_error(tmp_path, monkeypatch):
         find_cityscapes(tmp_path, "val", 0)
 
 
-@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it")
+@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "the past ends there, so no clip crosses the gap")
 @pytest.mark.parametrize("missing, past", [(1, 2), (2, 1), (3, 0)])
 def test_gap_ends_the_past(tmp_path, missing, past):
     touch(tmp_path, "ulm", 0, [t for t in range(5) if t != missing], [4])
@@ -102,7 +102,7 @@ def test_gap_ends_the_past(tmp_path, missing, past):
     assert [int(path.name.split("_")[2]) for path in frame.frames] == list(range(4 - past, 5))
 
 
-def test_stills_of_the_usual_download_serve_without_the_sequences(tmp_path):
+def test_stills_of_the_usual_download_are_used_without_the_sequences(tmp_path):
     name = "aachen_000001_000019"
     for folder, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
         path = tmp_path / folder / "train" / "aachen" / f"{name}_{ending}.png"

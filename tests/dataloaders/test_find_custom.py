@@ -1,4 +1,4 @@
-"""Users' own data: frames and labels paired and put into videos, and the guide's example trained from end to end."""
+"""Users' own data: frames and labels paired and joined to videos, and the guide's example trained from end to end."""
 import json
 import os
 import re
@@ -25,7 +25,7 @@ CLASSES = {"a": {"id": 0}, "b": {"id": 1}}
 
 
 def describe(root: Path, files: str, **val) -> Path:
-    """A folder with empty `files` and a description whose val split says `val`."""
+    """A folder with empty `files` and a description whose val split is `val`."""
     for name in files.split():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,11 +88,11 @@ def test_folders_whose_numbers_are_equal_stay_apart(tmp_path):
         ("f/x.left.jpg f/y.left.jpg l/x.gt.png", "f/*.left.jpg", "l/*.gt.png", ["x.left"]),
     ],
 )
-def test_labels_find_their_frames_by_what_the_wildcards_stand_for(tmp_path, files, frames, labels, names):
+def test_labels_are_paired_with_frames_by_what_the_wildcards_match(tmp_path, files, frames, labels, names):
     assert list(found(describe(tmp_path, files, frames=frames, labels=labels))) == names
 
 
-def test_globs_may_lead_elsewhere(tmp_path):
+def test_globs_may_lead_outside_the_folder(tmp_path):
     describe(tmp_path / "data", "f/1.jpg l/1.png")
     root = tmp_path / "with [brackets]"
     for prefix in ("../data", str(tmp_path / "data")):
@@ -108,9 +108,9 @@ def test_step_starts_a_video_at_gaps_and_other_names(tmp_path):
     assert [len(frames) for frames in found(file).values()] == [2, 4, 5]
 
 
-def test_step_counts_the_number_that_the_wildcards_stand_for(tmp_path):
-    file = describe(tmp_path, "1_left8bit.png 2_left8bit.png 1_gt16.png 2_gt16.png", frames="*_left8bit.png", labels="*_gt16.png",
-                    step=1)
+def test_step_compares_the_number_that_the_wildcards_match(tmp_path):
+    files = "1_left8bit.png 2_left8bit.png 1_gt16.png 2_gt16.png"
+    file = describe(tmp_path, files, frames="*_left8bit.png", labels="*_gt16.png", step=1)
     assert [len(frames) for frames in found(file).values()] == [1, 2]
 
 
@@ -131,14 +131,14 @@ def test_parts_of_a_split_are_paired_each_by_itself(tmp_path):
     "files, val, message",
     [
         ("l/1.png", dict(frames="f/*.jpg", labels="l/*.png"),
-         r"own.yaml: val: frames: f/\*.jpg matches no file; it is looked for in .*; .* holds l, own.yaml"),
+         r"own.yaml: val: frames: f/\*.jpg matches no file; it is relative to .*; .* holds l, own.yaml"),
         ("f/a/1.png l/1.png", dict(frames="f/a/*.jpg", labels="l/*.png"), r"f/a/\*.jpg matches no file; .*/f/a holds 1.png"),
         ("f/1.jpg", dict(frames="f/*.jpg", labels="l/*.png"), r"own.yaml: val: labels: l/\*.png matches no file"),
         ("f/a/1.jpg l/a/1.png", dict(frames="f/*", labels="l/a/*.png"), r"val: frames: f/\* matches no file"),
-        ("f/1.png", dict(frames="f/*.png", labels="f/*.png"), r"val: f/\*.png of frames matches nothing but the labels"),
+        ("f/1.png", dict(frames="f/*.png", labels="f/*.png"), r"val: f/\*.png of frames matches only the labels; add the frames' names or ending"),
         ("f/1.jpg l/1.png l/2.png", dict(frames="f/*.jpg", labels="l/*.png"),
-         r"l/2.png: no frame for this label: no file of f/\*.jpg has '2' where l/\*.png has it; add the frame, or mend the globs of "
-         r".*: val"),
+         r"l/2.png: no frame for this label: no file of f/\*.jpg has '2' where l/\*.png has it; add the frame, or correct the "
+         r"globs of .*: val"),
         ("f/1.jpg l/1_mask.png", dict(frames="f/*.jpg", labels="l/*.png"), "no file of .* has '1_mask' where"),
         ("f/a/1.jpg f/b/2.jpg l/b/1.png", dict(frames="f/*/*.jpg", labels="l/*/*.png"), "l/b/1.png: no frame .* has 'b/1' where"),
         ("f/a/1.jpg f/b/1.jpg l/1.png", dict(frames="f/*/*.jpg", labels="l/*.png"),
@@ -146,47 +146,51 @@ def test_parts_of_a_split_are_paired_each_by_itself(tmp_path):
         ("f/1.jpg l/a/1.png l/b/1.png", dict(frames="f/*.jpg", labels="l/*/*.png"),
          "f/1.jpg: two labels for this frame, .*l/a/1.png and .*l/b/1.png; narrow the glob of the labels of .*own.yaml: val"),
         ("f/x.jpg f/y.jpg l/x.png", dict(frames="f/*.jpg", labels="l/*.png", step=1),
-         "f/x.jpg: no number in 'x', but step compares numbers; leave step out, or number the frames"),
+         "f/x.jpg: no number in 'x', but step compares numbers; remove step, or number the frames"),
         ("f/1.jpg f/1.png l/1.png", dict(parts=[dict(frames="f/*.jpg", labels="l/*.png"), dict(frames="f/*.png", labels="l/*.png")]),
-         "own.yaml: val: .*f/1.jpg and .*f/1.png are labelled frames of one name; leave one out"),
+         "own.yaml: val: the labelled frames .*f/1.jpg and .*f/1.png have the same name; remove one"),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_remedy(tmp_path, files, val, message):
+def test_what_does_not_pair_is_named_with_its_fix(tmp_path, files, val, message):
     with pytest.raises(UserError, match=message) as caught:
         find_custom(describe(tmp_path, files, **val), "val", 4)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.tried(DOOR, "link to a file that is not there among the frames or labels of custom data", "refused in one line")
+@pytest.mark.tried(
+    DOOR, "link to a file that is not there among the frames or labels of custom data", "refused in one line"
+)
 @pytest.mark.parametrize("link", ["f/2.jpg", "l/2.png"])
 def test_broken_link_is_no_gap(tmp_path, link):
     file = describe(tmp_path, "f/1.jpg f/3.jpg l/3.png", frames="f/*.jpg", labels="l/*.png")
     (tmp_path / link).symlink_to("nowhere")
-    with pytest.raises(UserError, match=f"{link}: a link to what is not there; restore that, or remove the link"):
+    with pytest.raises(UserError, match=f"{link}: a link to a missing file; restore the file, or remove the link"):
         find_custom(file, "val", 4)
 
 
-@pytest.mark.tried(DOOR, "folder of custom data that may not be listed", "refused in one line")
-@pytest.mark.parametrize("frames, closed", [("f/*/*.jpg", "f/b"), ("f/**/*.jpg", "f/b"), ("f/*/*.jpg", "f"), ("*/*/*.jpg", "f/b")])
+@pytest.mark.tried(DOOR, "folder of custom data that cannot be listed", "refused in one line")
+@pytest.mark.parametrize(
+    "frames, closed", [("f/*/*.jpg", "f/b"), ("f/**/*.jpg", "f/b"), ("f/*/*.jpg", "f"), ("*/*/*.jpg", "f/b")]
+)
 def test_closed_folder_is_no_gap(tmp_path, monkeypatch, frames, closed):
     file = describe(tmp_path, "f/a/1.jpg f/b/1.jpg l/a/1.png", frames=frames, labels="l/*/*.png")
     assert list(found(file)) == ["1"]
-    allowed = os.access  # whoever runs the tests may be allowed everything
+    allowed = os.access  # root may list every folder
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed and allowed(path, mode))
-    with pytest.raises(UserError, match=f"{closed}/?: cannot be listed .Permission denied.; mend its permissions"):
+    with pytest.raises(UserError, match=f"{closed}/?: cannot be listed .Permission denied.; change its permissions"):
         find_custom(file, "val", 4)
 
 
-@pytest.mark.tried(DOOR, "frames missing in the middle of a custom video without step", "said in a line, with the remedy")
-def test_gap_is_said_where_nothing_checks_it(tmp_path, monkeypatch):
+@pytest.mark.tried(DOOR, "frames missing in the middle of a custom video without step", "logged, with the fix")
+def test_gap_is_logged_without_step(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(logger, "info", lambda text, *words: said.append(text % words))
     files = " ".join(f"f/{t}.jpg" for t in (10, 12, 14, 16, 22, 24)) + " l/24.png"
     file = describe(tmp_path, files, frames="f/*.jpg", labels="l/*.png")
     assert len(find_custom(file, "val", 9)[0].frames) == 6
     assert said == [
-        f"{file}: val: 1 of 6 frames are numbered more than 2 above the one before, {tmp_path}/f/22.jpg first; if frames are missing, "
-        "step: 2 begins a new video there"
+        f"{file}: val: the numbers of 1 of 6 frames are more than 2 above the previous one, first at {tmp_path}/f/22.jpg; if "
+        "frames are missing, add step: 2 to begin a new video there"
     ]
     for other in (dict(step=2), dict(video=False)):
         find_custom(describe(tmp_path, "", frames="f/*.jpg", labels="l/*.png", **other), "val", 9)
@@ -194,26 +198,26 @@ def test_gap_is_said_where_nothing_checks_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("names", ["1 2 3 4", "1 5 6 20", "a b c", "a_1 a_2 b_7 b_8", "7"])
-def test_no_gap_is_said_where_numbers_do_not_tell(tmp_path, monkeypatch, names):
+def test_no_gap_is_logged_where_numbers_are_irregular(tmp_path, monkeypatch, names):
     monkeypatch.setattr(logger, "info", pytest.fail)
     files = " ".join(f"f/{name}.jpg" for name in names.split())
     find_custom(describe(tmp_path, f"{files} l/{names.split()[-1]}.png", frames="f/*.jpg", labels="l/*.png"), "val", 9)
 
 
-@pytest.mark.tried(DOOR, "hidden files beside the data, as `._a.png` of an archive", "left out")
-def test_hidden_files_are_no_frames(tmp_path):
+@pytest.mark.tried(DOOR, "hidden files among the data, as `._a.png` of an archive", "skipped")
+def test_hidden_files_are_skipped(tmp_path):
     file = describe(tmp_path, "f/1.jpg f/._1.jpg f/.cache/2.jpg l/1.png l/._1.png", frames="f/**/*.jpg", labels="l/*.png")
     assert found(file) == {"1": ["f/1.jpg"]}
 
 
 @pytest.mark.tried(DOOR, "split that the description of custom data lacks", "refused in one line")
-def test_split_that_is_not_described_is_asked_for(tmp_path):
+def test_undescribed_split_is_an_error(tmp_path):
     file = describe(tmp_path, "", frames="*.jpg", labels="*.png")
     with pytest.raises(UserError, match="own.yaml: describes no train split; add train: {frames: GLOB, labels: GLOB}"):
         labelled_frames(dataset="custom", root=file, split="train", past=0)
 
 
-def test_description_is_what_has_to_be_there(tmp_path):
+def test_missing_description_is_an_error(tmp_path):
     prepare_data(dataset="custom", root=describe(tmp_path, "", frames="*.jpg", labels="*.png"))
     with pytest.raises(UserError, match="nowhere.yaml: no such file"):
         prepare_data(dataset="custom", root=tmp_path / "nowhere.yaml")
@@ -226,7 +230,7 @@ def example(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def harbour(tmp_path_factory) -> Path:
-    """The guide's example with tiny videos for it: a boat goes along a quay. Returns the description's file."""
+    """The file of the guide's example, with tiny videos for it: a boat passes a quay."""
     root = tmp_path_factory.mktemp("harbour")
     for video in ("train/pier", "train/lock", "val/ferry"):
         for kind in ("frames", "labels"):
@@ -235,7 +239,7 @@ def harbour(tmp_path_factory) -> Path:
             ids = np.full((HEIGHT, WIDTH), 1, np.uint8)
             ids[:20] = 2
             ids[40:60, 8 * t : 8 * t + 20] = (3, 4, 7)[t % 3]
-            ids[-4:] = 9  # no class
+            ids[-4:] = 9  # an id without a class
             image = np.stack([ids * 20, 255 - ids * 20, ids * 7], axis=2)
             cv2.imwrite(str(root / f"frames/{video}/{t:04d}.jpg"), image)
             if t != 3:
@@ -245,7 +249,7 @@ def harbour(tmp_path_factory) -> Path:
     return file
 
 
-def test_example_of_the_guide_is_read_as_it_says(harbour):
+def test_example_of_the_guide_is_read_as_documented(harbour):
     config = dataset_config("custom", str(harbour))
     assert (config.name, config.classes, config.crop) == ("harbour", ("water", "quay", "boat"), (352, 480))
     frames = labelled_frames(dataset="custom", root=harbour, split="train", past=4)

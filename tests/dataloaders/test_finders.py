@@ -1,4 +1,4 @@
-"""Labelled frames found by scanning folders."""
+"""Labelled frames found in folders."""
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,9 @@ def test_cityscapes_frame_comes_with_its_past(tmp_path):
     assert frame.name == "ulm_000004_000019" and frame.prediction == "ulm_000004_000019_pred_labelIds.png"
 
 
-@pytest.mark.tried("Data", "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it")
+@pytest.mark.tried(
+    "Data", "frame missing in the middle of a sequence", "the past ends there, so no clip crosses the gap"
+)
 def test_cityscapes_gap_ends_the_past(tmp_path):
     (frame,) = find_cityscapes(cityscapes(tmp_path, [10, 11, 17, 18, 19]), "val", 4)
     assert len(frame.frames) == 3
@@ -46,8 +48,8 @@ def test_cityscapes_label_without_its_frame_is_an_error(tmp_path):
 
 
 @pytest.mark.tried("Data", "Cityscapes split in another place", "refused in one line, with what is there")
-def test_cityscapes_other_layout_is_told_what_was_expected(tmp_path):
-    with pytest.raises(UserError, match="--data-path wants the layout gtFine/val/CITY"):
+def test_cityscapes_in_another_layout_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="--data-path must hold gtFine/val/CITY"):
         find_cityscapes(tmp_path, "val", 4)
 
 
@@ -90,7 +92,7 @@ def test_camvid_split(name, split):
 
 def test_real_camvid_has_its_367_and_101_frames():
     if not SHARED.is_dir():
-        pytest.skip("the CamVid images are not beside this repository")
+        pytest.skip("the CamVid images are not next to this repository")
     train = labelled_frames(dataset="camvid", root=SHARED, split="train", past=4)
     val = labelled_frames(dataset="camvid", root=SHARED, split="val", past=4)
     assert (len(train), len(val)) == (367, 101)

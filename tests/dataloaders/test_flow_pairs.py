@@ -1,4 +1,4 @@
-"""True flow at the propagation grid: units, direction, and how sure a cell is."""
+"""True flow on the propagation grid: units, direction, and weight of a cell."""
 import dataclasses
 
 import cv2
@@ -59,7 +59,7 @@ def test_weight_is_the_share_of_valid_pixels(tmp_path, rows):
     assert item(tmp_path, constant((8, 8), 0, 0), valid)["valid"].item() == pytest.approx(rows / 8)
 
 
-def test_flow_of_a_cell_is_the_mean_of_its_pixels(tmp_path):
+def test_flow_of_a_cell_is_the_mean_over_its_pixels(tmp_path):
     flow = constant((8, 8), 0, 0)
     flow[:, 4:, 0] = 16
     assert item(tmp_path, flow, np.ones((8, 8), bool))["flow"][0].item() == pytest.approx(1.0)
@@ -69,7 +69,7 @@ def test_picture_smaller_than_a_cell_has_one(tmp_path):
     assert item(tmp_path, constant((4, 6), 0, 0), np.ones((4, 6), bool))["flow"].shape == (2, 1, 1)
 
 
-def test_frames_without_flow_or_past_are_left_out(streets):
+def test_frames_without_flow_or_past_are_skipped(streets):
     assert len(FlowDataset(labelled_frames(dataset="synthetic", root=streets, split="train", past=1), 8)) == 3 * 5
     assert len(FlowDataset(labelled_frames(dataset="synthetic", root=streets, split="train", past=0), 8)) == 0
 
@@ -88,7 +88,9 @@ def refusal(frame: LabelledFrame) -> str:
     return str(caught.value).removeprefix(f"{frame.flow}: ")
 
 
-@pytest.mark.tried(DOOR, "flow file that is missing, empty, text, or a huge picture by its header", "refused in one line")
+@pytest.mark.tried(
+    DOOR, "flow file that is missing, empty, text, or a huge picture by its header", "refused in one line"
+)
 @pytest.mark.parametrize(
     "content, message",
     [(None, "cannot be opened"), (b"", "not a readable picture (0 bytes)"), (b"no flow", "not a readable picture (7 bytes)"),
@@ -101,7 +103,9 @@ def test_unreadable_flow_file_is_named(pair, content, message):
 
 
 @pytest.mark.tried(DOOR, "another picture in place of a flow file: 8 bits, grey, with alpha", "refused in one line")
-@pytest.mark.parametrize("shape, kind", [((16, 24, 3), np.uint8), ((16, 24), np.uint16), ((16, 24, 4), np.uint16), ((16, 24), np.uint8)])
+@pytest.mark.parametrize(
+    "shape, kind", [((16, 24, 3), np.uint8), ((16, 24), np.uint16), ((16, 24, 4), np.uint16), ((16, 24), np.uint8)]
+)
 def test_picture_in_place_of_a_flow_is_refused(pair, shape, kind):
     cv2.imwrite(str(pair.flow), np.ones(shape, kind))
     assert refusal(pair) == "not a flow PNG, which has three 16-bit channels; remove its folder and generate the data again"
@@ -123,12 +127,14 @@ def test_a_wrong_byte_in_a_flow_is_refused(pair, outcomes):
         outcomes["refused in one line"] += 1
 
 
-@pytest.mark.tried(DOOR, "flow file missing in the middle of a sequence", "its frame left out, and counted in a line")
-def test_lost_flow_is_counted(streets, monkeypatch):
+@pytest.mark.tried(
+    DOOR, "flow file missing in the middle of a sequence", "its frame skipped, and the number of such logged"
+)
+def test_missing_flow_is_counted(streets, monkeypatch):
     said = []
     monkeypatch.setattr(logger, "info", lambda text, *words: said.append(text % words))
     frames = labelled_frames(dataset="synthetic", root=streets, split="train", past=1)
-    assert len(FlowDataset(frames, 8)) == 15 and not said  # the first frame of a sequence has no frame before it, which is usual
+    assert len(FlowDataset(frames, 8)) == 15 and not said  # nothing about the first frame of each sequence
     frames[3] = dataclasses.replace(frames[3], flow=None)
     assert len(FlowDataset(frames, 8)) == 14
-    assert said == ["flow: 1 of 15 labelled frames with a frame before them have no true flow"]
+    assert said == ["flow: 1 of 15 labelled frames with a previous one have no true flow"]

@@ -13,7 +13,7 @@ from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
 from config.datasets import DATASETS
 from config.errors import UserError
-from dataloaders.images import MOST_PIXELS, content_of, id_table, label_table, read_ids, read_image, turned
+from dataloaders.images import MOST_PIXELS, content_of, id_table, label_table, read_ids, read_image, turned_by_exif
 from tests import pictures
 from tests.properties import datasets
 
@@ -27,7 +27,7 @@ def write(path, array):
 
 
 def refusal(read, path) -> str:
-    """What `read` says of the file at `path`: one line that begins with its path."""
+    """Return the error of `read` for the file at `path`, which must be one line that begins with its path, without it."""
     with pytest.raises(UserError) as caught:
         read(path)
     text = str(caught.value)
@@ -49,7 +49,7 @@ def test_grey_alpha_and_16_bit_become_rgb_bytes(tmp_path, shape, kind):
 
 
 @pytest.mark.parametrize("config", [CITYSCAPES, CAMVID])
-def test_every_id_that_is_no_class_is_ignored_and_classes_go_back_to_their_ids(config, tmp_path):
+def test_ids_without_a_class_are_ignored_and_classes_map_back_to_their_ids(config, tmp_path):
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
     label = label_table(config)[read_ids(write(tmp_path / "l.png", ids))]
     known = np.isin(ids, config.label_ids)
@@ -59,10 +59,11 @@ def test_every_id_that_is_no_class_is_ignored_and_classes_go_back_to_their_ids(c
 
 
 @pytest.mark.tried(
-    "Numbers", "all 256 label ids of every data set, and of random ones, with several ids a class", "each to its class or ignored, and back"
+    "Numbers", "all 256 label ids of every data set, and of random ones, with several ids a class",
+    "each to its class or ignored, and back",
 )
 @given(config=st.sampled_from(list(DATASETS.values())) | datasets())
-def test_ids_of_random_data_sets_go_to_their_class_and_back(outcomes, config):
+def test_ids_of_random_data_sets_map_to_their_class_and_back(outcomes, config):
     table, back = label_table(config), id_table(config)
     meant = dict(zip(config.label_ids, range(config.num_classes))) | dict(config.also)
     assert table.dtype == back.dtype == np.uint8 and len(table) == len(back) == 256
@@ -72,7 +73,9 @@ def test_ids_of_random_data_sets_go_to_their_class_and_back(outcomes, config):
     outcomes["each to its class or ignored, and back"] += 1
 
 
-@pytest.mark.tried(DOOR, "frame of an unusual kind: grey, alpha, palette, 1 and 16 bits, interlaced, animated, CMYK, turned", "read")
+@pytest.mark.tried(
+    DOOR, "frame of an unusual kind: grey, alpha, palette, 1 and 16 bits, interlaced, animated, CMYK, rotated", "read"
+)
 @pytest.mark.parametrize("kind", pictures.FRAMES)
 def test_frames_of_all_kinds_become_rgb_bytes(tmp_path, kind):
     (tmp_path / "a.png").write_bytes(pictures.FRAMES[kind][0])
@@ -86,29 +89,31 @@ def test_frames_of_all_kinds_become_rgb_bytes(tmp_path, kind):
 
 @pytest.mark.tried(DOOR, "label of an unusual kind: palette, interlaced, animated, transparent", "read")
 @pytest.mark.parametrize("kind", pictures.LABELS)
-def test_labels_of_all_kinds_give_their_ids(tmp_path, kind):
+def test_labels_of_all_kinds_are_read_as_ids(tmp_path, kind):
     (tmp_path / "l.png").write_bytes(pictures.LABELS[kind])
     assert (read_ids(tmp_path / "l.png") == pictures.IDS).all()
 
 
-@pytest.mark.tried(DOOR, "label that holds no ids: colours, alpha, 1 and 16 bits, a JPEG, which changes ids", "refused in one line")
+@pytest.mark.tried(
+    DOOR, "label that holds no ids: colours, alpha, 1 and 16 bits, a JPEG, which changes ids", "refused in one line"
+)
 @pytest.mark.parametrize("kind", pictures.NO_IDS)
 def test_label_without_ids_is_refused(tmp_path, kind):
     (tmp_path / "l.png").write_bytes(pictures.NO_IDS[kind])
     read_image(tmp_path / "l.png")
     said = refusal(read_ids, tmp_path / "l.png")
     if "JPEG" in kind:
-        assert said == "a label file is a PNG, this one is a JPEG, whose compression changes ids; write the labels anew as PNG"
+        assert said == "this label is a JPEG, whose compression changes ids; export the labels again as PNG"
     elif "bit" in kind:
-        assert said == f"a label file has 8 bits a pixel, this PNG has {kind.split('-')[0]}; save it as an 8-bit one"
+        assert said == f"this label is a PNG of {kind.split('-')[0]} bits a channel; save it with 8 bits"
     else:
-        assert "one 8-bit channel of class ids" in said and said.endswith("take the label files that hold ids, not colours")
+        assert "one 8-bit channel of class ids" in said and said.endswith("use the label files that hold ids, not colours")
 
 
-@pytest.mark.tried(DOOR, "no picture at all: empty, text, a web page, cut short, without pixels", "refused in one line")
+@pytest.mark.tried(DOOR, "not a picture: empty, text, a web page, cut short, without pixels", "refused in one line")
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", pictures.BROKEN)
-def test_what_is_no_picture_is_refused(tmp_path, kind, reader):
+def test_file_that_is_not_a_picture_is_refused(tmp_path, kind, reader):
     path, content = tmp_path / ("a.jpg" if "JPEG" in kind else "a.png"), pictures.BROKEN[kind]
     path.write_bytes(content)
     said = refusal(READERS[reader], path)
@@ -116,10 +121,10 @@ def test_what_is_no_picture_is_refused(tmp_path, kind, reader):
         assert said == f"not a readable picture ({len(content)} bytes); restore the file from the data set"
 
 
-@pytest.mark.tried(DOOR, "PNG with right checksums around pixels that cannot be decoded", "refused in one line")
+@pytest.mark.tried(DOOR, "PNG with valid checksums around pixels that cannot be decoded", "refused in one line")
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", pictures.HOSTILE)
-def test_hostile_png_does_not_end_the_process(tmp_path, kind, reader):
+def test_hostile_png_does_not_crash(tmp_path, kind, reader):
     (tmp_path / "a.png").write_bytes(pictures.HOSTILE[kind])
     assert refusal(READERS[reader], tmp_path / "a.png").startswith("not a readable picture")
 
@@ -139,28 +144,31 @@ def test_bomb_is_refused_by_its_header(tmp_path, kind, reader):
     "make, message",
     [
         (lambda path: path.mkdir(), "a folder or a device, not a picture"),
-        (os.mkfifo, "a folder or a device, not a picture"),  # waits for whoever writes into it
+        (os.mkfifo, "a folder or a device, not a picture"),  # reading it would block
         (lambda path: path.symlink_to("nowhere"), "cannot be opened (No such file or directory); restore the file"),
         (lambda path: path.symlink_to(path), "cannot be opened (Too many levels of symbolic links)"),
     ],
     ids=["folder", "pipe", "broken link", "link to itself"],
 )
-def test_what_is_no_file_is_refused(tmp_path, make, message, reader):
+def test_path_that_is_not_a_regular_file_is_refused(tmp_path, make, message, reader):
     make(tmp_path / "a.png")
     assert refusal(READERS[reader], tmp_path / "a.png").startswith(message)
 
 
-@pytest.mark.tried(DOOR, "picture that may not be read", "refused in one line")
+@pytest.mark.tried(DOOR, "picture without read permission", "refused in one line")
 @pytest.mark.parametrize("reader", READERS)
 def test_file_without_permission_is_refused(tmp_path, monkeypatch, reader):
     write(tmp_path / "a.png", pictures.IDS)
-    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", path)))
+    def denied(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
     assert refusal(READERS[reader], tmp_path / "a.png").startswith("cannot be opened (Permission denied)")
 
 
-def test_viewers_turn_what_exif_data_say_but_reading_does_not():
-    assert turned(pictures.FRAMES["turned JPEG"][0]) and turned(pictures.FRAMES["turned WebP"][0])
-    assert not turned(pictures.FRAMES["JPEG"][0]) and not turned(b"no picture")
+def test_exif_rotation_is_recognised():
+    assert turned_by_exif(pictures.FRAMES["turned JPEG"][0]) and turned_by_exif(pictures.FRAMES["turned WebP"][0])
+    assert not turned_by_exif(pictures.FRAMES["JPEG"][0]) and not turned_by_exif(b"no picture")
 
 
 @pytest.mark.tried(DOOR, "picture that is missing, empty, or text", "refused in one line")
@@ -188,7 +196,7 @@ def test_png_cut_anywhere_is_refused(outcomes, tmp_path, reader):
 
 @pytest.mark.tried(DOOR, "label of colours, or of 16 bits", "refused in one line")
 @pytest.mark.parametrize(
-    "array, message", [(np.zeros((4, 4, 3), np.uint8), "one 8-bit channel"), (np.zeros((4, 4), np.uint16), "this PNG has 16")]
+    "array, message", [(np.zeros((4, 4, 3), np.uint8), "one 8-bit channel"), (np.zeros((4, 4), np.uint16), "a PNG of 16 bits")]
 )
 def test_label_file_has_one_8_bit_channel(tmp_path, array, message):
     with pytest.raises(UserError, match=message):
@@ -196,7 +204,7 @@ def test_label_file_has_one_8_bit_channel(tmp_path, array, message):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_palette_label_gives_its_indices(tmp_path, bits):
+def test_palette_label_is_read_as_indices(tmp_path, bits):
     ids = np.random.default_rng(0).integers(0, 2**bits, (13, 17), dtype=np.uint8)
     picture = Image.fromarray(ids, mode="P")
     picture.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
@@ -206,13 +214,14 @@ def test_palette_label_gives_its_indices(tmp_path, bits):
 
 def test_label_of_few_grey_levels_is_refused_not_scaled(tmp_path):
     Image.fromarray(np.zeros((8, 8), bool)).save(tmp_path / "l.png")
-    with pytest.raises(UserError, match="this PNG has 1; save it as an 8-bit one"):
+    with pytest.raises(UserError, match="a PNG of 1 bits a channel; save it with 8 bits"):
         read_ids(tmp_path / "l.png")
 
 
 @pytest.mark.tried(DOOR, "every byte of a small PNG changed, as frame and as label", "refused in one line")
-@pytest.mark.parametrize("reader, kind", [("frame", "PNG"), ("frame", "palette PNG"), ("label", "PNG"), ("label", "palette PNG")])
-def test_a_wrong_byte_anywhere_in_a_png_is_an_error_and_not_the_end_of_the_process(outcomes, tmp_path, reader, kind):
+@pytest.mark.parametrize("kind", ["PNG", "palette PNG"])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_wrong_byte_anywhere_in_a_png_is_an_error_not_a_crash(outcomes, tmp_path, reader, kind):
     path, whole = tmp_path / "a.png", pictures.FRAMES[kind][0] if reader == "frame" else pictures.LABELS[kind]
     path.write_bytes(whole)
     READERS[reader](path)
@@ -221,13 +230,14 @@ def test_a_wrong_byte_anywhere_in_a_png_is_an_error_and_not_the_end_of_the_proce
         damaged = bytearray(whole)
         damaged[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        assert refusal(READERS[reader], path) == f"not a readable picture ({len(whole)} bytes); restore the file from the data set"
+        message = f"not a readable picture ({len(whole)} bytes); restore the file from the data set"
+        assert refusal(READERS[reader], path) == message
         outcomes["refused in one line"] += 1
 
 
-@pytest.mark.tried(DOOR, "every byte of a small PNG changed under right checksums")
+@pytest.mark.tried(DOOR, "every byte of a small PNG changed, with valid checksums")
 @pytest.mark.parametrize("kind", [kind for kind in pictures.LABELS if "PNG" in kind])
-def test_a_wrong_byte_under_right_checksums_does_not_end_the_process(outcomes, tmp_path, kind):
+def test_a_wrong_byte_under_right_checksums_does_not_crash(outcomes, tmp_path, kind):
     path, whole = tmp_path / "a.png", pictures.LABELS[kind]
     for place in range(len(whole)):
         damaged = bytearray(whole)
@@ -253,7 +263,7 @@ def with_right_checksums(content: bytearray) -> bytes:
 
 
 @pytest.mark.tried(DOOR, "every byte of a small JPEG changed; it has no checksum")
-def test_a_wrong_byte_anywhere_in_a_jpeg_does_not_end_the_process(outcomes, tmp_path):
+def test_a_wrong_byte_anywhere_in_a_jpeg_does_not_crash(outcomes, tmp_path):
     path, whole = tmp_path / "a.jpg", pictures.FRAMES["turned JPEG"][0]
     rng = np.random.default_rng(1)
     for place in range(len(whole)):
@@ -267,5 +277,5 @@ def test_a_wrong_byte_anywhere_in_a_jpeg_does_not_end_the_process(outcomes, tmp_
             outcomes["refused in one line"] += 1
             continue
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-        outcomes["decoded, wrong or not"] += 1
-        turned(bytes(damaged))  # which says no where it cannot know
+        outcomes["decoded, correctly or not"] += 1
+        turned_by_exif(bytes(damaged))  # must not raise

@@ -63,7 +63,9 @@ def test_each_word_matters():
     assert len(set(orders)) == 4
 
 
-@pytest.mark.parametrize("length, ranks, limit, expected", [(7, 1, None, 7), (7, 3, None, 7), (2, 4, None, 2), (7, 3, 4, 4), (3, 2, 10, 3)])
+@pytest.mark.parametrize(
+    "length, ranks, limit, expected", [(7, 1, None, 7), (7, 3, None, 7), (2, 4, None, 2), (7, 3, 4, 4), (3, 2, 10, 3)]
+)
 def test_evaluation_visits_each_of_the_first_samples_once(length, ranks, limit, expected):
     dataset = TensorDataset(torch.arange(length))
     parts = [[int(x) for (x,) in evaluation_loader(dataset, workers=0, rank=r, ranks=ranks, limit=limit)] for r in range(ranks)]

@@ -24,7 +24,9 @@ def whole_then_cut(images, a):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("size, crop", [((64, 128), (48, 96)), ((101, 203), (64, 96)), ((50, 60), (96, 96)), ((64, 96), None)])
+@pytest.mark.parametrize(
+    "size, crop", [((64, 128), (48, 96)), ((101, 203), (64, 96)), ((50, 60), (96, 96)), ((64, 96), None)]
+)
 def test_only_the_rectangle_is_computed_and_it_is_the_same(size, crop, seed):
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     a = draw(seed, size, crop)

@@ -175,7 +175,9 @@ def test_flow_beyond_the_format_is_not_valid(tmp_path: Path) -> None:
     assert not valid[1, 2] and valid.sum() == 15
 
 
-@pytest.mark.tried(DOOR, "flow file that is missing, empty, text, or a huge picture by its header", "refused in one line")
+@pytest.mark.tried(
+    DOOR, "flow file that is missing, empty, text, or a huge picture by its header", "refused in one line"
+)
 def test_unreadable_flow_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no_flow.png"):
         read_flow(tmp_path / "no_flow.png")

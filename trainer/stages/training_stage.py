@@ -18,7 +18,7 @@ from config.options import Options
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame, SizedDataset
 from dataloaders.images import read_image
-from dataloaders.label_check import refuse_strange_labels
+from dataloaders.label_check import check_label_kind
 from dataloaders.loaders import labelled_frames
 from dataloaders.stills import MadeClips
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
@@ -94,7 +94,7 @@ class Stage:
         of another kind, or the crop that was chosen is larger than the frames."""
         options = self.options
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
-        refuse_strange_labels(frames, self.dataset)
+        check_label_kind(frames, self.dataset)
         if options.use_crop:
             self._look_at_crop(frames[0].frames[-1])
         return frames
