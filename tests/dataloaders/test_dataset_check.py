@@ -1,4 +1,4 @@
-"""The checker of labels: every defect is named, the rest is still looked at, and clean data passes."""
+"""--check 1: it lists every defect, still reads all other files, and accepts clean data."""
 import json
 import math
 import os
@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from config.camvid import CAMVID
-from dataloaders.dataset_check import look, main
+from dataloaders.dataset_check import scan_file
+from dataloaders.find_cityscapes import find_cityscapes
+from main import main
 from tests import pictures
 from utils.visualize import legend
 
@@ -33,7 +35,7 @@ def image(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def clean(root: Path) -> Path:
-    """CamVid's stills layout: four frames of train that do not follow one another, six of val that do."""
+    """CamVid's stills layout: four frames of train that are not consecutive, six of val that are."""
     for split, numbers in (("train", range(30, 150, 30)), ("val", range(7959, 7971, 2))):
         for number in numbers:
             write(root / split / f"0016E5_{number:05d}.png", image(number))
@@ -80,13 +82,13 @@ def broken(tmp_path_factory) -> Path:
 
 
 def run(root: Path, output: Path, *words: str, dataset: str = "camvid") -> tuple[int, dict]:
-    status = main(["--dataset", dataset, "--data-path", str(root), "--output", str(output), *words])
+    status = main(["--check", "1", "--dataset", dataset, "--data-path", str(root), "--output", str(output), *words])
     path = output / "check.json"
     return status, json.loads(path.read_text()) if path.is_file() else {}
 
 
 def test_clean_data_has_no_problems(tmp_path, capsys):
-    status, content = run(clean(tmp_path / "data"), tmp_path / "check", "--pictures", "2", "--workers", "2")
+    status, content = run(clean(tmp_path / "data"), tmp_path / "check", "--pictures", "2", "--num-worker", "2")
     console = capsys.readouterr()
     assert (status, content["problems"], console.err) == (0, [], "")
     assert console.out.splitlines()[-1] == "0 problems"
@@ -116,29 +118,32 @@ def test_pictures_show_frame_label_and_legend(tmp_path):
 
 
 @pytest.mark.tried(
-    DOOR, "every defect of labels at once, through dataloaders.check", "each listed and counted, status 1"
+    DOOR, "every defect of labels at once, through --check 1", "each listed and counted, status 1"
 )
 def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
     status, content = run(broken, tmp_path)
     console = capsys.readouterr().out
     frames, labels = broken / "train", broken / "trainannot"
     size = {path.stem: path.stat().st_size for path in (labels / "cut.png", labels / "flipped.png", frames / "cutframe.png")}
+    restore = "restore the file from the data set"
     expected = [
-        ("frames without a label", f"4 that nothing uses: {frames}/bare0.png, {frames}/bare1.png, {frames}/bare2.png, ..."),
-        ("labels without a frame", f"{labels}/lost1.png"),
-        ("labels without a frame", f"{labels}/lost2.png"),
-        ("labels that hold no ids", f"{labels}/bits.png: a label file has 8 bits a pixel, this PNG has 16; save it as an 8-bit one"),
+        *(("labels without a frame",
+           f"{frames}/{name}.png: missing, but {labels}/{name}.png labels it; restore it, or remove the label")
+          for name in ("lost1", "lost2")),
+        ("frames without a label", f"4 unused: {frames}/bare0.png, {frames}/bare1.png, {frames}/bare2.png, ..."),
+        ("labels that hold no ids", f"{labels}/bits.png: this label is a PNG of 16 bits a channel; save it with 8 bits"),
         ("labels that hold no ids",
-         f"{labels}/colour.png: a label file has one 8-bit channel of class ids, this one has 3 of uint8; take "
+         f"{labels}/colour.png: a label must have one 8-bit channel of class ids, this one has 3 of uint8; use "
          "the label files that hold ids, not colours"),
-        ("unreadable files", f"{labels}/cut.png: not a readable picture ({size['cut']} bytes); restore the file from the data set"),
-        ("unreadable files",
-         f"{frames}/cutframe.png: not a readable picture ({size['cutframe']} bytes); restore the file from the data set"),
-        ("unreadable files", f"{frames}/empty.png: not a readable picture (0 bytes); restore the file from the data set"),
-        ("unreadable files", f"{labels}/flipped.png: not a readable picture ({size['flipped']} bytes); restore the file from the data set"),
-        ("labels of another size than their frame", f"{labels}/small.png: 32 x 12 pixels, but {frames}/small.png has 32 x 24"),
-        ("frames of different sizes", "32 x 24 (12), unreadable (2), 64 x 48 (1); a training wants one size"),
-        ("ids of no class", f"77: 64 pixels; files: 1, first {labels}/odd.png; ignored: give it a class, or void's id 255"),
+        ("unreadable files", f"{labels}/cut.png: not a readable picture ({size['cut']} bytes); {restore}"),
+        ("unreadable files", f"{frames}/cutframe.png: not a readable picture ({size['cutframe']} bytes); {restore}"),
+        ("unreadable files", f"{frames}/empty.png: not a readable picture (0 bytes); {restore}"),
+        ("unreadable files", f"{labels}/flipped.png: not a readable picture ({size['flipped']} bytes); {restore}"),
+        ("labels of another size than their frame",
+         f"{labels}/small.png: 32 x 12 pixels, but {frames}/small.png has 32 x 24"),
+        ("frames of different sizes", "32 x 24 (12), unreadable (2), 64 x 48 (1); training requires one size"),
+        ("ids without a class",
+         f"77: 64 pixels; files: 1, first {labels}/odd.png; ignored: add the id to a class, or use 255 for void"),
         ("classes that never occur", "bicyclist"),
     ]
     twins = [
@@ -148,12 +153,12 @@ def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
     found = [(problem["kind"], problem["text"]) for problem in content["problems"] if problem["split"] == "train"]
     assert found == expected
     rest = [tuple(problem.values()) for problem in content["problems"][len(found) :]]
-    assert rest == [("frames that are in train too", "val", text) for text in twins]
+    assert rest == [("frames that are also in train", "val", text) for text in twins]
     for kind, text in expected:
         assert f"\n{kind} ({sum(kind == other for other, _ in expected)})\n" in console and f"\n  train: {text}\n" in console
     assert status == 1 and console.splitlines()[-1] == f"{len(expected) + 2} problems"
     train = content["splits"]["train"]
-    assert (train["labelled_frames"], train["videos"], train["frames_before"]) == (15, None, None)
+    assert (train["labelled_frames"], train["videos"], train["frames_before"]["0"]) == (15, 15, 15)
     assert [row["name"] for row in train["unknown_ids"]] == ["void", "no class", "void"]
     assert train["classes"][3]["files"] == 9
 
@@ -165,16 +170,16 @@ def test_many_problems_of_a_kind_are_all_in_the_file_but_not_on_the_console(tmp_
     status, content = run(root, tmp_path / "check")
     console = capsys.readouterr().out
     assert status == 1 and len(content["problems"]) == 30
-    assert console.count("/lost") == 20 and "\n  ... and 10 more, in check.json\n" in console
+    assert console.count("annot/lost") == 20 and "\n  ... and 10 more, in check.json\n" in console
 
 
-@pytest.mark.tried(DOOR, "split missing, through dataloaders.check", "listed, the other split looked at")
-def test_one_split_goes_on_without_the_other(tmp_path, capsys):
+@pytest.mark.tried(DOOR, "split missing, through --check 1", "listed, the other split checked")
+def test_one_split_is_checked_without_the_other(tmp_path, capsys):
     root = clean(tmp_path / "data")
     (root / "trainannot").rename(root / "elsewhere")
     status, content = run(root, tmp_path / "check")
     (problem,) = content["problems"]
-    assert (status, problem["kind"], problem["split"]) == (1, "files that are not where they should be", "train")
+    assert (status, problem["kind"], problem["split"]) == (1, "missing or misplaced files", "train")
     assert "no CamVid here" in problem["text"] and content["splits"]["val"]["labelled_frames"] == 6
     assert run(root, tmp_path / "check", "--split", "val")[0] == 0
     capsys.readouterr()
@@ -182,41 +187,43 @@ def test_one_split_goes_on_without_the_other(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: {root}: no CamVid here")
 
 
-@pytest.mark.tried(DOOR, "all frames missing, through dataloaders.check", "each label listed, status 1")
-def test_labels_without_any_frame_are_still_read(tmp_path):
+@pytest.mark.tried(DOOR, "all frames missing, through --check 1", "each label listed, status 1")
+def test_labels_without_any_frame_are_all_listed(tmp_path):
     root = clean(tmp_path / "data")
     for path in (root / "val").iterdir():
         path.rename(path.with_name(f"x{path.name}"))
     status, content = run(root, tmp_path / "check", "--split", "val")
     kinds = [problem["kind"] for problem in content["problems"]]
-    assert status == 1 and kinds == ["frames without a label"] + ["labels without a frame"] * 6
+    assert status == 1 and kinds == ["labels without a frame"] * 6 + ["frames without a label"]
 
 
-@pytest.mark.tried(DOOR, "dataloaders.check with mistaken options", "refused in one line, status 2, nothing written")
+@pytest.mark.tried(DOOR, "--check 1 with invalid options", "refused in one line, status 2, nothing written")
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--dataset", "camvid", "--data-path", "nowhere"], "nowhere: no such folder; --data-path must be the folder of camvid"),
+        (["--dataset", "camvid", "--data-path", "nowhere"],
+         "nowhere: no such folder; --data-path must be the folder of camvid"),
         (["--dataset", "synthetic", "--data-path", "nowhere"],
-         "nowhere: no such folder; python -m streets --root nowhere makes"),
-        (["--dataset", "custom"], "--dataset custom wants --data-path FILE.yaml"),
-        (["--dataset", "kitti"], "argument --dataset: invalid choice: 'kitti'"),
-        (["--dataset", "camvid", "--splits", "val"], "unrecognized arguments: --splits val; --help lists the options"),
-        (["--dataset", "camvid", "--workers", "0"], "--workers wants a number from 1 on"),
+         "nowhere: no such folder; generate the streets with: python -m streets --root nowhere"),
+        (["--dataset", "custom"], "--dataset custom"),
+        (["--dataset", "kitti"], "--dataset: invalid value 'kitti'; choose from cityscapes_2k, "),
+        (["--dataset", "camvid", "--splits", "val"], "unknown option --splits (did you mean --split?)"),
+        (["--dataset", "camvid", "--split", "test"], "--split: invalid value 'test'; choose from train, val"),
+        (["--dataset", "camvid", "--num-worker", "-1"], "--num-worker must be at least 0"),
         (["--dataset", "camvid", "--data-path", "data", "--output", "taken"], "taken: File exists"),
     ],
 )
-def test_bad_usage_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, words, message):
+def test_invalid_options_are_refused_in_one_line_with_status_2(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     clean(tmp_path / "data")
     (tmp_path / "taken").touch()
-    assert main(words) == 2
+    assert main(["--check", "1", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "taken"]
 
 
-def test_synthetic_streets_are_looked_at_and_left_alone(streets, tmp_path):
+def test_synthetic_streets_are_checked_and_not_changed(streets, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in streets.rglob("*"))
     _, content = run(streets, tmp_path, dataset="synthetic")
     assert sorted((path, path.stat().st_mtime_ns) for path in streets.rglob("*")) == before
@@ -264,7 +271,7 @@ def test_custom_data_of_one_split_with_a_damaged_past(tmp_path, capsys):
     ]
 
 
-def test_what_the_finder_says_is_a_problem_and_the_rest_is_looked_at(tmp_path):
+def test_problem_of_the_finder_is_listed_and_the_rest_checked(tmp_path):
     for name in ("f/1.png", "f/2.png"):
         write(tmp_path / name, image(1))
     for name in ("l/a/1.png", "l/b/1.png", "l/a/2.png"):
@@ -272,26 +279,50 @@ def test_what_the_finder_says_is_a_problem_and_the_rest_is_looked_at(tmp_path):
     stills = {"frames": "f/*.png", "labels": "l/*/*.png", "video": False}
     status, content = run(describe(tmp_path, train=stills), tmp_path / "check", dataset="custom")
     (problem,) = content["problems"]
-    assert (status, problem["kind"]) == (1, "files that are not where they should be")
+    assert (status, problem["kind"]) == (1, "missing or misplaced files")
     assert "two labels for this frame" in problem["text"] and content["splits"]["train"]["labelled_frames"] == 2
 
 
-@pytest.mark.tried(DOOR, "PNG damaged or cut at every seventh byte, through dataloaders.check", "named as unreadable")
+def test_all_problems_of_a_finder_are_listed(tmp_path):
+    for name in ("f/a/x1.png", "f/a/x.png", "f/b/x1.png"):
+        write(tmp_path / name, image(1))
+    for name in ("l/x1.png", "l/x7.png", "l/x8.png"):
+        write(tmp_path / name, IDS)
+    parts = [{"frames": "f/*/*.png", "labels": "l/*.png", "step": 1}, {"frames": "g/*.png", "labels": "l/*.png"}]
+    _, content = run(describe(tmp_path, val=parts), tmp_path / "check", dataset="custom")
+    texts = [problem["text"] for problem in content["problems"] if problem["kind"] != "classes that never occur"]
+    expected = ("two frames for this label", "l/x7.png: no frame", "l/x8.png: no frame", "no number in 'x'", "g/*.png matches no file")
+    assert len(texts) == len(expected) and all(part in text for part, text in zip(expected, texts))
+    assert content["splits"]["val"]["labelled_frames"] == 1
+
+
+def test_misnamed_cityscapes_label_is_listed_though_training_skips_it(tmp_path):
+    for name in ("ulm_000000_000001", "ulm_1"):
+        write(tmp_path / f"leftImg8bit/val/ulm/{name}_leftImg8bit.png", image(1))
+        write(tmp_path / f"gtFine/val/ulm/{name}_gtFine_labelIds.png", IDS + 20)
+    assert len(find_cityscapes(tmp_path, "val", 0)) == 1
+    _, content = run(tmp_path, tmp_path / "check", "--split", "val", dataset="cityscapes_2k")
+    kinds = {problem["kind"]: problem["text"] for problem in content["problems"]}
+    assert "ulm_1_gtFine_labelIds.png: not named CITY_SEQ_FRAME_gtFine" in kinds["labels without a frame"]
+    assert kinds["frames without a label"] == f"1 unused: {tmp_path}/leftImg8bit/val/ulm/ulm_1_leftImg8bit.png"
+
+
+@pytest.mark.tried(DOOR, "PNG damaged or cut at every seventh byte, through --check 1", "reported as unreadable")
 @pytest.mark.parametrize("is_label", [True, False])
-def test_no_damage_ends_the_process(outcomes, tmp_path, is_label):
+def test_no_damage_crashes(outcomes, tmp_path, is_label):
     path = write(tmp_path / "a.png", IDS if is_label else image(0))
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         for content in (whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :], whole[:place]):
             path.write_bytes(content)
-            assert look(path, is_label).fault
-            outcomes["named as unreadable"] += 1
+            assert scan_file(path, is_label).problem
+            outcomes["reported as unreadable"] += 1
     path.write_bytes(whole)
-    assert look(path, is_label).size == "32 x 24"
+    assert scan_file(path, is_label).size == "32 x 24"
 
 
 @pytest.mark.tried(
-    DOOR, "hostile pictures, folders, pipes and links to nothing, through dataloaders.check", "each listed, status 1"
+    DOOR, "hostile pictures, folders, pipes and broken links, through --check 1", "each listed, status 1"
 )
 @pytest.mark.parametrize("is_label", [True, False])
 def test_hostile_files_are_listed(tmp_path, is_label):
@@ -309,11 +340,11 @@ def test_hostile_files_are_listed(tmp_path, is_label):
     ]
     for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")):
         make(tmp_path / "other.png")
-        assert look(tmp_path / "other.png", is_label).fault.startswith(f"{tmp_path}/other.png: ")
+        assert scan_file(tmp_path / "other.png", is_label).problem.text.startswith(f"{tmp_path}/other.png: ")
         (tmp_path / "other.png").rename(tmp_path / f"before_{make!r}".replace("/", ""))
 
 
-@pytest.mark.tried(DOOR, "frames that EXIF data turn in viewers, through dataloaders.check", "each listed, status 1")
+@pytest.mark.tried(DOOR, "frames that EXIF data rotate in viewers, through --check 1", "each listed, status 1")
 def test_turned_frames_are_listed(tmp_path):
     write(tmp_path / "l/1.png", IDS)
     (tmp_path / "f").mkdir()
@@ -321,11 +352,11 @@ def test_turned_frames_are_listed(tmp_path):
     stills = {"frames": "f/*.jpg", "labels": "l/*.png", "video": False}
     status, content = run(describe(tmp_path, val=stills), tmp_path / "check", dataset="custom")
     (problem,) = content["problems"]
-    assert (status, problem["kind"]) == (1, "frames that viewers show turned")
-    assert problem["text"] == f"{tmp_path}/f/1.jpg: EXIF data; its label is taken to lie as the file does"
+    assert (status, problem["kind"]) == (1, "frames that viewers rotate")
+    assert problem["text"] == f"{tmp_path}/f/1.jpg: rotated by EXIF data; its label is read as stored"
 
 
-@pytest.mark.tried(DOOR, "trainIds in place of labelIds, through dataloaders.check", "each listed, status 1")
+@pytest.mark.tried(DOOR, "trainIds in place of labelIds, through --check 1", "each listed, status 1")
 def test_train_ids_are_listed(tmp_path):
     for number in (1, 2):
         name = f"val/ulm/ulm_000000_{number:06d}"
@@ -334,10 +365,10 @@ def test_train_ids_are_listed(tmp_path):
     status, content = run(tmp_path, tmp_path / "check", "--split", "val", dataset="cityscapes_2k")
     texts = [problem["text"] for problem in content["problems"] if problem["kind"] == "labels of another kind"]
     label = f"{tmp_path}/gtFine/val/ulm/ulm_000000_000001_gtFine_labelIds.png"
-    assert status == 1 and texts == [f"{label}: looks like trainIds (0 to 18, 255); wanted are labelIds"]
+    assert status == 1 and texts == [f"{label}: looks like trainIds (0 to 18, 255); labelIds are required"]
 
 
-@pytest.mark.tried(DOOR, "link to a file that is not there, through dataloaders.check", "listed, the rest looked at")
+@pytest.mark.tried(DOOR, "link to a missing file, through --check 1", "listed, the rest checked")
 def test_broken_link_among_custom_data_is_listed(tmp_path):
     for t in range(1, 4):
         write(tmp_path / f"f/{t}.png", image(t))
@@ -345,12 +376,12 @@ def test_broken_link_among_custom_data_is_listed(tmp_path):
     (tmp_path / "f/4.png").symlink_to("nowhere")
     status, content = run(describe(tmp_path, val={"frames": "f/*.png", "labels": "l/*.png"}), tmp_path / "check", dataset="custom")
     (problem,) = content["problems"]
-    assert status == 1 and problem["text"].startswith(f"{tmp_path}/f/4.png: a link to what is not there")
+    assert status == 1 and problem["text"].startswith(f"{tmp_path}/f/4.png: a link to a missing file")
     assert content["splits"]["val"]["labelled_frames"] == 3
 
 
 def test_as_a_program(broken, tmp_path):
-    command = [sys.executable, "-m", "dataloaders.dataset_check", "--dataset", "camvid", "--data-path", str(broken)]
+    command = [sys.executable, str(ROOT / "main.py"), "--check", "1", "--dataset", "camvid", "--data-path", str(broken)]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1] == "15 problems" and (tmp_path / "check" / "check.json").is_file()

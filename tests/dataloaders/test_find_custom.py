@@ -135,7 +135,8 @@ def test_parts_of_a_split_are_paired_each_by_itself(tmp_path):
         ("f/a/1.png l/1.png", dict(frames="f/a/*.jpg", labels="l/*.png"), r"f/a/\*.jpg matches no file; .*/f/a holds 1.png"),
         ("f/1.jpg", dict(frames="f/*.jpg", labels="l/*.png"), r"own.yaml: val: labels: l/\*.png matches no file"),
         ("f/a/1.jpg l/a/1.png", dict(frames="f/*", labels="l/a/*.png"), r"val: frames: f/\* matches no file"),
-        ("f/1.png", dict(frames="f/*.png", labels="f/*.png"), r"val: f/\*.png of frames matches only the labels; add the frames' names or ending"),
+        ("f/1.png", dict(frames="f/*.png", labels="f/*.png"),
+         r"val: f/\*.png of frames matches only the labels; add the frames' names or ending"),
         ("f/1.jpg l/1.png l/2.png", dict(frames="f/*.jpg", labels="l/*.png"),
          r"l/2.png: no frame for this label: no file of f/\*.jpg has '2' where l/\*.png has it; add the frame, or correct the "
          r"globs of .*: val"),

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 
-from dataloaders.dataset_check import main as check
 from main import main
 from tests import pictures
 from tests.main.program import experiment, refusal, training
@@ -102,7 +101,7 @@ def test_data_in_another_place(data, call, tmp_path, capsys, monkeypatch, datase
     root = PLACES[place](tmp_path)
     before = sorted(tmp_path.rglob("*"))
     if use == "check":
-        status, errors = check(["--dataset", dataset, "--data-path", str(root)]), capsys.readouterr().err
+        status, errors = main(["--check", "1", "--dataset", dataset, "--data-path", str(root)]), capsys.readouterr().err
     else:
         status, errors = call(use, root, dataset=dataset)
     line = refusal(errors)
