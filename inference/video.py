@@ -1,5 +1,4 @@
 """Segmenting a video from end to end: `--video IN --output OUT`."""
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -20,6 +19,7 @@ from inference.threads import WriteBehind, read_ahead
 from inference.video_input import Frames, open_frames
 from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
 from models.load import networks_for_inference
+from utils.interrupts import Interrupt
 from utils.logging import logger, progress_bar
 from utils.visualize import colourise, overlay
 
@@ -54,25 +54,6 @@ class Tally:
     inference: float = 0.0
 
 
-class Interrupt:
-    """While it is entered, the first SIGINT or SIGTERM is noted as `number`; a second one ends the program at once."""
-
-    number = 0
-
-    def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if self.number:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        self.number = number
-
-
 def run_video(options: Options, device: torch.device) -> int:
     """Segment `--video` into `--output`; returns the exit status. An interrupt completes what was done so far.
 
@@ -92,7 +73,7 @@ def run_video(options: Options, device: torch.device) -> int:
     _report(tally, time.perf_counter() - began, [str(path) for path in (video, folder) if path])
     if interrupt.number:
         logger.info("stopped by signal %d; what was segmented until then is written", interrupt.number)
-    return 128 + interrupt.number if interrupt.number else 0
+    return interrupt.status
 
 
 def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:

@@ -1,6 +1,6 @@
-"""How the program ends when it is asked to: by Ctrl-C, which a terminal sends to all its processes, or by SIGTERM.
+"""How the program ends on SIGINT (Ctrl-C, which a terminal sends to all its processes) and SIGTERM.
 
-The first process alone decides what is saved, and ends the others; they pay no attention.
+The first process alone decides what is saved, and ends the others; they ignore both signals.
 """
 import contextlib
 import multiprocessing
@@ -8,34 +8,80 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def unwinding() -> Iterator[None]:
-    """Inside, a signal goes up as an exception, so that what is open is closed and what is half-written removed.
+class Stopped(Exception):
+    """The program ends because of a signal, with everything saved. `status` is the exit status."""
 
-    SIGINT raises KeyboardInterrupt, SIGTERM SystemExit(143). They go to the main thread alone.
+    def __init__(self, status: int):
+        super().__init__(f"stopped by signal {status - 128}")
+        self.status = status
+
+
+class Interrupt:
+    """A context in which the first SIGINT or SIGTERM is only noted, as `number`; a second one ends the program at once.
+
+    While `all_saved` is true, the first one raises Stopped at once.
     """
+
+    def __init__(self) -> None:
+        self.number, self.all_saved = 0, False
+        self._handled = _handled_by(self._note)
+
+    @property
+    def status(self) -> int:
+        """The exit status: 130 or 143, 0 without a signal."""
+        return 128 + self.number if self.number else 0
+
+    def __enter__(self) -> "Interrupt":
+        self._handled.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._handled.__exit__(*error)
+
+    def _note(self, number: int, _: object) -> None:
+        if self.number:
+            _unwind(number, _)
+        self.number = number
+        if self.all_saved:
+            raise Stopped(self.status)
+
+
+def unwinding() -> contextlib.AbstractContextManager[None]:
+    """A context in which a signal raises: SIGINT KeyboardInterrupt, SIGTERM SystemExit(143), in the main thread alone.
+
+    What is open is closed, and what is half-written removed.
+    """
+    return _handled_by(_unwind)
+
+
+def _unwind(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda number, _: sys.exit(128 + number)}
-    before = {number: signal.signal(number, handlers[number]) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @contextlib.contextmanager
 def starting_processes() -> Iterator[None]:
-    """Inside, signals wait, so that nothing is interrupted half-made; processes that are started here have them blocked.
+    """Delay signals while the block starts processes, which inherit SIGINT and SIGTERM blocked.
 
-    Among them is SIGCHLD: torch answers the death of a loader process with an error at whatever place it interrupts.
+    SIGCHLD is delayed too: when a loader process dies, torch's handler raises wherever it interrupts.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,15 +98,15 @@ def starting_processes() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
-            if signal.getsignal(number) is wait:  # torch's own for SIGCHLD, set meanwhile, stays
+            if signal.getsignal(number) is wait:  # torch may have set its own for SIGCHLD
                 signal.signal(number, handler)
         for held in waiting:
             signal.raise_signal(held)
 
 
 def end_by_parent(_: int = 0) -> None:
-    """In a loader process: end by the SIGTERM of the process that started it, not by one that went to all of the program."""
-    # Errors of the data travel with the items; what a helper thread has to say once nobody takes them any more is noise.
+    """In a loader process: end on SIGTERM from the process that started it, not on one sent to the whole program."""
+    # Errors of the data travel with the items; a helper thread's errors after the last item are noise.
     sys.excepthook = lambda *_: None
     parent = os.getppid()
 
@@ -74,7 +120,7 @@ def end_by_parent(_: int = 0) -> None:
 
 
 def end_with_parent() -> None:
-    """In a process of a pool, which would wait for work for ever: end when the process that started it is killed."""
+    """In a process of a pool: end when the process that started it is killed, instead of waiting for work for ever."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
