@@ -34,7 +34,8 @@ def main(words: Sequence[str]) -> int:
         root, workers = given.pop("root"), given.pop("workers")
         ensure_streets(root, StreetSettings(**given), workers)
     except (UserError, OSError) as error:
-        print("error:", error.line if isinstance(error, UserError) else f"{error.filename}: {error.strerror}", file=sys.stderr)
+        line = error.line if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
+        print("error:", line, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -1,5 +1,4 @@
-"""Renders sequences and writes them as a data set in the Cityscapes folder layout."""
-
+"""Render sequences and write them as a data set in the Cityscapes folder layout."""
 import glob
 import json
 import multiprocessing
@@ -25,14 +24,14 @@ from utils.folder_lock import alone_in
 from utils.interrupts import end_with_parent, starting_processes
 from utils.logging import progress_bar
 
-VERSION = 2  # raise it with every change that alters the pixels
+VERSION = 2  # increase it with every change of the pixels
 CITY = "streets"
 FLOW_ZERO, FLOW_SCALE = 2**15, 64.0
 
 
 @dataclass(frozen=True)
 class StreetSettings:
-    """What to generate: picture size in pixels, number of train and val sequences, frames in each, random seed."""
+    """What to generate: picture size in pixels, number of train and val sequences, frames of each, random seed."""
 
     height: int = 256
     width: int = 512
@@ -43,11 +42,11 @@ class StreetSettings:
 
 
 class StreetFrame(NamedTuple):
-    """One frame: image (H, W, 3) uint8 RGB; label (H, W) uint8 Cityscapes labelIds; and the true motion.
+    """One frame: image (H,W,3) uint8 RGB, label (H,W) uint8 Cityscapes labelIds, and the true motion.
 
-    flow (H, W, 2) float32 in pixels, x first: the surface point seen at p was at p + flow(p) one frame earlier;
-    visible (H, W) bool: it could be seen there. ahead, ahead_visible: the other way about, from the frame before (on its
-    pixels) to this one. All are None for the first frame.
+    flow (H,W,2) float32 in pixels, x first: the surface point seen at p was at p + flow(p) one frame earlier; visible
+    (H,W) bool: it can be seen there. ahead, ahead_visible: the reverse, from the pixels of the previous frame to this
+    one. All are None for the first frame.
     """
 
     image: np.ndarray
@@ -59,9 +58,9 @@ class StreetFrame(NamedTuple):
 
 
 def render_sequence(settings: StreetSettings, split: str, index: int) -> Iterator[StreetFrame]:
-    """Renders the frames of one sequence; the same seed, split and index always give the same pixels."""
+    """Render the frames of one sequence; its pixels depend only on the settings' seed and size, `split` and `index`."""
     sequence = np.random.SeedSequence([settings.seed, zlib.crc32(split.encode()), index])
-    # A stream of its own for the sensor noise keeps the world independent of the picture size.
+    # The sensor noise has its own generator, so that the world does not depend on the picture size.
     world_seed, noise_seed = sequence.spawn(2)
     world, noise_rng = sample_world(np.random.default_rng(world_seed)), np.random.default_rng(noise_seed)
     before: Buffers | None = None
@@ -74,22 +73,17 @@ def render_sequence(settings: StreetSettings, split: str, index: int) -> Iterato
 
 
 def write_flow(path: Path, flow: np.ndarray, valid: np.ndarray) -> None:
-    """Writes a flow as a KITTI 16-bit PNG.
-
-    Args:
-        flow: (H, W, 2) pixels, x first, kept to 1/64 pixel within +-512.
-        valid: (H, W) bool.
-    """
+    """Write a flow (H,W,2), pixels, x first, as a KITTI 16-bit PNG: to 1/64 pixel within +-512, `valid` (H,W) bool."""
     steps = np.rint(flow * FLOW_SCALE) + FLOW_ZERO
     valid = valid & ((steps >= 0) & (steps < 2**16)).all(axis=-1)
-    # OpenCV stores channels in reverse order: valid, y, x in memory is x, y, valid in the file.
+    # OpenCV writes channels in reverse order: valid, y, x in memory is x, y, valid in the file.
     planes = np.dstack([valid, np.clip(steps[..., ::-1], 0, 2**16 - 1)]).astype(np.uint16)
     _write(path, planes)
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by cv2.imwrite, which does not say why it fails, nor always that.
+    # cv2.imwrite does not report why it fails, and not always that it does.
     path.write_bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes())
 
 
@@ -103,7 +97,7 @@ def _write_sequence(root: Path, settings: StreetSettings, split: str, index: int
         if frame.flow is not None and frame.visible is not None:
             write_flow(root / "flow" / split / CITY / f"{stem}_flow.png", frame.flow, frame.visible)
         if frame.ahead is not None and frame.ahead_visible is not None and split == "val":
-            # Only evaluation looks ahead: temporal consistency brings the next frame's labels back.
+            # Only evaluation needs it: temporal consistency warps the next frame's labels back.
             stem = f"{CITY}_{index:06d}_{number - 1:06d}"
             write_flow(root / "flow_ahead" / split / CITY / f"{stem}_flow.png", frame.ahead, frame.ahead_visible)
 
@@ -113,37 +107,26 @@ def _record(settings: StreetSettings) -> dict[str, int]:
 
 
 def _reusable(root: Path, settings: StreetSettings) -> bool:
-    """Whether root holds exactly this data set; False if there is nothing yet.
-
-    Raises:
-        UserError: root holds something else.
-    """
+    """Return whether root holds exactly this data set, False if it is empty. Raises UserError for other data."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
         if json.loads((root / "synthetic.json").read_text()) == _record(settings):
             return True
     except (OSError, ValueError, RecursionError):
-        pass  # nothing that this program has finished
+        pass  # not a finished data set of this program
     if not root.is_dir():
         raise UserError(f"{root}: a file, not a folder; choose another --data-path")
-    other = advice(root, ["synthetic"])  # somebody's data, which nobody should be told to remove
-    raise UserError(
-        f"{root}: holds other data than the synthetic streets asked for{other or '; remove the folder or choose another --data-path'}"
-    )
+    # A folder that looks like somebody's data set should not be removed.
+    advised = advice(root, ["synthetic"]) or "; remove the folder or choose another --data-path"
+    raise UserError(f"{root}: holds other data than the requested synthetic streets{advised}")
 
 
 def ensure_streets(root: Path, settings: StreetSettings, workers: int | None = None) -> Path:
-    """Makes sure that root holds the data set of these settings, generating it if there is none; once, whoever else wants it.
+    """Generate the data set of these settings in root unless it is there: once, also for several processes.
 
-    Args:
-        workers: number of processes; None for one per available core. It does not change the pixels.
-
-    Returns:
-        root.
-
-    Raises:
-        UserError: root holds other data, or cannot be written.
+    workers: number of processes, None for one a core; it does not change the pixels. Returns root. Raises UserError if
+    root holds other data or cannot be written.
     """
     root = Path(root)
     if _reusable(root, settings):
@@ -151,14 +134,17 @@ def ensure_streets(root: Path, settings: StreetSettings, workers: int | None = N
     root.parent.mkdir(parents=True, exist_ok=True)
     try:
         with alone_in(root.parent) as alone:
-            if not _reusable(root, settings):  # it may have been made while this process waited
+            if not _reusable(root, settings):  # another process may have finished it meanwhile
                 _generate(root, settings, workers, alone)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{root}: the synthetic streets cannot be written ({reason}); make room, or choose another --data-path") from error
+        raise UserError(
+            f"{root}: the synthetic streets cannot be written ({error.strerror or error}); free some space, or choose "
+            "another --data-path"
+        ) from error
     except BrokenProcessPool as error:
         raise UserError(
-            f"{root}: a process that made the synthetic streets was killed, most often for lack of memory; make room there, and try again"
+            f"{root}: a process that rendered the synthetic streets was killed, usually for lack of memory; free "
+            "some memory and try again"
         ) from error
     return root
 
@@ -170,8 +156,7 @@ def _generate(root: Path, settings: StreetSettings, workers: int | None, alone: 
             shutil.rmtree(left, ignore_errors=True)
     building = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
     try:
-        # mkdtemp gives a private folder, but this one becomes the data set.
-        building.chmod(0o755)
+        building.chmod(0o755)  # mkdtemp makes it private, but it becomes the data set
         _build(building, settings, workers)
         try:
             building.rename(root)
@@ -191,8 +176,7 @@ def _build(root: Path, settings: StreetSettings, workers: int | None) -> None:
                 _write_sequence(root, settings, split, index)
                 bar.update()
         else:
-            # Spawned processes are safe whatever threads the caller runs.
-            context = multiprocessing.get_context("spawn")
+            context = multiprocessing.get_context("spawn")  # safe with any threads of the caller
             with ProcessPoolExecutor(min(workers, max(1, len(jobs))), context, end_with_parent) as pool:
                 try:
                     with starting_processes():
@@ -201,7 +185,7 @@ def _build(root: Path, settings: StreetSettings, workers: int | None) -> None:
                         future.result()
                         bar.update()
                 except BaseException:
-                    for process in multiprocessing.active_children():  # or leaving the block would wait until all is made
+                    for process in multiprocessing.active_children():  # otherwise the pool would finish all jobs first
                         process.kill()
                     raise
     (root / "synthetic.json").write_text(json.dumps(_record(settings), indent=2) + "\n")

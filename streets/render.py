@@ -1,5 +1,4 @@
-"""Draws the frames of a world: colour, class, depth, and the true flow from one to another."""
-
+"""Draw the frames of a world: colour, class, depth, and the true flow between two of them."""
 from dataclasses import dataclass
 
 import cv2
@@ -17,21 +16,13 @@ _SHADE_SIZE = 32  # texels along each side of the soft-edged shadow picture
 
 @dataclass(frozen=True)
 class Buffers:
-    """What one frame shows at each pixel.
+    """What one frame shows at each pixel."""
 
-    Args:
-        colour: (H, W, 4) uint8 RGB before light, haze and noise; the fourth channel has no meaning.
-        label: (H, W) uint8 labelIds.
-        inverse_depth: (H, W) float32, 1 / metres.
-        surface: (H, W) int32 index into the world's surfaces.
-        maps: (n, 3, 3) for each surface the map from (s, t, 1) to pixel coordinates times depth.
-    """
-
-    colour: np.ndarray
-    label: np.ndarray
-    inverse_depth: np.ndarray
-    surface: np.ndarray
-    maps: np.ndarray
+    colour: np.ndarray  # (H,W,4) uint8 RGB before light, haze and noise; the fourth channel has no meaning
+    label: np.ndarray  # (H,W) uint8 labelIds
+    inverse_depth: np.ndarray  # (H,W) float32, 1 / metres
+    surface: np.ndarray  # (H,W) int32 index into the world's surfaces
+    maps: np.ndarray  # (n,3,3) for each surface the map from (s, t, 1) to pixel coordinates times depth
 
 
 def _shadow_picture() -> np.ndarray:
@@ -43,7 +34,7 @@ _SHADOW = _shadow_picture()
 
 
 def surface_maps(world: World, frame: int, height: int, width: int) -> np.ndarray:
-    """For each surface the 3x3 map that takes (s, t, 1) to (x * depth, y * depth, depth) in pixels; (n, 3, 3)."""
+    """Return for each surface the 3x3 map from (s, t, 1) to (x * depth, y * depth, depth) in pixels: (n,3,3)."""
     rotation, position = world.camera(frame)
     focal = width / 2 / np.tan(world.view_angle / 2)
     lens = np.array([[focal, 0, (width - 1) / 2], [0, focal, HORIZON * height - 0.5], [0, 0, 1]])
@@ -54,16 +45,13 @@ def surface_maps(world: World, frame: int, height: int, width: int) -> np.ndarra
 
 
 def draw(world: World, frame: int, height: int, width: int) -> Buffers:
-    """Draws one frame, far surfaces first, with a depth test at each pixel."""
+    """Draw one frame, far surfaces first, with a depth test at each pixel."""
     maps = surface_maps(world, frame, height, width)
     buffers = Buffers(
-        np.zeros((height, width, 4), np.uint8),
-        np.zeros((height, width), np.uint8),
-        np.zeros((height, width), np.float32),
-        np.zeros((height, width), np.int32),
-        maps,
+        np.zeros((height, width, 4), np.uint8), np.zeros((height, width), np.uint8),
+        np.zeros((height, width), np.float32), np.zeros((height, width), np.int32), maps,
     )
-    # Centre depth orders the soft edges only; hidden parts are settled by the depth test.
+    # The order by centre depth matters for soft edges only; the depth test decides what is hidden.
     order = sorted(range(len(maps)), key=lambda n: (world.surfaces[n].kind.value, -maps[n, 2] @ (0.5, 0.5, 1.0)))
     planes = _view_planes(maps, height, width)
     outside = (planes @ _CORNERS.T < 0).transpose(0, 2, 1)
@@ -77,14 +65,14 @@ def draw(world: World, frame: int, height: int, width: int) -> Buffers:
 
 
 def _view_planes(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Borders of the view over each surface: rows whose product with (s, t, 1) is negative outside; (n, 5, 3)."""
+    """Return the borders of the view over each surface, (n,5,3): row @ (s, t, 1) is negative outside."""
     across, down, depth = maps[:, 0], maps[:, 1], maps[:, 2]
     borders = [depth - [0, 0, NEAR], across + 0.5 * depth, (width - 0.5) * depth - across]
     return np.stack([*borders, down + 0.5 * depth, (height - 0.5) * depth - down], axis=1)
 
 
 def clip_outline(planes: np.ndarray) -> np.ndarray | None:
-    """Cuts the unit square of a surface along (k, 3) borders; corners as rows (s, t, 1), None if nothing is left."""
+    """Cut the unit square of a surface along `planes` (k,3). Returns rows (s, t, 1), None if nothing remains."""
     points = _CORNERS
     for plane in planes:
         side = points @ plane
@@ -102,7 +90,7 @@ def clip_outline(planes: np.ndarray) -> np.ndarray | None:
 
 
 def _paint(buffers: Buffers, index: int, surface: Surface, outline: np.ndarray) -> None:
-    """Draws one surface into the buffers."""
+    """Draw one surface into the buffers."""
     surface_map = buffers.maps[index]
     height, width = buffers.label.shape
     screen = outline @ surface_map.T
@@ -142,7 +130,7 @@ def _paint(buffers: Buffers, index: int, surface: Surface, outline: np.ndarray) 
 
 
 def _shrink(surface_map: np.ndarray, centre: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
-    """How many times to halve a texture across and down, from its scale at a point in the middle of the view."""
+    """Return how many times to halve a texture across and down, by its scale at a point in the middle of the view."""
     point = surface_map @ centre
     slopes = (surface_map[:2, :2] - np.outer(point[:2] / point[2], surface_map[2, :2])) / point[2]
     pixels = np.maximum(np.hypot(slopes[0], slopes[1]), 1e-6)  # for the whole texture, across and down
@@ -151,14 +139,14 @@ def _shrink(surface_map: np.ndarray, centre: np.ndarray, size: tuple[int, int]) 
 
 
 def _plane(row: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """row @ (x, y, 1) at each pixel of a window; (h, w) float32."""
+    """Return row @ (x, y, 1) at each pixel of a window of `size` (w, h): (h,w) float32."""
     across = (row[0] * np.arange(size[0])).astype(np.float32)
     down = (row[1] * np.arange(size[1]) + row[2]).astype(np.float32)
     return down[:, None] + across
 
 
 def _inside(inverse: np.ndarray, inverse_depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Whether a pixel's ray meets the surface within its borders; exact, so abutting surfaces leave no seam."""
+    """Return where pixels' rays meet the surface within its borders, (h,w) bool; exact, so there are no seams."""
     s, t = _plane(inverse[0], size), _plane(inverse[1], size)
     return (s >= 0) & (s <= inverse_depth) & (t >= 0) & (t <= inverse_depth)
 
@@ -169,7 +157,7 @@ def _warp(picture: np.ndarray, to_texel: np.ndarray, size: tuple[int, int], how:
 
 
 def _blend(target: np.ndarray, picture: np.ndarray, inside: np.ndarray, brightness: float, solid: bool) -> np.ndarray:
-    """Mixes a premultiplied picture into `target` where inside; returns where it covers at least half the pixel."""
+    """Mix a premultiplied picture into `target` where `inside`. Returns where it covers at least half the pixel."""
     if solid:
         lit = picture if brightness == 1 else cv2.convertScaleAbs(picture, alpha=brightness)
         cv2.copyTo(lit, inside.view(np.uint8), target)
@@ -186,7 +174,7 @@ def _blend(target: np.ndarray, picture: np.ndarray, inside: np.ndarray, brightne
 def _darken(
     buffers: Buffers, window: tuple[slice, slice], inverse: np.ndarray, size: tuple[int, int], brightness: float
 ) -> None:
-    """Lays a soft shadow over the ground drawn so far."""
+    """Darken the ground drawn so far by a soft shadow."""
     texels = np.diag([_SHADE_SIZE, _SHADE_SIZE, 1.0])
     texels[:2, 2] = -0.5
     shadow = _warp(_SHADOW, texels @ inverse, size, cv2.INTER_LINEAR, False)
@@ -196,11 +184,7 @@ def _darken(
 
 
 def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Generator) -> np.ndarray:
-    """Turns drawn colours into the picture of the camera: haze, changing light, slight blur, sensor noise.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Return the camera's picture of drawn colours, (H,W,3) uint8 RGB: haze, changing light, slight blur, noise."""
     width = buffers.label.shape[1]
     clear = np.exp(-1 / np.maximum(buffers.inverse_depth * world.haze_range, 0.25))[..., None].astype(np.float32)
     clear[buffers.inverse_depth < 1 / SKY_DEPTH] = 1.0  # the sky has its own colour
@@ -212,10 +196,9 @@ def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Gene
 
 
 def flow_between(now: Buffers, then: Buffers) -> tuple[np.ndarray, np.ndarray]:
-    """True motion from each pixel of frame `now` to where its surface point is in frame `then`, earlier or later.
+    """Return the true motion from each pixel of frame `now` to where its surface point is in frame `then`.
 
-    Returns:
-        flow (H, W, 2) float32 pixels, x first; visible (H, W) bool, whether that point could be seen there.
+    flow (H,W,2) float32 pixels, x first; visible (H,W) bool, whether that point can be seen there.
     """
     height, width = now.label.shape
     usable = np.abs(np.linalg.det(now.maps)) >= 1e-9
@@ -234,6 +217,6 @@ def flow_between(now: Buffers, then: Buffers) -> tuple[np.ndarray, np.ndarray]:
     column, row = np.where(within, near_x, 0).astype(int), np.where(within, near_y, 0).astype(int)
     expected = now.inverse_depth / ratio
     same_depth = np.abs(then.inverse_depth[row, column] - expected) <= 0.03 * expected
-    # A slanted surface changes depth within a pixel: meeting the same surface there is as good.
+    # A slanted surface changes depth within a pixel, so the same surface there is enough.
     same_surface = then.surface[row, column] == now.surface
     return flow, within & (same_depth | same_surface)

@@ -1,5 +1,4 @@
-"""Samples one world: the street, what is in it, the camera's path through it and the light."""
-
+"""Sample one world: the street, what is in it, the camera's path and the light."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,45 +20,30 @@ class Wave:
     phase: float
 
     def at(self, time: np.ndarray | float) -> np.ndarray:
-        """The swing at the given time in seconds."""
+        """Return the swing at `time`, seconds."""
         return self.size * np.sin(2 * np.pi * (np.asarray(time) / self.period + self.phase))
 
 
 @dataclass(frozen=True)
 class World:
-    """A sampled scene.
+    """A sampled scene."""
 
-    Args:
-        surfaces: all surfaces, in a fixed order.
-        speed: of the camera, metres per second along its heading.
-        view_angle: horizontal field of view in radians.
-        yaw, pitch: swings of the camera in radians.
-        light: swing of the brightness round 1, for each colour channel.
-        haze: (3,) RGB colour of distant air; haze_range: metres over which a colour fades to 37 %.
-        grain: deviation of the sensor noise, in grey levels of 255.
-    """
-
-    surfaces: list[Surface]
-    speed: float
-    view_angle: float
-    yaw: Wave
+    surfaces: list[Surface]  # in a fixed order
+    speed: float  # of the camera along its heading, metres a second
+    view_angle: float  # horizontal field of view, radians
+    yaw: Wave  # of the camera, radians
     pitch: Wave
-    light: tuple[Wave, Wave, Wave]
-    haze: np.ndarray
-    haze_range: float
-    grain: float
+    light: tuple[Wave, Wave, Wave]  # brightness of red, green and blue around 1
+    haze: np.ndarray  # (3,) RGB colour of distant air
+    haze_range: float  # metres over which a colour fades to 37 %
+    grain: float  # deviation of the sensor noise, 0..255 scale
 
     def camera(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pose at a frame: rotation (3, 3) from world to camera axes, and position (3,) in metres."""
+        """Return the pose at a frame: rotation (3,3) from world to camera axes, and position (3,) in metres."""
         steps = (np.arange(frame) + 0.5) / FRAME_RATE
         headings = self.yaw.at(steps)
-        position = np.array(
-            [
-                np.sin(headings).sum() * self.speed / FRAME_RATE,
-                -CAMERA_HEIGHT,
-                np.cos(headings).sum() * self.speed / FRAME_RATE,
-            ]
-        )
+        right, forward = (wave(headings).sum() * self.speed / FRAME_RATE for wave in (np.sin, np.cos))
+        position = np.array([right, -CAMERA_HEIGHT, forward])
         yaw, pitch = float(self.yaw.at(frame / FRAME_RATE)), float(self.pitch.at(frame / FRAME_RATE))
         turn = np.array([[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]])
         nod = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
@@ -67,7 +51,7 @@ class World:
 
 
 def sample_world(rng: np.random.Generator) -> World:
-    """Samples a world from the generator; it does not depend on the picture size or the sequence length."""
+    """Sample a world; it does not depend on the picture size or the length of the sequence."""
     stage = Stage(rng, palette(rng))
     speed = float(rng.uniform(5.5, 10))
     with_tram = bool(rng.random() < 0.42)
@@ -87,14 +71,10 @@ def sample_world(rng: np.random.Generator) -> World:
     _fill_traffic(stage, profile, gap, with_tram, speed)
     size = float(rng.uniform(0.003, 0.026))
     return World(
-        surfaces=stage.surfaces,
-        speed=speed,
-        view_angle=float(np.radians(rng.uniform(52, 58))),
+        surfaces=stage.surfaces, speed=speed, view_angle=float(np.radians(rng.uniform(52, 58))),
         yaw=Wave(size, float(rng.uniform(3.0, 6.0)), float(rng.random())),
         pitch=Wave(float(rng.uniform(0.0003, 0.0015)), float(rng.uniform(0.5, 1.0)), float(rng.random())),
-        light=_sample_light(rng),
-        haze=rng.uniform(150, 215, 3),
-        haze_range=float(rng.uniform(120, 400)),
+        light=_sample_light(rng), haze=rng.uniform(150, 215, 3), haze_range=float(rng.uniform(120, 400)),
         grain=float(rng.uniform(2.0, 5.0)),
     )
 
@@ -114,7 +94,7 @@ def _fill_traffic(
 
 
 def _sample_light(rng: np.random.Generator) -> tuple[Wave, Wave, Wave]:
-    """Brightness swings of red, green and blue: mostly together, with a little change of tint."""
+    """Sample the brightness swings of red, green and blue: mostly together, with a little change of tint."""
     period, phase, size = float(rng.uniform(1.5, 5)), float(rng.random()), float(rng.uniform(0.05, 0.2))
     red, green, blue = (Wave(size * float(rng.uniform(0.8, 1.2)), period, phase) for _ in range(3))
     return red, green, blue

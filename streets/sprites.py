@@ -1,5 +1,7 @@
-"""Flat pictures of people, two-wheelers and street furniture, each texel with its class."""
+"""Flat pictures of people, two-wheelers and street furniture, with a class for each texel.
 
+A sprite is a texture, its width and its height in metres.
+"""
 import numpy as np
 
 from streets.texture import Canvas, Colour, Label, Sprite, pick, scaled
@@ -13,7 +15,7 @@ def _skin(rng: np.random.Generator) -> Colour:
 
 
 def person(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
-    """A walker, seen at any angle. Returns the texture, its width and its height in metres."""
+    """Draw a walker, seen at any angle."""
     height, label = float(rng.uniform(1.6, 1.95)), Label.PERSON
     width = 0.95
     canvas = Canvas(width, height, 80)
@@ -31,8 +33,7 @@ def person(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
         canvas.bar((mid + side * (build - 0.03), shoulder - 0.04), hand, 0.12, scaled(top, 0.85), label)
         canvas.ellipse(*hand, 0.06, 0.06, skin, label)
     canvas.polygon(
-        [(mid - build, shoulder), (mid - 0.17, hip - 0.06), (mid + 0.17, hip - 0.06), (mid + build, shoulder)],
-        top,
+        [(mid - build, shoulder), (mid - 0.17, hip - 0.06), (mid + 0.17, hip - 0.06), (mid + build, shoulder)], top,
         label,
     )
     canvas.ellipse(mid, shoulder, build, 0.07, top, label)
@@ -45,7 +46,7 @@ def person(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
 
 
 def bicycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) -> Sprite:
-    """A bicycle facing right, with its rider or without. Returns texture, width, height in metres."""
+    """Draw a bicycle that faces right, with or without a rider."""
     width, height = 1.9, 1.85 if ridden else 1.15
     canvas = Canvas(width, height)
     frame, label = pick(rng, colours), Label.BICYCLE
@@ -66,7 +67,7 @@ def bicycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) 
 
 
 def motorcycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) -> Sprite:
-    """A motorcycle facing right, with its rider or without. Returns texture, width, height in metres."""
+    """Draw a motorcycle that faces right, with or without a rider."""
     width, height = 2.2, 1.75 if ridden else 1.25
     canvas = Canvas(width, height)
     body, label = pick(rng, colours), Label.MOTORCYCLE
@@ -86,12 +87,8 @@ def motorcycle_side(rng: np.random.Generator, colours: list[Colour], ridden: boo
 
 
 def _side_rider(
-    rng: np.random.Generator,
-    canvas: Canvas,
-    colours: list[Colour],
-    saddle: tuple[float, float],
-    feet: tuple[float, float],
-    hands: tuple[float, float],
+    rng: np.random.Generator, canvas: Canvas, colours: list[Colour], saddle: tuple[float, float],
+    feet: tuple[float, float], hands: tuple[float, float],
 ) -> None:
     top, trousers, label = pick(rng, colours), pick(rng, colours), Label.RIDER
     x, y = saddle
@@ -105,7 +102,7 @@ def _side_rider(
 
 
 def two_wheeler_end(rng: np.random.Generator, colours: list[Colour], label: Label) -> Sprite:
-    """A rider on a bicycle or motorcycle, seen from the front or back. Returns texture, width, height in metres."""
+    """Draw a rider on a bicycle or motorcycle, seen from the front or back."""
     heavy = label == Label.MOTORCYCLE
     width, height = 0.95, 1.75
     canvas = Canvas(width, height, 80)
@@ -130,7 +127,7 @@ def two_wheeler_end(rng: np.random.Generator, colours: list[Colour], label: Labe
 
 
 def pole(rng: np.random.Generator, colours: list[Colour], height: float) -> Sprite:
-    """A lamp post with its arm. Returns texture, width, height in metres; the post stands in the middle."""
+    """Draw a lamp post with its arm; the post stands in the middle."""
     width, thick = 1.6, float(rng.uniform(0.2, 0.34))
     canvas = Canvas(width, height, 48)
     colour = pick(rng, colours)
@@ -141,7 +138,7 @@ def pole(rng: np.random.Generator, colours: list[Colour], height: float) -> Spri
 
 
 def sign_post(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
-    """One or two traffic signs on a pole. Returns texture, width, height in metres."""
+    """Draw one or two traffic signs on a pole."""
     width, height = 1.1, float(rng.uniform(2.7, 3.3))
     canvas = Canvas(width, height)
     mid, metal, face = width / 2, pick(rng, colours), pick(rng, colours)
@@ -162,7 +159,7 @@ def sign_post(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
 
 
 def traffic_light(rng: np.random.Generator, colours: list[Colour], mast: bool) -> Sprite:
-    """Signal heads on a pole, with a second head on an arm if `mast`. Returns texture, width, height in metres."""
+    """Draw a traffic light, with more signal heads on an arm if `mast`."""
     width, height = (4.2, 5.4) if mast else (1.0, 3.5)
     canvas = Canvas(width, height, 48)
     metal = pick(rng, colours)

@@ -1,5 +1,4 @@
-"""Everything in a street that does not move: ground, houses, walls, fences, plants, poles, signs and lights."""
-
+"""What does not move in a street: ground, houses, walls, fences, plants, poles, signs and lights."""
 import numpy as np
 
 from streets import sprites, surroundings
@@ -13,10 +12,9 @@ PARKING = 2.3
 
 
 def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
-    """Samples the cross-section of the street; the camera's lane is centred at x = 0.
+    """Sample the cross-section of the street; the camera's lane is centred at x = 0.
 
-    Args:
-        tram: there is a tram track in the middle of the left side.
+    tram: whether there is a tram track in the middle of the left side.
     """
     parking = (bool(rng.random() < 0.45), bool(rng.random() < 0.3))
     margins = [PARKING if used else 0.3 for used in parking]
@@ -27,28 +25,23 @@ def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
     grey = float(rng.uniform(75, 140))
     walk_grey = grey * float(rng.uniform(0.85, 1.35))
     return Profile(
-        road=(left, right),
-        verge=(left - verge[0], right + verge[1]),
-        walk=(left - verge[0] - walk[0], right + verge[1] + walk[1]),
-        parking=parking,
-        centre_line=-LANE / 2,
-        road_colour=_tinted(grey, rng, 0.07),
-        walk_colour=_tinted(walk_grey, rng, 0.1),
+        road=(left, right), verge=(left - verge[0], right + verge[1]),
+        walk=(left - verge[0] - walk[0], right + verge[1] + walk[1]), parking=parking, centre_line=-LANE / 2,
+        road_colour=_tinted(grey, rng, 0.07), walk_colour=_tinted(walk_grey, rng, 0.1),
         terrain_colour=surroundings.leaf_colour(rng),
     )
 
 
 def _tinted(grey: float, rng: np.random.Generator, spread: float) -> Colour:
-    """A grey with up to `spread` more or less of each of red, green and blue."""
+    """Sample a grey with up to `spread` more or less of each of red, green and blue."""
     red, green, blue = (grey * float(tint) for tint in rng.uniform(1 - spread, 1 + spread, 3))
     return red, green, blue
 
 
 def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
-    """Lays the ground tiles and the wide plane under them.
+    """Add the ground tiles and the wide plane under them.
 
-    Args:
-        crossing: number of the tile on which another street crosses, or None.
+    crossing: number of the tile on which another street crosses, or None.
     """
     rng = stage.rng
     # The base lies 2 cm lower, so that the tiles win the depth test.
@@ -63,16 +56,14 @@ def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
             stage.add(Kind.GROUND, special, (-TILE_REACH, 0, near + TILE_LENGTH), across, (0, 0, -TILE_LENGTH))
         elif place % 2:
             stage.add(Kind.GROUND, plain, (-TILE_REACH, 0, near + TILE_LENGTH), across, (0, 0, -TILE_LENGTH))
-        else:  # turned end for end, so that the stains do not repeat so soon
+        else:  # far and near end swapped, so that the stains do not repeat so soon
             stage.add(Kind.GROUND, plain, (-TILE_REACH, 0, near), across, (0, 0, TILE_LENGTH))
 
 
 def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, float] | None) -> None:
-    """Builds the blocks along one side of the street.
+    """Add the blocks along one side of the street, -1 left or 1 right.
 
-    Args:
-        side: -1 left, 1 right.
-        gap: z range in metres left open for a crossing street.
+    gap: z range in metres that stays open for a crossing street.
     """
     rng = stage.rng
     edge = profile.walk[0] if side < 0 else profile.walk[1]
@@ -109,7 +100,7 @@ def _house(
 
 
 def _open_block(stage: Stage, sort: str, edge: float, z: float, length: float, side: int, trees: list[Sprite]) -> None:
-    """A plot without a house at the street: wall, fence or only plants at the sidewalk, plants and trees behind."""
+    """Add a plot without a house: wall, fence or only plants at the sidewalk, plants and trees behind."""
     rng = stage.rng
     leaf = surroundings.leaf_colour(rng)
     if sort != "park":
@@ -128,7 +119,7 @@ def _open_block(stage: Stage, sort: str, edge: float, z: float, length: float, s
 
 
 def _sample_tree(rng: np.random.Generator) -> Sprite:
-    """A tree or, less often, a bush."""
+    """Sample a tree or, less often, a bush."""
     if rng.random() < 0.7:
         width, height, trunk = float(rng.uniform(2.5, 4.5)), float(rng.uniform(4.5, 8)), float(rng.uniform(1.6, 2.4))
     else:
@@ -137,7 +128,7 @@ def _sample_tree(rng: np.random.Generator) -> Sprite:
 
 
 def close_street(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
-    """Closes the view at the end of the street and, past a crossing, to both sides of it."""
+    """Close the view at the end of the street and, past a crossing, on both sides."""
     rng = stage.rng
     far = STREET_END - 6
     leaf = surroundings.leaf_colour(rng)
@@ -155,7 +146,7 @@ def close_street(stage: Stage, profile: Profile, gap: tuple[float, float] | None
 
 
 def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
-    """Puts lamp posts, signs, traffic lights, bushes and trees along both kerbs."""
+    """Add lamp posts, signs, traffic lights, bushes and trees along both kerbs."""
     rng, colours = stage.rng, stage.colours
     lamp = sprites.pole(rng, colours, float(rng.uniform(5, 7)))
     for side, kerb in ((-1, profile.road[0]), (1, profile.road[1])):
@@ -175,7 +166,7 @@ def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> 
 
 
 def _railing(stage: Stage, x: float, gap: tuple[float, float] | None) -> None:
-    """A fence at the kerb that keeps people off the road, up to a crossing street."""
+    """Add a fence at the kerb, which ends before a crossing street."""
     rng = stage.rng
     start, length, height = float(rng.uniform(5, 20)), float(rng.uniform(8, 20)), float(rng.uniform(0.95, 1.2))
     end = min(start + length, gap[0]) if gap else start + length

@@ -1,5 +1,4 @@
-"""Planar surfaces placed in the world, in metres: x to the right, y down (the road is y = 0), z along the street."""
-
+"""Planar surfaces in the world, in metres: x to the right, y down (the road is y = 0), z along the street."""
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -22,11 +21,8 @@ class Kind(Enum):
 class Surface:
     """A textured parallelogram: texture point (s, t) in [0, 1] x [0, 1] lies at origin + s * along + t * down.
 
-    Args:
-        origin, along, down: (3,) metres, at time 0; texture row 0 lies at t = 0.
-        velocity: (3,) metres per second.
-        texture: None for a shade.
-        brightness: factor on the colour (1 for a surface in full light); for a shade, what remains in it.
+    origin, along, down: (3,) metres, at time 0; texture row 0 lies at t = 0. velocity: (3,) metres a second. texture:
+    None for a shade. brightness: factor on the colour, 1 in full light; for a shade, the light that remains.
     """
 
     kind: Kind
@@ -40,73 +36,51 @@ class Surface:
 
 @dataclass
 class Stage:
-    """Collects the surfaces of a world while it is put together."""
+    """The surfaces of a world that is being built."""
 
     rng: np.random.Generator
     colours: list[tuple[float, float, float]]
     surfaces: list[Surface] = field(default_factory=list)
 
     def add(
-        self,
-        kind: Kind,
-        texture: Texture | None,
-        origin: tuple[float, float, float],
-        along: tuple[float, float, float],
-        down: tuple[float, float, float],
-        velocity: tuple[float, float] = (0.0, 0.0),
+        self, kind: Kind, texture: Texture | None, origin: tuple[float, float, float],
+        along: tuple[float, float, float], down: tuple[float, float, float], velocity: tuple[float, float] = (0.0, 0.0),
         brightness: float = 1.0,
     ) -> None:
-        """Adds one surface; velocity is (x, z) in metres per second."""
+        """Add a surface; velocity is (x, z), metres a second."""
         place, across, fall = (np.array(vector, np.float64) for vector in (origin, along, down))
         motion = np.array((velocity[0], 0.0, velocity[1]))
         self.surfaces.append(Surface(kind, place, across, fall, motion, texture, brightness))
 
     def board(
-        self,
-        sprite: Sprite,
-        x: float,
-        z: float,
-        velocity: tuple[float, float] = (0.0, 0.0),
-        flip: bool = False,
+        self, sprite: Sprite, x: float, z: float, velocity: tuple[float, float] = (0.0, 0.0), flip: bool = False,
         grow: float = 1.0,
     ) -> None:
-        """Stands a sprite upright across the street, its bottom centre at (x, z) on the ground, with its shadow."""
+        """Add a sprite and its shadow, upright across the street, its bottom centre at (x, z) on the ground."""
         texture, width, height = sprite[0], sprite[1] * grow, sprite[2] * grow
         start, along = (x + width / 2, -width) if flip else (x - width / 2, width)
         self.add(Kind.UPRIGHT, texture, (start, -height, z), (along, 0, 0), (0, height, 0), velocity)
         self.shade(x - width * 0.4, z - 0.3, width * 0.9, 0.7, velocity)
 
     def panel(
-        self,
-        texture: Texture,
-        start: tuple[float, float],
-        end: tuple[float, float],
-        height: float,
-        velocity: tuple[float, float] = (0.0, 0.0),
-        brightness: float = 1.0,
+        self, texture: Texture, start: tuple[float, float], end: tuple[float, float], height: float,
+        velocity: tuple[float, float] = (0.0, 0.0), brightness: float = 1.0,
     ) -> None:
-        """Stands a texture upright on the ground line from start to end, both (x, z)."""
+        """Add an upright texture on the ground line from start to end, both (x, z)."""
         along = (end[0] - start[0], 0.0, end[1] - start[1])
         self.add(Kind.UPRIGHT, texture, (start[0], -height, start[1]), along, (0, height, 0), velocity, brightness)
 
     def shade(
-        self,
-        x: float,
-        z: float,
-        width: float,
-        depth: float,
-        velocity: tuple[float, float] = (0.0, 0.0),
-        brightness: float = 0.6,
-        skew: float = 0.0,
+        self, x: float, z: float, width: float, depth: float, velocity: tuple[float, float] = (0.0, 0.0),
+        brightness: float = 0.6, skew: float = 0.0,
     ) -> None:
-        """Darkens the ground from (x, z), `width` metres across and `depth` along the street."""
+        """Add a shade on the ground from (x, z), `width` metres across and `depth` along the street."""
         self.add(Kind.SHADE, None, (x, 0, z), (width, 0, skew), (0, 0, depth), velocity, brightness)
 
     def vehicle_along(self, vehicle: Vehicle, x: float, z: float, heading: int, speed: float) -> None:
-        """Adds a vehicle that points up the street (heading 1) or towards the camera (-1).
+        """Add a vehicle that points up the street (heading 1) or towards the camera (-1).
 
-        Args:
-            x: centre line. z: its near end. speed: metres per second in its heading.
+        x: of its centre line. z: of its near end. speed: metres a second in its heading.
         """
         velocity, half, far = (0.0, heading * speed), vehicle.width / 2, z + vehicle.length
         tail, nose = (z, far) if heading > 0 else (far, z)
@@ -119,7 +93,7 @@ class Stage:
         self.shade(x - half - 0.15, z - 0.3, vehicle.width + 0.3, vehicle.length + 0.5, velocity, 0.45)
 
     def vehicle_across(self, vehicle: Vehicle, x: float, z: float, heading: int, speed: float) -> None:
-        """Adds a vehicle crossing the street at depth z, centred at x, driving right (heading 1) or left (-1)."""
+        """Add a vehicle that crosses the street at depth z, centred at x, to the right (heading 1) or left (-1)."""
         velocity, half = (heading * speed, 0.0), heading * vehicle.length / 2
         self.panel(vehicle.side, (x - half, z), (x + half, z), vehicle.height, velocity)
         inner = x - np.sign(x) * vehicle.length / 2

@@ -1,5 +1,4 @@
-"""Textures of what stands still along a street: ground, houses, walls, fences, plants and the sky."""
-
+"""Textures of what does not move: ground, houses, walls, fences, plants and the sky."""
 from dataclasses import dataclass
 
 import cv2
@@ -15,10 +14,10 @@ TILE_REACH = 22.0  # a ground tile spans x from -TILE_REACH to TILE_REACH metres
 
 @dataclass(frozen=True)
 class Profile:
-    """Cross-section of a street: x positions in metres, the camera drives near x = 0; and its ground colours.
+    """Cross-section of a street, left and right edges as x in metres, and its ground colours; the camera is near x = 0.
 
-    From the road outwards each side has a kerb-side verge (may have no width), a sidewalk, then open ground.
-    parking tells which sides have a lane of parked vehicles.
+    From the road outwards each side has a verge at the kerb (its width may be 0), a sidewalk, then open ground.
+    parking: which sides have a lane of parked vehicles.
     """
 
     road: tuple[float, float]
@@ -32,10 +31,9 @@ class Profile:
 
 
 def ground_tile(rng: np.random.Generator, profile: Profile, crossing: bool) -> Texture:
-    """One tile of street, 2 * TILE_REACH by TILE_LENGTH metres; the top row is the far end.
+    """Draw a tile of street, 2 * TILE_REACH by TILE_LENGTH metres; the top row is the far end.
 
-    Args:
-        crossing: another street crosses on this tile, with a zebra crossing at the near end.
+    crossing: whether another street crosses on this tile, with a zebra crossing at the near end.
     """
     height, width = round(TILE_LENGTH * GROUND_DENSITY), round(2 * TILE_REACH * GROUND_DENSITY)
     x = (np.arange(width) + 0.5) / GROUND_DENSITY - TILE_REACH
@@ -51,8 +49,7 @@ def ground_tile(rng: np.random.Generator, profile: Profile, crossing: bool) -> T
         label[np.ix_((z <= 3.2) | (z >= 10.5), label_row == Label.TERRAIN)] = Label.SIDEWALK
     rgb = np.empty((height, width, 3), np.float32)
     for value, colour in (
-        (Label.ROAD, profile.road_colour),
-        (Label.SIDEWALK, profile.walk_colour),
+        (Label.ROAD, profile.road_colour), (Label.SIDEWALK, profile.walk_colour),
         (Label.TERRAIN, profile.terrain_colour),
     ):
         rgb[label == value] = colour
@@ -61,14 +58,14 @@ def ground_tile(rng: np.random.Generator, profile: Profile, crossing: bool) -> T
     kerb = cv2.morphologyEx((label == Label.ROAD).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)) > 0
     rgb[kerb & (label != Label.ROAD)] *= 1.22
     patch = noise(rng, height, width, (48, 160))
-    rgb[patch > 1.5] *= 0.86  # mended asphalt and stains, on every kind of ground
+    rgb[patch > 1.5] *= 0.86  # repaired asphalt and stains, on every kind of ground
     rough = noise(rng, height, width, (6, 20)) * np.where(label == Label.TERRAIN, 0.12, 0.03).astype(np.float32)
     rgb *= (1 + rough)[..., None]
     return Texture(grained(rng, rgb, 0.07, (2, 24, 90)), label)
 
 
 def _draw_slabs(rng: np.random.Generator, rgb: np.ndarray, label: np.ndarray) -> None:
-    """Joints between the slabs of a sidewalk."""
+    """Draw the joints between the slabs of a sidewalk."""
     step = round(float(rng.uniform(0.6, 1.6)) * GROUND_DENSITY)
     joints = np.zeros(label.shape, bool)
     joints[::step] = True
@@ -79,7 +76,7 @@ def _draw_slabs(rng: np.random.Generator, rgb: np.ndarray, label: np.ndarray) ->
 def _draw_marks(
     rng: np.random.Generator, rgb: np.ndarray, profile: Profile, x: np.ndarray, z: np.ndarray, crossing: bool
 ) -> None:
-    """Painted lane marks, or the stripes of a zebra crossing; paint belongs to the road class."""
+    """Draw lane marks, or the stripes of a zebra crossing; paint belongs to the road class."""
     paint = np.array([215, 215, 205], np.float32) * float(rng.uniform(0.8, 1.08))
     if crossing:
         stripes = (x > profile.road[0] + 0.3) & (x < profile.road[1] - 0.3) & (np.mod(x, 1.1) < 0.55)
@@ -92,13 +89,13 @@ def _draw_marks(
 
 
 def base_ground(rng: np.random.Generator, colour: Colour) -> Texture:
-    """Coarse terrain for the wide plane under everything."""
+    """Draw coarse terrain for the wide plane under everything."""
     rgb = np.full((256, 256, 3), colour, np.float32)
     return Texture(grained(rng, rgb, 0.12, (4, 16, 60)), np.full((256, 256), Label.TERRAIN, np.uint8))
 
 
 def facade(rng: np.random.Generator, colours: list[Colour], width: float, height: float) -> Texture:
-    """Front of a house, width by height metres: rows of windows, a ground floor with doors or shops, trim."""
+    """Draw the front of a house, width by height metres: windows, a ground floor with doors or shops, trim."""
     canvas = Canvas(width, height, FACADE_DENSITY)
     building = Label.BUILDING
     base, trim = pick(rng, colours), pick(rng, colours)
@@ -128,7 +125,7 @@ def facade(rng: np.random.Generator, colours: list[Colour], width: float, height
 
 
 def wall(rng: np.random.Generator, colours: list[Colour], width: float, height: float) -> Texture:
-    """Free-standing wall, width by height metres: courses of stone or plain panels under a cap."""
+    """Draw a free-standing wall, width by height metres: courses of stone or plain panels under a cap."""
     canvas = Canvas(width, height, 40)
     base = pick(rng, colours)
     canvas.box(0, 0, width, height, base, Label.WALL)
@@ -143,7 +140,7 @@ def wall(rng: np.random.Generator, colours: list[Colour], width: float, height: 
 
 
 def fence(rng: np.random.Generator, colours: list[Colour], width: float, height: float) -> Texture:
-    """Fence of posts, rails and upright bars, width by height metres, with open gaps between the bars."""
+    """Draw a fence, width by height metres: posts, rails and upright bars with open gaps."""
     canvas = Canvas(width, height, 48)
     colour = pick(rng, colours)
     pitch = float(rng.uniform(0.22, 0.4))
@@ -158,14 +155,14 @@ def fence(rng: np.random.Generator, colours: list[Colour], width: float, height:
 
 
 def leaf_colour(rng: np.random.Generator) -> Colour:
-    """A green to brown colour, for plants and for terrain alike."""
+    """Sample a green to brown colour for plants and terrain."""
     hue, saturation, value = rng.uniform(16, 62), rng.uniform(50, 165), rng.uniform(55, 165)
     rgb = cv2.cvtColor(np.array([[[hue, saturation, value]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0]
     return float(rgb[0]), float(rgb[1]), float(rgb[2])
 
 
 def foliage(rng: np.random.Generator, colour: Colour, width: float, height: float, trunk: float) -> Texture:
-    """Tree (trunk > 0: height of bare stem in metres) or bush (trunk = 0), width by height metres."""
+    """Draw a tree (trunk: height of the bare stem in metres) or bush (trunk 0), width by height metres."""
     canvas = Canvas(width, height, min(64.0, 300 / max(width, height)))
     if trunk:
         canvas.box(width / 2 - 0.15, 0, width / 2 + 0.15, trunk + 0.8, scaled((95, 80, 65), 0.9), Label.VEGETATION)
@@ -182,7 +179,7 @@ def foliage(rng: np.random.Generator, colour: Colour, width: float, height: floa
 
 
 def hedge(rng: np.random.Generator, colour: Colour, width: float, height: float) -> Texture:
-    """Row of plants, width by height metres, with a ragged top."""
+    """Draw a row of plants, width by height metres, with a ragged top."""
     canvas = Canvas(width, height, min(40.0, 700 / width))
     canvas.box(0, 0, width, height * 0.6, colour, Label.VEGETATION)
     for x in np.arange(0, width, height * 0.22):
@@ -193,7 +190,7 @@ def hedge(rng: np.random.Generator, colour: Colour, width: float, height: float)
 
 
 def sky(rng: np.random.Generator) -> Texture:
-    """Backdrop at infinity, from clear to overcast, brighter towards the horizon at the bottom."""
+    """Draw the backdrop at infinity, from clear to overcast, brighter towards the horizon at the bottom."""
     height, width = 256, 512
     blue, pale = float(rng.uniform(150, 230)), float(rng.uniform(0.5, 1.0))  # pale 1 is grey
     top = np.array([blue * pale, blue * (0.3 + 0.7 * pale), blue], np.float32)

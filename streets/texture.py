@@ -1,43 +1,25 @@
-"""Classes, textures and the drawing canvas that every surface of a synthetic street is made of."""
-
+"""Classes, textures, and the canvas on which all surfaces of a street are drawn."""
 from enum import IntEnum
 
 import cv2
 import numpy as np
 
+from config.cityscapes import CITYSCAPES
+
 Colour = tuple[float, float, float]
 
 
 class Label(IntEnum):
-    """The Cityscapes labelIds of the 19 classes that are trained and scored."""
+    """Cityscapes labelIds of the 19 evaluated classes, in their order."""
 
-    ROAD = 7
-    SIDEWALK = 8
-    BUILDING = 11
-    WALL = 12
-    FENCE = 13
-    POLE = 17
-    LIGHT = 19
-    SIGN = 20
-    VEGETATION = 21
-    TERRAIN = 22
-    SKY = 23
-    PERSON = 24
-    RIDER = 25
-    CAR = 26
-    TRUCK = 27
-    BUS = 28
-    TRAIN = 31
-    MOTORCYCLE = 32
-    BICYCLE = 33
+    (ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER, CAR, TRUCK, BUS,
+     TRAIN, MOTORCYCLE, BICYCLE) = CITYSCAPES.label_ids
 
 
 class Texture:
     """A picture for a planar surface, with a class for each texel and area-shrunk copies.
 
-    Args:
-        rgb: (h, w, 3) uint8 colour.
-        label: (h, w) uint8 labelIds; 0 marks a texel that is transparent. Solid when no texel is 0.
+    rgb: (h,w,3) uint8 colour. label: (h,w) uint8 labelIds, 0 for transparent texels; without any, it is `solid`.
     """
 
     def __init__(self, rgb: np.ndarray, label: np.ndarray) -> None:
@@ -49,7 +31,7 @@ class Texture:
         # Premultiplied by alpha, so that shrinking and bilinear sampling do not bleed the background in.
         alpha = opaque.view(np.uint8) * np.uint8(255)
         self._rgba = cv2.bitwise_and(cv2.merge([*cv2.split(rgb), alpha]), cv2.merge([alpha] * 4))
-        # Soft edges read the class of texels that are transparent, so those need one as well.
+        # Soft edges read the class of transparent texels, so these need one as well.
         if self.single_label:
             self._label = np.full_like(label, self.main_label)
         else:
@@ -58,16 +40,13 @@ class Texture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in texels."""
+        """Width and height, texels."""
         return self._label.shape[1], self._label.shape[0]
 
     def level(self, shrink_x: int, shrink_y: int) -> tuple[np.ndarray, np.ndarray]:
-        """The texture shrunk by 2**shrink_x across and 2**shrink_y down.
+        """Return the texture shrunk by 2**shrink_x across and 2**shrink_y down: a slanted view needs more on one side.
 
-        Surfaces seen at a slant need more shrinking along one side than along the other.
-
-        Returns:
-            (h, w, 4) uint8 premultiplied RGBA and (h, w) uint8 labelIds, defined at transparent texels too.
+        (h,w,4) uint8 premultiplied RGBA, and (h,w) uint8 labelIds, which transparent texels have too.
         """
         key = (shrink_x, shrink_y)
         if key not in self._levels:
@@ -80,22 +59,18 @@ class Texture:
         return self._levels[key]
 
 
-Sprite = tuple[Texture, float, float]  # a picture with its width and height in metres
+Sprite = tuple[Texture, float, float]  # a picture, its width and height in metres
 
 
 def _fill_label(label: np.ndarray, main_label: int) -> np.ndarray:
-    """Gives transparent texels the class of a drawn one nearby, or the main class."""
+    """Return `label` (h,w) with the class of a drawn texel nearby, or the main class, at transparent texels."""
     spread = cv2.dilate(label, np.ones((9, 9), np.uint8))
     filled = np.where(label > 0, label, spread)
     return np.where(filled > 0, filled, main_label).astype(np.uint8)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, ...] = (4, 16, 64)) -> np.ndarray:
-    """Smooth random field (height, width) float32, mean about 0, deviation about 1.
-
-    Args:
-        cells: sizes in texels of the blobs that are added up.
-    """
+    """Sample a smooth random field (height,width) float32 of blobs of `cells` texels, mean about 0, deviation 1."""
     total = np.zeros((height, width), np.float32)
     for cell in cells:
         grid = rng.standard_normal((height // cell + 2, width // cell + 2), dtype=np.float32)
@@ -104,7 +79,7 @@ def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, .
 
 
 def palette(rng: np.random.Generator, count: int = 9) -> list[Colour]:
-    """Colours (RGB, 0 to 255) that houses, walls, vehicles and clothes of one sequence all draw from."""
+    """Sample the colours (RGB, 0..255) that houses, walls, vehicles and clothes of one sequence share."""
     hsv = np.stack(
         [rng.uniform(0, 180, count), 210 * rng.beta(1.2, 2.6, count), rng.uniform(45, 235, count)], axis=-1
     ).astype(np.uint8)
@@ -113,18 +88,18 @@ def palette(rng: np.random.Generator, count: int = 9) -> list[Colour]:
 
 
 def pick(rng: np.random.Generator, colours: list[Colour]) -> Colour:
-    """One colour of the palette, made a little lighter or darker."""
+    """Sample a colour of the palette, a little lighter or darker."""
     return scaled(colours[int(rng.integers(len(colours)))], float(rng.uniform(0.8, 1.15)))
 
 
 def scaled(colour: Colour, factor: float) -> Colour:
-    """A colour made lighter (factor above 1) or darker, kept within 0 to 255."""
+    """Return a colour made lighter (factor above 1) or darker, kept within 0..255."""
     red, green, blue = (min(255.0, max(0.0, channel * factor)) for channel in colour)
     return red, green, blue
 
 
 def grained(rng: np.random.Generator, rgb: np.ndarray, strength: float, cells: tuple[int, ...]) -> np.ndarray:
-    """Modulates the brightness of (h, w, 3) colours by smooth noise of the given relative strength; uint8."""
+    """Return colours (h,w,3) as uint8, their brightness modulated by smooth noise of relative `strength`."""
     height, width = rgb.shape[:2]
     factor = 1 + strength * noise(rng, height, width, cells)
     return np.clip(rgb * factor[..., None], 0, 255).astype(np.uint8)
@@ -135,11 +110,9 @@ _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
 
 
 class Canvas:
-    """A drawing area in metres: x from the left edge, y up from the bottom edge; undrawn parts stay transparent.
+    """A drawing area of width x height metres, x from the left edge, y up from the bottom edge.
 
-    Args:
-        width, height: size in metres.
-        density: texels per metre.
+    density: texels a metre. Undrawn parts stay transparent.
     """
 
     _SHIFT = 4
@@ -151,7 +124,7 @@ class Canvas:
         self.label = np.zeros(shape, np.uint8)
 
     def polygon(self, points: list[tuple[float, float]] | np.ndarray, colour: Colour, label: int) -> None:
-        """Fills a polygon given by its corners (n, 2) in metres."""
+        """Fill a polygon with corners (n,2), metres."""
         corners = np.asarray(points, np.float64) * self.density
         corners[:, 1] = self.label.shape[0] - corners[:, 1]
         fixed = np.round((corners - 0.5) * (1 << self._SHIFT)).astype(np.int32)
@@ -159,35 +132,28 @@ class Canvas:
         cv2.fillPoly(self.label, [fixed], int(label), shift=self._SHIFT)
 
     def box(self, left: float, bottom: float, right: float, top: float, colour: Colour, label: int) -> None:
-        """Fills an upright rectangle."""
+        """Fill an upright rectangle."""
         self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour, label)
 
     def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, colour: Colour, label: int) -> None:
-        """Fills an ellipse round (x, y)."""
+        """Fill an ellipse around (x, y)."""
         self.polygon(_CIRCLE * (radius_x, radius_y) + (x, y), colour, label)
 
     def bar(
         self, start: tuple[float, float], end: tuple[float, float], thick: float, colour: Colour, label: int
     ) -> None:
-        """Draws a straight bar `thick` metres wide with round ends."""
+        """Draw a straight bar `thick` metres wide with round ends."""
         (x0, y0), (x1, y1) = start, end
         length = max(1e-6, float(np.hypot(x1 - x0, y1 - y0)))
         across_x, across_y = -(y1 - y0) / length * thick / 2, (x1 - x0) / length * thick / 2
-        self.polygon(
-            [
-                (x0 + across_x, y0 + across_y),
-                (x1 + across_x, y1 + across_y),
-                (x1 - across_x, y1 - across_y),
-                (x0 - across_x, y0 - across_y),
-            ],
-            colour,
-            label,
-        )
+        corners = [(x0 + across_x, y0 + across_y), (x1 + across_x, y1 + across_y)]
+        corners += [(x1 - across_x, y1 - across_y), (x0 - across_x, y0 - across_y)]
+        self.polygon(corners, colour, label)
         for x, y in (start, end):
             self.ellipse(x, y, thick / 2, thick / 2, colour, label)
 
     def texture(self, rng: np.random.Generator, grain: float = 0.06) -> Texture:
-        """The finished drawing, with smooth brightness grain and a bottom that is darker than the top."""
+        """Return the drawing with smooth brightness grain, darker towards the bottom."""
         height = self.label.shape[0]
         fall = np.linspace(1.06, 0.86, height, dtype=np.float32)[:, None, None]
         return Texture(grained(rng, self.rgb * fall, grain, (3, 12, 40)), self.label)

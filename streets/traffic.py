@@ -1,5 +1,4 @@
-"""Everything in a street that moves or is parked: vehicles, two-wheelers and people."""
-
+"""What moves or is parked in a street: vehicles, two-wheelers and people."""
 import numpy as np
 
 from streets import sprites
@@ -17,7 +16,7 @@ def _choose(rng: np.random.Generator) -> Label:
 
 
 def lead(stage: Stage, ego_speed: float) -> None:
-    """Something ahead in the camera's own lane, at nearly the camera's speed."""
+    """Add something, or nothing, ahead in the camera's own lane, at nearly the camera's speed."""
     rng = stage.rng
     draw = rng.random()
     speed = ego_speed + float(rng.uniform(-2.5, 1.5))
@@ -31,7 +30,7 @@ def lead(stage: Stage, ego_speed: float) -> None:
 
 
 def oncoming(stage: Stage) -> None:
-    """Vehicles and riders that come towards the camera in the next lane."""
+    """Add vehicles and riders that come towards the camera in the next lane."""
     rng = stage.rng
     z = float(rng.uniform(9, 24))
     while z < 85:
@@ -49,7 +48,7 @@ def oncoming(stage: Stage) -> None:
 
 
 def tram(stage: Stage) -> None:
-    """One or two trams on the track left of the oncoming lane."""
+    """Add one or two trams on the track left of the oncoming lane."""
     rng = stage.rng
     vehicle = make_vehicle(rng, stage.colours, Label.TRAIN)
     z = float(rng.uniform(8, 26))
@@ -61,7 +60,7 @@ def tram(stage: Stage) -> None:
 
 
 def crossing(stage: Stage, gap: tuple[float, float]) -> None:
-    """Traffic on a crossing street, near lane to the right, far lane to the left."""
+    """Add traffic on a crossing street, near lane to the right, far lane to the left."""
     rng = stage.rng
     for heading, z in ((1, gap[0] + 1.2), (-1, gap[1] - 3.0)):
         x = -heading * float(rng.uniform(2, 14))
@@ -80,7 +79,7 @@ def crossing(stage: Stage, gap: tuple[float, float]) -> None:
 
 
 def park(stage: Stage, profile: Profile) -> None:
-    """Parked vehicles in the parking lanes; now and then a row of bicycles or motorcycles at the kerb."""
+    """Add parked vehicles in the parking lanes, and some rows of bicycles or motorcycles at the kerb."""
     rng = stage.rng
     for side, kerb, lane in ((-1, profile.road[0], profile.parking[0]), (1, profile.road[1], profile.parking[1])):
         z = float(rng.uniform(3, 18))
@@ -103,7 +102,7 @@ def park(stage: Stage, profile: Profile) -> None:
 
 
 def cyclists(stage: Stage) -> None:
-    """Riders who keep to the kerb side of the road, seen from behind on the right and from the front on the left."""
+    """Add riders near the kerbs, seen from behind on the right and from the front on the left."""
     rng = stage.rng
     for _ in range(int(rng.integers(1, 4))):
         right = rng.random() < 0.65
@@ -115,7 +114,7 @@ def cyclists(stage: Stage) -> None:
 
 
 def walkers(stage: Stage, profile: Profile) -> None:
-    """People on both sidewalks, and people and riders who cross the road in front of the camera."""
+    """Add people on both sidewalks, and people and riders who cross the road in front of the camera."""
     rng = stage.rng
     cast = [sprites.person(rng, stage.colours) for _ in range(9)]
     for edges in ((profile.walk[0], profile.verge[0]), (profile.verge[1], profile.walk[1])):

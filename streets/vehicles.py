@@ -1,5 +1,4 @@
-"""Sides and ends of cars, trucks, buses and trams as flat pictures; vehicles are boxes made of them."""
-
+"""Sides and ends of cars, trucks, buses and trams as flat pictures; a vehicle is a box of them."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from streets.texture import Canvas, Colour, Label, Texture, pick, scaled
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A vehicle as a box, sizes in metres: its side (facing right), its front and its back."""
+    """A vehicle as a box, sizes in metres; its side faces right."""
 
     label: Label
     length: float
@@ -22,30 +21,23 @@ class Vehicle:
 
 
 def make_vehicle(rng: np.random.Generator, colours: list[Colour], label: Label) -> Vehicle:
-    """Samples a vehicle of class car, truck, bus or train (a tram)."""
+    """Draw a vehicle of class car, truck, bus or train (a tram)."""
     body = pick(rng, colours)
     length, width, height = _size(rng, label)
     draw_side = {Label.CAR: _car_side, Label.TRUCK: _truck_side, Label.BUS: _bus_side, Label.TRAIN: _tram_side}[label]
     draw_end = _car_end if label == Label.CAR else _tall_end
     trim = pick(rng, colours)
     return Vehicle(
-        label,
-        length,
-        width,
-        height,
-        draw_side(rng, length, height, body, trim),
-        draw_end(rng, width, height, body, trim, label, True),
-        draw_end(rng, width, height, body, trim, label, False),
+        label, length, width, height, draw_side(rng, length, height, body, trim),
+        draw_end(rng, width, height, body, trim, label, True), draw_end(rng, width, height, body, trim, label, False),
     )
 
 
 def _size(rng: np.random.Generator, label: Label) -> tuple[float, float, float]:
     grow = float(rng.uniform(0.92, 1.1))
     length, width, height = {
-        Label.CAR: (4.3, 1.8, 1.5),
-        Label.TRUCK: (8.0, 2.4, 3.2),
-        Label.BUS: (11.0, 2.5, 3.0),
-        Label.TRAIN: (22.0, 2.5, 3.5),
+        Label.CAR: (4.3, 1.8, 1.5), Label.TRUCK: (8.0, 2.4, 3.2),
+        Label.BUS: (11.0, 2.5, 3.0), Label.TRAIN: (22.0, 2.5, 3.5),
     }[label]
     return length * grow, width, height * float(rng.uniform(0.94, 1.1))
 
@@ -66,8 +58,7 @@ def _car_side(rng: np.random.Generator, length: float, height: float, body: Colo
     cabin = length * float(rng.uniform(0.66, 0.76))
     canvas.polygon(
         [(0.0, 0.3), (0.0, belt), (0.12, height), (cabin - 0.9, height), (cabin, belt), (length, hood), (length, 0.3)],
-        body,
-        label,
+        body, label,
     )
     top, sill = height - 0.12, belt + 0.02
     canvas.polygon([(0.22, sill), (0.3, top), (cabin - 0.92, top), (cabin - 0.16, sill)], glass, label)

@@ -118,8 +118,8 @@ def test_streets_in_another_place(data, call, tmp_path, use):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").touch()
     (tmp_path / "file").touch()
-    for root, message in ((tmp_path / "mine", "holds other data than the synthetic streets"), (tmp_path / "file", "a file, not a folder"),
-                          (data.parent, f"--data-path {data} looks right")):
+    for root, message in ((tmp_path / "mine", "holds other data than the requested synthetic streets"),
+                          (tmp_path / "file", "a file, not a folder"), (data.parent, f"--data-path {data} looks right")):
         status, errors = call(use, root)
         assert status == 2 and message in refusal(errors)
     assert (tmp_path / "mine/thesis.tex").is_file() and not (tmp_path / "logs").exists()

@@ -50,5 +50,5 @@ def test_one_process_killed(streets, weights, tmp_path):
     os.kill(busy[0], signal.SIGKILL)
     assert making.program.status() == 2
     line = refusal(making.program.errors)
-    assert str(making.data) in line and "a process that made the synthetic streets was killed" in line
+    assert str(making.data) in line and "a process that rendered the synthetic streets was killed" in line
     assert making.program.all_gone() and not list(making.data.parent.iterdir())

@@ -1,5 +1,4 @@
-"""The synthetic streets: same pixels every time, true flow, honest labels, and motion that matters."""
-
+"""Synthetic streets: reproducible pixels, true flow, correct labels, and motion that makes copying lose."""
 import json
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from config.cityscapes import CITYSCAPES
 from config.errors import UserError
 from dataloaders.flow_pairs import read_flow
 from streets import StreetFrame, StreetSettings, ensure_streets, generate, render_sequence, write_flow
@@ -26,7 +26,7 @@ def clips() -> list[list[StreetFrame]]:
 
 
 def follow(frames: list[StreetFrame], now: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chains true flows: where each pixel of frame `now` was `steps` frames earlier; nearest row and column."""
+    """Return where each pixel of frame `now` was `steps` frames earlier, rows and columns (H,W), by true flows."""
     height, width = frames[now].label.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     row, column = y.astype(int), x.astype(int)
@@ -41,7 +41,7 @@ def follow(frames: list[StreetFrame], now: int, steps: int) -> tuple[np.ndarray,
 
 
 def mean_iou(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Mean over classes of intersection over union, pooled over (truth, guess) pairs of labelIds."""
+    """Return the mean IoU over classes, pooled over (truth, guess) pairs of labelIds."""
     truth = np.searchsorted(CLASSES, np.concatenate([pair[0].ravel() for pair in pairs]))
     guess = np.searchsorted(CLASSES, np.concatenate([pair[1].ravel() for pair in pairs]))
     table = np.bincount(truth * 19 + guess, minlength=361).reshape(19, 19)
@@ -55,7 +55,12 @@ def assert_same(first: list[StreetFrame], second: list[StreetFrame]) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_frames_have_the_promised_form() -> None:
+def test_classes_are_those_of_cityscapes() -> None:
+    assert [label.name.lower() for label in Label] == [name.split()[-1] for name in CITYSCAPES.classes]
+    assert Label.ROAD == 7 and Label.BICYCLE == 33
+
+
+def test_frames_have_the_documented_form() -> None:
     frames = list(render_sequence(SMALL, "val", 0))
     assert len(frames) == 3
     assert frames[0].flow is None and frames[0].visible is None
@@ -109,7 +114,8 @@ def test_flow_carries_labels_and_colours(clips: list[list[StreetFrame]]) -> None
 def test_flow_ahead_leads_to_the_same_labels_and_back(clips: list[list[StreetFrame]]) -> None:
     for clip in clips:
         before, frame = clip[0], clip[1]
-        assert before.ahead is None and frame.ahead is not None and frame.ahead_visible is not None and frame.flow is not None
+        assert before.ahead is None and frame.ahead is not None
+        assert frame.ahead_visible is not None and frame.flow is not None
         height, width = frame.label.shape
         y, x = np.mgrid[:height, :width]
         row = np.rint(y + frame.ahead[..., 1]).clip(0, height - 1).astype(int)
@@ -205,7 +211,7 @@ def test_data_set_layout_and_worker_count(tmp_path: Path) -> None:
     assert not list((alone / "flow").rglob("*_000000_flow.png"))
 
 
-@pytest.mark.tried(DOOR, "synthetic streets asked for where other data lie", "refused in one line, nothing touched")
+@pytest.mark.tried(DOOR, "synthetic streets in a folder of other data", "refused in one line, nothing touched")
 def test_data_set_is_reused_and_other_settings_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "streets"
     settings = StreetSettings(height=64, width=128, train=1, val=0, length=2, seed=5)
@@ -219,26 +225,29 @@ def test_data_set_is_reused_and_other_settings_are_refused(tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.tried(DOOR, "synthetic streets asked for where other data lie", "refused in one line, nothing touched")
+@pytest.mark.tried(DOOR, "synthetic streets in a folder of other data", "refused in one line, nothing touched")
 @pytest.mark.parametrize(
-    "name, content", [("notes.txt", "mine"), ("synthetic.json", "{"), ("synthetic.json", "[" * 99_999), ("synthetic.json", "3")]
+    "name, content",
+    [("notes.txt", "mine"), ("synthetic.json", "{"), ("synthetic.json", "[" * 99_999), ("synthetic.json", "3")],
 )
-def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path, name: str, content: str) -> None:
+def test_foreign_folder_is_refused_and_not_changed(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=f"{tmp_path.name}: holds other data .*; remove the folder or choose another --data-path"):
+    message = f"{tmp_path.name}: holds other data .*; remove the folder or choose another --data-path"
+    with pytest.raises(UserError, match=message):
         ensure_streets(tmp_path, SMALL, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == content
 
 
-@pytest.mark.tried(DOOR, "synthetic streets asked for where other data lie", "refused in one line, nothing touched")
-def test_nobody_is_told_to_remove_another_data_set(tmp_path: Path) -> None:
+@pytest.mark.tried(DOOR, "synthetic streets in a folder of other data", "refused in one line, nothing touched")
+def test_removing_another_data_set_is_never_advised(tmp_path: Path) -> None:
     (tmp_path / "trainannot").mkdir()
     with pytest.raises(UserError) as caught:
         ensure_streets(tmp_path, SMALL, workers=1)
-    assert str(caught.value) == f"{tmp_path}: holds other data than the synthetic streets asked for; it looks like --dataset camvid"
+    message = "holds other data than the requested synthetic streets; it looks like --dataset camvid"
+    assert str(caught.value) == f"{tmp_path}: {message}"
 
 
-@pytest.mark.tried("Flags", "python -m streets with mistaken options", "refused in one line, status 2, nothing written")
+@pytest.mark.tried("Flags", "python -m streets with invalid options", "refused in one line, status 2, nothing written")
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -254,7 +263,7 @@ def test_nobody_is_told_to_remove_another_data_set(tmp_path: Path) -> None:
         (["--root", "file/below"], "file: File exists"),
     ],
 )
-def test_mistaken_options_of_the_generator(
+def test_invalid_options_of_the_generator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -264,8 +273,8 @@ def test_mistaken_options_of_the_generator(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.tried("Processes and disks", "interrupt while the synthetic streets are made", "nothing left")
-def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.tried("Processes and disks", "interrupt while the synthetic streets are rendered", "nothing written")
+def test_interrupted_build_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
