@@ -1,6 +1,6 @@
-"""--benchmark table: the published comparison, regenerated: cost, speed and memory of every row that this code can run.
+"""--benchmark table: the published comparison, measured again: size, cost, speed and memory of every row.
 
-Accuracy comes from metrics.json files (`--results`); published figures stand beside as such.
+Accuracy comes from metrics.json files (`--results`). Published figures have columns of their own.
 """
 import json
 from collections.abc import Callable, Sequence
@@ -8,18 +8,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.complexity import gmac, parameters, published_fusion_gmac
-from benchmarks.measure import median_and_p95, memory_gib, milliseconds, peak_gib, reset_peak, turns, waiter
+from benchmarks.measure import (
+    SIZE,
+    Rounds,
+    frame_size,
+    median_and_p95,
+    memory_gib,
+    milliseconds,
+    peak_gib,
+    reset_peak,
+    turns,
+    waiter,
+)
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
 from evaluation.tables import percent
 from inference.engines import Engine, build_engine
 from models.build import build_gsvnet
+from models.flow_none import NoFlow
 from models.gsvnet import GSVNet
 from models.resize import grid_size, scaled_size
 from utils.charts import scatter_figure
@@ -30,27 +41,27 @@ from utils.text_table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIZE = (1024, 2048)
-REPEATS = {"cpu": 20, "cuda": 100}
+ROUNDS = {"cpu": 20, "cuda": 100}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the published comparison. flow None: every frame segmented. `published`: figures of the paper, as it gives
-    them (mIoU in per cent at interval 3, frames a second on a 1080 Ti, MB of parameters, GMAC a frame)."""
+    """A row of the published comparison. flow: None if every frame is segmented. published: as in `PUBLISHED`."""
 
     segnet: str
     scale: float
     flow: str | None = None
-    published: tuple[float | None, ...] = (None, None, None, None, None)
+    published: tuple[float | None, ...] = (None,) * 5
 
     @property
     def name(self) -> str:
-        segmenter = {"swiftnet": "SwiftNet-R18", "bisenet": "BiSeNet-R18"}[self.segnet]
-        return f"{segmenter} {self.scale:g}" if self.flow is None else f"GSVNet {segmenter} {self.scale:g}, {self.flow} flow"
+        """The model's name in the tables."""
+        segmenter = f"{ {'swiftnet': 'SwiftNet-R18', 'bisenet': 'BiSeNet-R18'}[self.segnet]} {self.scale:g}"
+        return segmenter if self.flow is None else f"GSVNet {segmenter}, {self.flow} flow"
 
 
-PUBLISHED = ("avg. mIoU", "min. mIoU", "FPS on a 1080 Ti", "size in MB", "GMAC a frame")
+# Of the paper: mIoU in per cent at interval 3, frames per second on a 1080 Ti, MB of parameters, GMAC per frame.
+PUBLISHED = ("avg. mIoU", "min. mIoU", "FPS", "MB", "GMAC")
 ROWS = (
     Row("swiftnet", 0.75, "light", (72.5, 70.3, 125, 50.4, 21.3)),
     Row("bisenet", 0.75, "light", (72.0, 70.5, 123, None, None)),
@@ -66,22 +77,27 @@ ROWS = (
 
 
 def benchmark_table(options: Options, device: torch.device) -> dict:
-    """Measure every row at 1024 x 2048, batch 1; write Markdown and a plot beside the JSON."""
-    # The plainest engine where none is named: rows compare networks, not engines.
+    """Measure every row at 1024 x 2048, batch 1; in a dry run on small frames, once.
+
+    Returns `settings`, `interval`, `rows` (dicts of `Row`'s fields, `name`, and the keys of `complexity`, `speed` and
+    `accuracy`), `table` and `markdown` (lines), `figure`.
+    """
+    # Eager unless an engine is named: rows compare networks, not engines.
     options = replace(options, engine="eager") if options.engine == "auto" else options
-    classes, results = dataset_config("cityscapes_2k", "").num_classes, [read_result(Path(path)) for path in options.results]
+    classes, size = dataset_config("cityscapes_2k", "").num_classes, frame_size(options)
+    results = [read_result(Path(path)) for path in options.results]
     rows = []
     for row in ROWS:
         found = {"name": row.name, **asdict(row), **complexity(row, classes, options.interval)}
-        found |= speed(row, classes, options, device)
-        found |= accuracy(row, results, options.interval)
+        found |= speed(row, classes, options, device) | accuracy(row, results, options.interval)
         rows.append(found)
         logger.info("%s: %.1f frames/s, network only %.1f", row.name, found["end_to_end"]["fps"], found["network"]["fps"])
     settings = (
-        f"{SIZE[1]} x {SIZE[0]}, batch 1, interval {options.interval}, engine {options.engine}, "
-        f"{'float32' if options.amp == 'off' else options.amp}, BatchNorm folded, untrained weights; end to end: from the "
-        "uint8 frame in memory to the full-size uint8 label map, argmax included; network: logits of a frame that has the "
-        "segmenter's size already, normalisation included; memory: peak, less what was in use before the row's networks were made"
+        f"{size[1]} x {size[0]}, batch 1, interval {options.interval}, engine {options.engine}, "
+        f"{'float32' if options.amp == 'off' else options.amp}, BatchNorm folded, untrained weights; GMAC at "
+        f"{SIZE[1]} x {SIZE[0]}; end to end: from the uint8 frame in memory to the full-size uint8 label map, including "
+        "argmax; network: logits of a frame that already has the segmenter's size, including normalisation; memory: peak "
+        "minus what was in use before the row's networks were built"
     )
     tables = [cost_table(rows), speed_table(rows), accuracy_table(rows)]
     return {
@@ -92,69 +108,68 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
 
 
 def complexity(row: Row, classes: int, interval: int) -> dict:
-    """Parameters that inference needs, and GMAC of keyframe, propagated frame and the average over an interval.
+    """`parameters` of inference, `megabytes` in float32, `gmac` (keyframe, propagated, average over an interval).
 
-    The guided convolution counts as published; this code's form of it saves `published_fusion_gmac`.
+    The guided convolution is counted in its published form; this program's form saves `published_fusion_gmac`.
     """
     (h, w), (height, width) = grid_size(*SIZE), scaled_size(*SIZE, row.scale)
-    net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval().to("meta")
-    key = gmac(net.segmenter, meta(1, 3, height, width))
+    with torch.device("meta"):  # allocates and initialises nothing
+        net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
+        image, view, logits = torch.empty(1, 3, height, width), torch.empty(1, 3, h, w), torch.empty(1, classes, h, w)
+        propagated = key = gmac(net.segmenter, image)
+        if row.flow is not None:
+            propagated = gmac(net.flow, view, view) + gmac(net.guided, logits, view) + published_fusion_gmac(classes, h, w)
     count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
-    propagated = key
-    if row.flow is not None:
-        count += parameters(net.flow) + parameters(net.guided)
-        view = meta(1, 3, h, w)
-        propagated = gmac(net.flow, view, view) + gmac(net.guided, meta(1, classes, h, w), view)
-        propagated += published_fusion_gmac(classes, h, w)
+    count += parameters(net.flow) + parameters(net.guided) if row.flow is not None else 0
     return {
         "parameters": count, "megabytes": count * 4 / 1e6,
         "gmac": {"keyframe": key, "propagated": propagated, "average": (key + (interval - 1) * propagated) / interval},
     }
 
 
-def meta(*shape: int) -> Tensor:
-    return torch.empty(*shape, device="meta")
-
-
 def speed(row: Row, classes: int, options: Options, device: torch.device) -> dict:
-    """Latency of keyframes and propagated frames, apart and on average, and peak memory."""
+    """`peak_gib` and, for "network" and "end_to_end", a dict of `keyframe_ms` and `propagated_ms` ([median, 95th percentile],
+    None if every frame is segmented), `average_ms` over an interval, `fps`."""
     before = memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
     engine = build_engine(options.engine, net, scale=row.scale, device=device, amp=options.amp)
-    frame, smooth = sample_inputs(classes)
-    image, logits = torch.from_numpy(frame)[None], smooth.to(device)
+    image, logits = sample_inputs(classes, frame_size(options))
+    logits = logits.to(device)
     reset_peak(device)
     works, wait = end_to_end_works(engine, row, image, logits), waiter(device)
     for work in works.values():
         work()
     wait()
     found: dict = {"peak_gib": peak_gib(device) - before}
-    seconds = turns(network_works(engine, row, net, image, logits) | works, REPEATS[device.type], wait)
+    works |= network_works(engine, row, net, image, logits)
+    seconds = turns(works, Rounds.of(options, ROUNDS[device.type]), wait)
     for kind in ("network", "end_to_end"):
         key = median_and_p95(seconds[f"{kind} keyframe"])
-        propagated = median_and_p95(seconds[f"{kind} propagated"]) if row.flow is not None else key
-        mean = (key[0] + (options.interval - 1) * propagated[0]) / options.interval
-        found[kind] = {
-            "keyframe_ms": key, "propagated_ms": propagated if row.flow is not None else None, "average_ms": mean, "fps": 1e3 / mean
-        }
+        propagated = median_and_p95(seconds[f"{kind} propagated"]) if row.flow is not None else None
+        mean = (key[0] + (options.interval - 1) * (propagated or key)[0]) / options.interval
+        found[kind] = {"keyframe_ms": key, "propagated_ms": propagated, "average_ms": mean, "fps": 1e3 / mean}
     return found
 
 
-def sample_inputs(classes: int) -> tuple[np.ndarray, Tensor]:
-    """A frame (H,W,3) uint8, and logits (1,C,h,w) whose label map has regions as large as a street's: how long a label map
-    takes depends on that, and untrained networks give none."""
+def sample_inputs(classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A frame (1,H,W,3) uint8, and logits (1,C,h,w) whose regions are as large as a street's.
+
+    The time of a label map depends on its regions, and those of untrained networks are not like a street's.
+    """
     rng = torch.Generator().manual_seed(0)
-    frame = torch.randint(0, 256, (*SIZE, 3), generator=rng, dtype=torch.uint8).numpy()
+    frame = torch.randint(0, 256, (1, *size, 3), generator=rng, dtype=torch.uint8)
     coarse = torch.randn(1, classes, 9, 17, generator=rng)
-    return frame, 5 * nn.functional.interpolate(coarse, size=grid_size(*SIZE), mode="bicubic", align_corners=True)
+    logits = nn.functional.interpolate(coarse, size=grid_size(*size), mode="bicubic", align_corners=True)  # (1,C,h,w)
+    return frame, 5 * logits
 
 
 def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: Tensor) -> dict[str, Callable]:
-    """The networks alone: a frame that has the segmenter's size already, two views."""
-    height, width = scaled_size(*SIZE, row.scale)
+    """The networks alone: a frame that already has the segmenter's size; two views."""
+    height, width = scaled_size(*image.shape[1:3], row.scale)
     scaled = image[:, :height, :width].contiguous().to(engine.device)
-    segmenter = build_engine(engine.name, net, scale=1.0, device=engine.device, amp=engine.amp)
+    alone = GSVNet(net.segmenter, NoFlow(), net.guided)  # an engine copies its networks, and FlowNet2-S is large
+    segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, amp=engine.amp)
     view = engine.view(image)
     works = {"network keyframe": lambda: segmenter.keyframe(scaled)}
     if row.flow is not None:
@@ -164,17 +179,17 @@ def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: 
 
 def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) -> dict[str, Callable]:
     """From the frame's bytes to the label map's; the label map is that of `logits`, see `sample_inputs`."""
-    previous = engine.view(image)
+    size, previous = (image.shape[1], image.shape[2]), engine.view(image)
 
     def keyframe() -> None:
         if row.flow is not None:
-            engine.view(image)  # the next frame's flow wants it
+            engine.view(image)  # required by the next frame's flow
         engine.keyframe(image)
-        engine.labels(logits, SIZE)
+        engine.labels(logits, size)
 
     def propagated() -> None:
         engine.propagate(logits, previous, engine.view(image))
-        engine.labels(logits, SIZE)
+        engine.labels(logits, size)
 
     return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.flow is not None else {})
 
@@ -192,7 +207,8 @@ def read_result(path: Path) -> dict:
 
 
 def accuracy(row: Row, results: Sequence[dict], interval: int) -> dict:
-    """mIoU of the row from the user's results, if one is of it: over positions 0..interval-1 of the whole method."""
+    """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last result of this row;
+    None without one. Results of ablations do not count."""
     method = "per-frame" if row.flow is None else "gsv"
     found = {"dataset": None, "frames": None, "avg_miou": None, "pooled_miou": None, "min_miou": None}
     for content in results:
@@ -210,10 +226,10 @@ def accuracy(row: Row, results: Sequence[dict], interval: int) -> dict:
 
 
 def cost_table(rows: Sequence[dict]) -> Table:
+    """Parameters and multiply-accumulates."""
     cells = [
-        (row["name"], f"{row['parameters']:,}", f"{row['megabytes']:.1f}", shown(row["published"][3]), *(
-            f"{row['gmac'][kind]:.2f}" for kind in ("keyframe", "propagated", "average")
-        ), shown(row["published"][4]))
+        (row["name"], f"{row['parameters']:,}", f"{row['megabytes']:.1f}", shown(row["published"][3]),
+         *(f"{x:.2f}" for x in row["gmac"].values()), shown(row["published"][4]))
         for row in rows
     ]
     head = ("model", "parameters", "MB", "published MB", "GMAC keyframe", "propagated", "average", "published average")
@@ -221,12 +237,12 @@ def cost_table(rows: Sequence[dict]) -> Table:
 
 
 def speed_table(rows: Sequence[dict]) -> Table:
+    """Latency, throughput and memory."""
     cells = []
     for row in rows:
         cell = [row["name"]]
-        for kind in ("network", "end_to_end"):
-            found = row[kind]
-            cell += [milliseconds(found["keyframe_ms"]), milliseconds(found["propagated_ms"]), f"{found['fps']:.2f}"]
+        for found in (row["network"], row["end_to_end"]):
+            cell += [*(milliseconds(found[key]) for key in ("keyframe_ms", "propagated_ms")), f"{found['fps']:.2f}"]
         cells.append((*cell, f"{row['peak_gib']:.2f}", shown(row["published"][2])))
     head = (
         "model", "network: keyframe ms (p95)", "propagated ms (p95)", "FPS", "end to end: keyframe ms (p95)",
@@ -236,20 +252,21 @@ def speed_table(rows: Sequence[dict]) -> Table:
 
 
 def accuracy_table(rows: Sequence[dict]) -> Table:
+    """mIoU from the user's results, and as published."""
     cells = [
         (row["name"], *(percent(row[key]) for key in ("avg_miou", "pooled_miou", "min_miou")), row["dataset"] or "-",
          shown(row["frames"]), *map(shown, row["published"][:2]))
         for row in rows
     ]
     head = (
-        "model", "mean mIoU", "pooled mIoU", "min. mIoU", "measured on", "frames", "published avg. (pooled, Cityscapes val)",
-        "published min.",
+        "model", "mean mIoU", "pooled mIoU", "min. mIoU", "measured on", "frames",
+        "published avg. (pooled, Cityscapes val)", "published min.",
     )
     return Table("Accuracy", head, tuple(cells))
 
 
 def plot(rows: Sequence[dict]) -> "Figure":
-    """mIoU against frames a second; the published mIoU where the user has none. Labels say which."""
+    """mIoU against frames per second; the published mIoU where there is no result. Labels name the source."""
     points = []
     for row in rows:
         measured = row["avg_miou"]
@@ -261,4 +278,5 @@ def plot(rows: Sequence[dict]) -> "Figure":
 
 
 def shown(x: float | None) -> str:
+    """A figure as text; "-" for None."""
     return "-" if x is None else f"{x:g}"

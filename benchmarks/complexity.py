@@ -5,14 +5,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of parameters, trained or not."""
+    """Number of parameters, whether trained or not."""
     return sum(p.numel() for p in module.parameters())
 
 
 def gmac(module: nn.Module, *inputs: Tensor) -> float:
-    """Giga multiply-accumulates of one forward: convolutions and matrix products (half of torch's FLOP count).
+    """Giga multiply-accumulates of one forward pass: convolutions and matrix products (half of torch's FLOP count).
 
-    Inputs on the meta device, with `module` moved there too, cost no time.
+    On the meta device, nothing is computed.
     """
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -21,9 +21,9 @@ def gmac(module: nn.Module, *inputs: Tensor) -> float:
 
 
 def published_fusion_gmac(classes: int, height: int, width: int) -> float:
-    """What the published form of the guided block spends on top of ours, h x w grid, in GMAC.
+    """GMAC that the published form of the guided block needs in addition to ours, on the h x w grid.
 
-    It runs the nine 3 x 3 filters over every class (81 a class and pixel) and the Laplacian as a convolution (9);
-    ours combines the filters first (81 a pixel, counted) and needs ten multiply-adds a class, which no counter sees.
+    It applies the nine 3 x 3 filters to every class (81 per class and pixel) and the Laplacian as a convolution (9). Ours
+    combines the filters first (81 per pixel, counted) and needs ten multiply-adds per class, which the counter omits.
     """
     return (81 * classes + 9 - 81) * height * width / 1e9

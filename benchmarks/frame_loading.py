@@ -1,5 +1,7 @@
-"""--benchmark loader: what the loader delivers, beside the published way."""
+"""--benchmark loader: frames per second of image decoders and of whole loaders, one of them the published way."""
+import statistics
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measure import rates
+from benchmarks.measure import Rounds, turns
 from benchmarks.published_way import PlainClips
 from config.datasets import dataset_config
 from config.errors import UserError
@@ -18,55 +20,66 @@ from dataloaders.clips import ClipDataset, SizedDataset
 from dataloaders.images import read_image
 from dataloaders.loaders import labelled_frames
 from models.build import SEGMENTERS
+from utils.text_table import Table
 
-LOADER_CLIPS, DECODER_FRAMES = 8, 12
+ROUNDS = 5
+CLIPS, DRY_RUN_CLIPS = 8, 1
+DECODER_FRAMES = 12
 
 
 def benchmark_loader(options: Options, device: torch.device) -> dict:
-    """Frames per second of one core: decoders, then whole loaders (decode, label, stack), reference and ours."""
+    """Time decoding, then loading clips (decode, map labels, stack), on one core and without loader processes.
+
+    Returns `frame` (H,W,3), `decoders` and `loaders` (name -> frames per second), `table` (lines).
+    """
     dataset, interval = dataset_config(options.dataset, options.data_path), options.multi_step[0]
     frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=interval)
-    clips = ClipDataset(frames, interval, dataset)
+    clips, rounds = ClipDataset(frames, interval, dataset), Rounds.of(options, ROUNDS)
     if not len(clips):
-        raise UserError(f"{options.data_path}: no train clip of {interval + 1} frames to measure with; see --multi-step")
+        raise UserError(f"{options.data_path}: no train clip has {interval + 1} frames; choose a smaller --multi-step")
     torch.set_num_threads(1)
-    count = min(LOADER_CLIPS, len(clips))
+    count = min(DRY_RUN_CLIPS if options.early_stop else CLIPS, len(clips))
     paths = sorted({path for frame in clips.frames[:count] for path in frame.frames})[:DECODER_FRAMES]
     decoders: dict[str, Decode] = {
         "Pillow": lambda path: np.array(Image.open(path).convert("RGB")),
         "OpenCV": opencv_image,
         "ours (OpenCV for PNG, torchvision.io for JPEG)": read_image,
     }
-    decode = rates({name: partial(read_all, read, paths) for name, read in decoders.items()}, len(paths))
+    decode = rates({name: partial(read_all, read, paths) for name, read in decoders.items()}, len(paths), rounds)
     segmenter = SEGMENTERS[options.segnet]
+    plain = PlainClips(frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std)
     with tempfile.TemporaryDirectory(dir=options.cache_dir or None) as folder:
+        cached = ClipDataset(frames, interval, dataset, PictureCache(Path(folder)))
         loaders: dict[str, SizedDataset] = {
-            "reference (Pillow, float frames, label loop)": PlainClips(
-                frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std
-            ),
-            "ours": clips,
-            "ours, decoded frames cached": ClipDataset(frames, interval, dataset, PictureCache(Path(folder))),
+            "published way (Pillow, float frames, label loop)": plain, "ours": clips, "ours, decoded frames cached": cached,
         }
-        whole = rates({name: partial(load_all, data, count) for name, data in loaders.items()}, count * (interval + 1))
-    first = next(iter(whole.values()))
-    size = read_image(paths[0]).shape
-    table = [f"frames of {size[1]} x {size[0]}, one core", f"{'decoder':<46}{'frames/s':>10}"]
-    table += [f"{name:<46}{value:>10.1f}" for name, value in decode.items()]
-    table += [f"{'loader, clips of ' + str(interval + 1) + ' frames and a label':<46}{'frames/s':>10}{'ratio':>8}"]
-    table += [f"{name:<46}{value:>10.1f}{value / first:>8.2f}" for name, value in whole.items()]
-    return {"frame": list(size), "decoders": decode, "loaders": whole, "table": table}
+        works = {name: partial(load_all, data, count) for name, data in loaders.items()}
+        whole = rates(works, count * (interval + 1), rounds)
+    size, first = read_image(paths[0]).shape, next(iter(whole.values()))
+    rows = [(f"decode: {name}", f"{rate:.1f}", "") for name, rate in decode.items()]
+    rows += [(f"load: {name}", f"{rate:.1f}", f"{rate / first:.2f}") for name, rate in whole.items()]
+    title = f"Frames of {size[1]} x {size[0]} in clips of {interval + 1}, one core"
+    table = Table(title, ("", "frames/s", "ratio"), tuple(rows))
+    return {"frame": list(size), "decoders": decode, "loaders": whole, "table": table.console()}
+
+
+def rates(works: dict[str, Callable[[], object]], frames: int, rounds: Rounds) -> dict[str, float]:
+    """Frames per second of each work, which handles `frames` of them: median, the works taking turns."""
+    return {name: frames / statistics.median(seconds) for name, seconds in turns(works, rounds).items()}
 
 
 def read_all(read: Decode, paths: list[Path]) -> list[np.ndarray]:
+    """Decode the files."""
     return [read(path) for path in paths]
 
 
 def load_all(data: SizedDataset, count: int) -> list[dict]:
+    """Load the first `count` clips."""
     return [data[i] for i in range(count)]
 
 
 def opencv_image(path: Path) -> np.ndarray:
-    """RGB (H,W,3) uint8."""
+    """RGB (H,W,3) uint8. Raises UserError."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise UserError(f"{path}: OpenCV cannot read it; restore the file from the data set")

@@ -1,6 +1,6 @@
-"""Clocks of the benchmarks: medians after a warm-up, the device waited for, and what the figures were measured on.
+"""Timing and memory of the benchmarks: medians after a warm-up, with the device idle before and after; the machine.
 
-Ratios inside one run are what to compare; times depend on the machine and what else it does.
+Compare ratios within a run: times depend on the machine and its load.
 """
 import contextlib
 import ctypes
@@ -11,8 +11,9 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +23,30 @@ from config.options import Options
 from models.gsvnet import GSVNet
 from models.load import fresh_networks, networks_for_inference, resume_path
 
-STEPS, WARM_UP = 5, 2
+SIZE, DRY_RUN_SIZE = (1024, 2048), (128, 256)  # frames (H,W) of benchmarks that read no data set
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How often something is timed: `warm_up` rounds, which are dropped, then `counted` ones."""
+
+    counted: int
+    warm_up: int = 2
+
+    @classmethod
+    def of(cls, options: Options, counted: int) -> "Rounds":
+        """`counted` rounds after the warm-up; in a dry run a single one."""
+        return cls(1, 0) if options.early_stop else cls(counted)
+
+    @property
+    def total(self) -> int:
+        """Rounds to run, the warm-up included."""
+        return self.warm_up + self.counted
+
+
+def frame_size(options: Options) -> tuple[int, int]:
+    """(H,W) of the frames of a benchmark that reads no data set."""
+    return DRY_RUN_SIZE if options.early_stop else SIZE
 
 
 def networks_to_measure(options: Options) -> tuple[GSVNet, str]:
@@ -33,7 +57,7 @@ def networks_to_measure(options: Options) -> tuple[GSVNet, str]:
 
 
 def machine(device: torch.device) -> dict:
-    """What the figures were measured on."""
+    """What the figures were measured on: device, threads, clock_mhz (None if unknown), torch, torchvision, python, date."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "device": f"{device.type} ({name})", "threads": torch.get_num_threads(), "clock_mhz": clock_mhz(device),
@@ -43,6 +67,7 @@ def machine(device: torch.device) -> dict:
 
 
 def machine_line(machine: dict) -> str:
+    """`machine` as one line of text."""
     clock = f", {machine['clock_mhz']} MHz" if machine["clock_mhz"] else ""
     return (
         f"{machine['device']}{clock}, {machine['threads']} threads, torch {machine['torch']}, torchvision {machine['torchvision']}, "
@@ -51,14 +76,15 @@ def machine_line(machine: dict) -> str:
 
 
 def processor() -> str:
+    """The CPU's name."""
     found = _cpu_line(r"model name\s*:\s*(.+)")
     return found or platform.processor() or platform.machine()
 
 
 def clock_mhz(device: torch.device) -> int | None:
-    """Clock at this moment, where the system tells: of the GPU, or of the first core."""
+    """Current clock of the GPU or of the first core; None if the system does not report it."""
     if device.type == "cuda":
-        with contextlib.suppress(Exception):  # wants NVIDIA's management library, which not every machine has
+        with contextlib.suppress(Exception):  # requires NVIDIA's management library, which not every machine has
             return int(torch.cuda.clock_rate(device))
         return None
     found = _cpu_line(r"cpu MHz\s*:\s*([\d.]+)")
@@ -72,46 +98,37 @@ def _cpu_line(pattern: str) -> str | None:
     return None
 
 
-def rates(works: dict[str, Callable[[], object]], frames: int) -> dict[str, float]:
-    """Frames per second of each work: median of a few rounds, in which all take turns, after one that warms up."""
+def turns(
+    works: Mapping[str, Callable[[], object]], rounds: Rounds, wait: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each work in every counted round. The works take turns, so that the machine's load affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(1 + STEPS):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - start)
-    return {name: frames / statistics.median(seconds[1:]) for name, seconds in times.items()}
-
-
-def turns(works: dict[str, Callable[[], object]], repeats: int, wait: Callable[[], object] = lambda: None) -> dict[str, list[float]]:
-    """Seconds of each work, `repeats` times, all taking turns, after WARM_UP rounds that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(WARM_UP + repeats):
+    for _ in range(rounds.total):
         for name, work in works.items():
             wait()
             start = time.perf_counter()
             work()
             wait()
             times[name].append(time.perf_counter() - start)
-    return {name: seconds[WARM_UP:] for name, seconds in times.items()}
+    return {name: seconds[rounds.warm_up :] for name, seconds in times.items()}
 
 
 def waiter(device: torch.device) -> Callable[[], object]:
-    """What to call so that the device has done all that it was asked."""
+    """A function that waits until the device is idle."""
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
 
 
 def median_and_p95(seconds: list[float]) -> tuple[float, float]:
-    """Milliseconds."""
+    """Median and 95th percentile in milliseconds."""
     ordered = sorted(seconds)
     return 1e3 * statistics.median(ordered), 1e3 * ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
 class Parts:
-    """Seconds by part of a step, over several steps."""
+    """Seconds of each part of a step, over several steps: `with parts("backward"): ...`."""
 
-    def __init__(self, device: torch.device):
-        self.device, self.peak = device, 0.0
+    def __init__(self, device: torch.device, rounds: Rounds):
+        self.device, self.rounds, self.peak = device, rounds, 0.0
         self.seconds: dict[str, list[float]] = {}
 
     @contextmanager
@@ -125,8 +142,9 @@ class Parts:
         self.peak = max(self.peak, peak_gib(self.device))
 
     def result(self) -> dict:
-        """Median milliseconds a step by part, and their sum, without the warm-up steps; peak memory in GiB."""
-        values = {part: 1e3 * statistics.median(times[WARM_UP:]) for part, times in self.seconds.items()}
+        """`milliseconds`: medians by part, and "step", their sum, without the warm-up; `peak_gib`: peak memory."""
+        skip = self.rounds.warm_up
+        values = {part: 1e3 * statistics.median(times[skip:]) for part, times in self.seconds.items()}
         return {"milliseconds": values | {"step": sum(values.values())}, "peak_gib": self.peak}
 
     def _wait(self) -> None:
@@ -135,16 +153,16 @@ class Parts:
 
 
 def milliseconds(values: tuple[float, float] | None) -> str:
-    """Median and 95th percentile as text."""
+    """Median and 95th percentile as text; "-" for None."""
     return "-" if values is None else f"{values[0]:.1f} ({values[1]:.1f})"
 
 
 def memory_gib(device: torch.device) -> float:
-    """Memory in use now: of the device on a GPU, of the process on a CPU."""
+    """Memory in use now, by this process: on the GPU, or in main memory for a CPU."""
     gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**30
-    with contextlib.suppress(OSError, AttributeError):  # the C library keeps what was freed, unless told otherwise
+    with contextlib.suppress(OSError, AttributeError):  # the C library keeps freed memory until it is trimmed
         ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
@@ -154,15 +172,16 @@ def memory_gib(device: torch.device) -> float:
 
 
 def reset_peak(device: torch.device) -> None:
+    """Start a new measurement of peak memory; where the system cannot, the old peak stays."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # where the system cannot forget the peak so far, it counts on
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_gib(device: torch.device) -> float:
-    """Peak memory since `reset_peak`: of the device on a GPU, of the whole process on a CPU."""
+    """Peak memory since `reset_peak`, of this process: on the GPU, or in main memory for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What --benchmark names: measures, prints a table, writes JSON."""
+"""Run a benchmark by its name: measure, print a table, write JSON."""
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,26 @@ BENCHMARKS = {
     "train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table,
     "video": benchmark_video, "schedule": benchmark_schedule,
 }
+DRY_RUN = "dry run (--early-stop 1): little work, timed once; no figures to report"
 
 
 def run_benchmark(options: Options, device: torch.device) -> dict:
-    """Run the benchmark that `--benchmark` names, print its table, write it as JSON; returns the JSON's content.
+    """Run the benchmark that `--benchmark` names, print its table and write it as JSON; returns the JSON's content.
 
-    Where it gives `markdown` and a `figure`, they are written beside the JSON.
+    Keys: `benchmark` (name), `machine` (see `measure.machine`), `dry_run`, and those that the benchmark returns. `markdown`
+    (lines) and `figure`, if it returns them, become files next to the JSON.
     """
-    content: dict[str, Any] = {"benchmark": options.benchmark, "machine": machine(device)}
+    if options.early_stop:
+        torch.set_num_threads(1)  # small frames gain nothing from threads, which wait for each other on a busy machine
+    content: dict[str, Any] = {"benchmark": options.benchmark, "machine": machine(device), "dry_run": options.early_stop}
     content |= BENCHMARKS[options.benchmark](options, device)
-    for line in [machine_line(content["machine"]), *content["table"]]:
+    head = [machine_line(content["machine"]), *([DRY_RUN] if options.early_stop else [])]
+    for line in [*head, *content["table"]]:
         logger.info("%s", line)
-    path = Path(options.metrics_file or Path(options.log_folder) / f"benchmark_{options.benchmark}.json").with_suffix(".json")
+    path = Path(options.metrics_file or Path(options.log_folder) / f"benchmark_{options.benchmark}.json")
+    path = path.with_suffix(".json")
     if "markdown" in content:
-        write_text(path.with_suffix(".md"), "\n".join([machine_line(content["machine"]), "", *content.pop("markdown")]))
+        write_text(path.with_suffix(".md"), "\n".join([*head, "", *content.pop("markdown")]))
     if "figure" in content:
         write_chart(path.with_suffix(".png"), content.pop("figure"))
     write_json(path, content)

@@ -1,6 +1,7 @@
-"""--benchmark schedule: what re-keying at scene cuts gains over a fixed interval, at no more keyframes."""
+"""--benchmark schedule: keyframes at scene cuts compared with a fixed interval, at no more keyframes."""
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,50 +16,62 @@ from inference.stream import VideoSegmenter
 from models.load import networks_for_inference
 from utils.logging import watched
 from utils.metrics import ConfusionMatrix, scores
+from utils.text_table import Table
 
 SHOTS = (4, 9)  # shortest and longest shot, frames
-FRAMES = 240
+FRAMES, DRY_RUN_FRAMES = 240, 20
 
 
 def benchmark_schedule(options: Options, device: torch.device) -> dict:
-    """mIoU of a video cut together from pieces of the val split's videos, every frame of which is labelled."""
+    """Segment pieces of the val videos, joined by cuts: at a fixed interval, and with keyframes at cuts.
+
+    Returns `frames`, `cuts` (numbers), `rows` (see `measure`; the last one has at most the first one's keyframes),
+    `most_within`, `least_across` (see `changes`), `table` (lines).
+    """
     dataset = dataset_config(options.dataset, options.data_path)
     frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=1)
     videos = [video for video in videos_of(frames) if all(frame.labelled for frame in video)]
     if len(videos) < 2:
-        raise UserError(f"{options.data_path}: wants two val videos or more whose frames are all labelled; --dataset synthetic has them")
-    cut, cuts = cut_together(videos, np.random.default_rng(options.seed))
+        raise UserError(
+            f"{options.data_path}: at least two val videos must have labels for all frames; use --dataset synthetic"
+        )
+    count = DRY_RUN_FRAMES if options.early_stop else FRAMES
+    cut, cuts = cut_together(videos, count, np.random.default_rng(options.seed))
     items = VideoDataset([cut], dataset)
     segmenter = VideoSegmenter(networks_for_inference(options), scale=options.scale, device=device)
-    fixed = measure(segmenter, FixedInterval(options.interval), items, dataset.num_classes, f"every {options.interval} frames")
-    rows = [fixed]
+    title = f"every {options.interval} frames"
+    fixed = measure(segmenter, FixedInterval(options.interval), items, dataset.num_classes, title)
     for interval in range(options.interval, SHOTS[1] + 2):  # the shortest interval that takes no more keyframes
-        name = f"at cuts, and every {interval} frames"
-        row = measure(segmenter, SceneCut(interval, options.cut_threshold), items, dataset.num_classes, name)
+        title = f"at cuts, and every {interval} frames"
+        row = measure(segmenter, SceneCut(interval, options.cut_threshold), items, dataset.num_classes, title)
         if row["keyframes"] <= fixed["keyframes"]:
             break
-    rows.append(row)
     within, across = changes(segmenter, items, cut)
-    table = [f"{len(cut)} frames, {cuts} cuts, change above {options.cut_threshold:g} is a cut"]
-    table.append(f"{'keyframes':<28}{'number':>8}{'mIoU':>8}{'pixel acc.':>12}")
-    table += [f"{row['name']:<28}{row['keyframes']:>8}{100 * row['miou']:>8.2f}{100 * row['pixel_accuracy']:>12.2f}" for row in rows]
+    cells = [
+        (x["name"], str(x["keyframes"]), *(f"{100 * x[key]:.2f}" for key in ("miou", "pixel_accuracy"))) for x in (fixed, row)
+    ]
+    title = f"{len(cut)} frames, {cuts} cuts; a change above {options.cut_threshold:g} is a cut"
+    table = Table(title, ("keyframes", "number", "mIoU", "pixel acc."), tuple(cells)).console()
     table.append(f"change from frame to frame: at most {within:.3f} within a shot, at least {across:.3f} at a cut")
-    return {"frames": len(cut), "cuts": cuts, "rows": rows, "most_within": within, "least_across": across, "table": table}
+    return {
+        "frames": len(cut), "cuts": cuts, "rows": [fixed, row], "most_within": within, "least_across": across,
+        "table": table,
+    }
 
 
 def changes(segmenter: VideoSegmenter, items: VideoDataset, cut: Video) -> tuple[float, float]:
-    """Largest change between neighbours within a shot, smallest at a cut: what a threshold has to lie between."""
+    """Largest change between neighbours within a shot, smallest at a cut: a threshold must lie between them."""
     views = [segmenter.engine.view(items[i]["image"][None]) for i in range(len(items))]
     follows = [b.labelled is not None and b.labelled.frames[-2:-1] == (a.path,) for a, b in pairwise(cut)]
     found = [(change(a, b), same) for (a, b), same in zip(pairwise(views), follows)]
     return max(x for x, same in found if same), min(x for x, same in found if not same)
 
 
-def cut_together(videos: list[Video], rng: np.random.Generator) -> tuple[Video, int]:
-    """Pieces of the videos, one after the other, no two neighbours of the same; and the number of cuts."""
+def cut_together(videos: list[Video], count: int, rng: np.random.Generator) -> tuple[Video, int]:
+    """Join pieces of the videos until there are `count` frames, neighbours from different ones; and the number of cuts."""
     frames: list[VideoFrame] = []
     shots, last = 0, -1
-    while len(frames) < FRAMES:
+    while len(frames) < count:
         which = int(rng.choice([i for i in range(len(videos)) if i != last]))
         length = min(int(rng.integers(SHOTS[0], SHOTS[1] + 1)), len(videos[which]))
         start = int(rng.integers(len(videos[which]) - length + 1))
@@ -67,8 +80,8 @@ def cut_together(videos: list[Video], rng: np.random.Generator) -> tuple[Video, 
     return tuple(frames), shots - 1
 
 
-def measure(segmenter: VideoSegmenter, schedule: Schedule, items: VideoDataset, classes: int, name: str) -> dict:
-    """Segment all items as one stream."""
+def measure(segmenter: VideoSegmenter, schedule: Schedule, items: VideoDataset, classes: int, name: str) -> dict[str, Any]:
+    """Segment all items as one stream. Returns `name`, `keyframes` (number), `miou`, `pixel_accuracy` (0..1)."""
     segmenter.schedule, matrix, keyframes = schedule, ConfusionMatrix(classes), 0
     segmenter.reset()
     for item in watched([items[i] for i in range(len(items))], description=name, unit="frame"):

@@ -1,12 +1,13 @@
-"""--benchmark train: where a training step's time goes, beside the published way."""
+"""--benchmark train: the time of each part of a training step, in the published way and in this program."""
 import copy
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from benchmarks.measure import STEPS, WARM_UP, Parts
+from benchmarks.measure import Parts, Rounds
 from benchmarks.published_way import PlainClips, plain_augment, plain_frozen, plain_loss, plain_propagation
 from config.options import Options
 from dataloaders.loaders import TrainingLoader
@@ -14,36 +15,48 @@ from models.gsvnet import GSVNet
 from models.load import fresh_networks
 from trainer.stages.propagation import PropagationStage
 from utils.distributed import Ranks
+from utils.text_table import Table
+
+STEPS = 5
 
 
 def benchmark_train(options: Options, device: torch.device) -> dict:
-    """Milliseconds by part of a training step of the longest interval: the published way, then this program's."""
+    """Time the parts of training steps of the longest interval, both ways step by step in turn.
+
+    Returns `settings`, `table` (lines), and for "published" and "ours" a dict of `milliseconds` (medians by part, and
+    "step", their sum), `clips_per_second`, `peak_gib`.
+    """
     options = replace(options, multi_step=(max(options.multi_step),), eval_multi_step=(), eval_single=True)
     torch.manual_seed(options.seed)
-    net = fresh_networks(options)
-    parts_plain, parts_ours = Parts(device), Parts(device)
-    plain_way = plain_steps(options, device, copy.deepcopy(net), parts_plain)
-    our_way = stage_steps(options, PropagationStage(options, device, Ranks(), None, net=net), parts_ours)
-    for _ in zip(plain_way, our_way):  # turn about, so that what else the machine does meets both alike
+    net, rounds = fresh_networks(options), Rounds.of(options, STEPS)
+    parts = {"published": Parts(device, rounds), "ours": Parts(device, rounds)}
+    plain_way = plain_steps(options, device, copy.deepcopy(net), parts["published"])
+    our_way = stage_steps(options, PropagationStage(options, device, Ranks(), None, net=net), parts["ours"])
+    for _ in zip(plain_way, our_way):
         pass
-    plain, ours = parts_plain.result(), parts_ours.result()
-    parts = list(ours["milliseconds"])
+    found = {name: part.result() for name, part in parts.items()}
+    for run in found.values():
+        run["clips_per_second"] = 1e3 * options.batch_size / run["milliseconds"]["step"]
     settings = f"{options.segnet}, {options.optical_flow_network} flow, batch {options.batch_size}, crop "
     settings += f"{options.crop_height} x {options.crop_width}, interval {options.multi_step[0]}, --amp {options.amp}, "
     settings += f"--compile {int(options.compile)}, {options.num_worker} loader processes"
-    table = [settings, f"{'milliseconds a step':<28}{'published way':>14}{'ours':>10}{'ratio':>8}"]
-    for part in parts:
-        a, b = plain["milliseconds"][part], ours["milliseconds"][part]
-        table.append(f"{part:<28}{a:>14.1f}{b:>10.1f}{a / b:>8.2f}")
-    for name, run in (("published way", plain), ("ours", ours)):
-        images = options.batch_size / run["milliseconds"]["step"] * 1e3
-        run["clips_per_second"] = images
-        table.append(f"{name}: {images:.2f} clips/s, peak memory {run['peak_gib']:.2f} GiB")
-    return {"settings": settings, "published": plain, "ours": ours, "table": table}
+    return {"settings": settings, **found, "table": [settings, *step_table(found).console()]}
+
+
+def step_table(found: Mapping[str, dict]) -> Table:
+    """`published` and `ours` of `benchmark_train` as a table."""
+    published, ours = found["published"], found["ours"]
+    rows = [
+        (part, f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}")
+        for (part, a), b in zip(published["milliseconds"].items(), ours["milliseconds"].values())
+    ]
+    for title, key in (("clips/s", "clips_per_second"), ("peak memory, GiB", "peak_gib")):
+        rows.append((title, f"{published[key]:.2f}", f"{ours[key]:.2f}", ""))
+    return Table("Training step", ("milliseconds per step", "published way", "ours", "ratio"), tuple(rows))
 
 
 def stage_steps(options: Options, stage: PropagationStage, part: Parts) -> Iterator[None]:
-    """This program's training steps, timed by part; one a turn."""
+    """Run this program's training steps, timed by part; yields after each step."""
     loader = TrainingLoader(stage.passes, batch=options.batch_size, workers=options.num_worker)
     interval = options.multi_step[0]
     scaler = torch.amp.GradScaler(stage.device.type, enabled=options.amp == "fp16")
@@ -67,7 +80,7 @@ def stage_steps(options: Options, stage: PropagationStage, part: Parts) -> Itera
 
 
 def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts) -> Iterator[None]:
-    """The published program's training steps with the same networks, data and crop, timed by part; one a turn."""
+    """As `stage_steps`, in the published program's way, with the same networks, data and crop."""
     options = replace(options, compile=False, amp="off")
     stage = PropagationStage(options, device, Ranks(), None, net=net)  # for its data, optimizer and augmentation
     interval, segmenter = options.multi_step[0], net.segmenter
@@ -94,13 +107,13 @@ def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts
 
 
 def timed_batches(start: Callable[[int], Iterator[dict]], part: Parts) -> Iterator[dict]:
-    """Batches for warm-up and measured steps, pass after pass as needed; the wait for each is the part "load"."""
-    number, batches = 0, start(0)
-    for _ in range(WARM_UP + STEPS):
+    """Batches for all rounds, from as many passes as needed (`start(pass)`); the wait for each is the part "load"."""
+    passes = itertools.count()
+    batches = start(next(passes))
+    for _ in range(part.rounds.total):
         with part("load"):
-            batch: dict | None = next(batches, None)
+            batch = next(batches, None)
             if batch is None:
-                number += 1
-                batches = start(number)
+                batches = start(next(passes))
                 batch = next(batches)
         yield batch

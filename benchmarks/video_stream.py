@@ -1,146 +1,171 @@
-"""--benchmark video: a stream at full size by every engine, beside segmenting each frame and beside the straightforward program."""
-from collections.abc import Callable
+"""--benchmark video: a stream by every engine, compared with the published way and with segmenting every frame.
+
+`python -m benchmarks.video_stream RUN.json ...` prints the figures of several runs as Markdown, with their ranges.
+"""
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.measure import median_and_p95, milliseconds, networks_to_measure, turns, waiter
-from benchmarks.published_way import stacked_guided
+from benchmarks.measure import Rounds, frame_size, median_and_p95, milliseconds, networks_to_measure, turns, waiter
+from benchmarks.published_way import PlainStream
 from config.errors import UserError
 from config.options import Options
-from dataloaders.transforms import channels_first, normalise
-from inference.engines import ENGINES, Engine, build_engine
+from inference.engines import ENGINES, CompiledEngine, Engine, build_engine
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import VideoSegmenter
-from models.gsvnet import GSVNet, grid_view
-from models.resize import align, size_of
-from models.warp import grid_flow, warp
+from models.gsvnet import GSVNet
 from streets import StreetSettings, render_sequence
 from utils.logging import logger
+from utils.text_table import Table
 
-SIZE = (1024, 2048)
-GROUPS = 5
+GROUPS = 10  # keyframe groups that are timed
 STAGES = ("view", "keyframe", "propagate", "labels")
+TIMES = ("keyframe_ms", "propagated_ms", "group_ms")
+Works = dict[str, Callable[[], object]]
 
 
 def benchmark_video(options: Options, device: torch.device) -> dict:
-    """Milliseconds of a frame, uint8 frame in memory to uint8 label map of its size, and of its stages; all take turns."""
+    """Time frames, from the uint8 frame in memory to the uint8 label map of its size, and their stages, all in turn.
+
+    Returns `settings`, `rows` (name -> `figures`; "plain" is the published way), `agreement` (engine -> share of pixels
+    with the published way's label), `table` (lines).
+    """
     net, weights = networks_to_measure(options)
-    net = net.eval()
-    street = render_sequence(StreetSettings(*SIZE, 1, 1, options.interval), "val", 0)
-    frames = [torch.from_numpy(x.image) for x in islice(street, options.interval)]
-    engines = usable_engines(options, net, device)
-    works: dict[str, Callable] = {}
-    plain = PlainProgram(net, options.scale, device)
-    for t in range(options.interval):
-        works[f"plain {t}"] = lambda t=t: plain(t, frames[t])
+    size, interval = frame_size(options), options.interval
+    street = render_sequence(StreetSettings(*size, 1, 1, interval), "val", 0)
+    frames = [x.image for x in islice(street, interval)]
+    engines, plain = usable_engines(options, net.eval(), device, frames), PlainStream(net, options.scale, device)
+    works: Works = {f"plain {t}": partial(plain, t, frame) for t, frame in enumerate(frames)}
     for name, engine in engines.items():
-        stream, alone = (VideoSegmenter(net, engine=engine, schedule=FixedInterval(n)) for n in (options.interval, 1))
-        for t in range(options.interval):
-            works[f"{name} {t}"] = lambda s=stream, t=t: s(frames[t].numpy())
-        works[f"{name} alone"] = lambda s=alone: s(frames[-1].numpy())
-        works |= {f"{name} {stage}": work for stage, work in stages(engine, frames).items()}
-    seconds = turns(works, GROUPS, waiter(device))
+        works |= engine_works(name, engine, net, frames)
+    seconds = turns(works, Rounds.of(options, GROUPS), waiter(device))
+    rows = {name: figures(name, seconds, interval) for name in ("plain", *engines)}
     agree = {}
     for name, engine in engines.items():
-        agree[name] = agreement(VideoSegmenter(net, engine=engine, schedule=FixedInterval(options.interval)), plain, frames)
-    rows = {name: figures(name, seconds, options.interval) for name in ("plain", *engines)}
+        stream = VideoSegmenter(net, engine=engine, schedule=FixedInterval(interval))
+        pairs = [(torch.from_numpy(stream(frame)), plain(t, frame)) for t, frame in enumerate(frames)]
+        agree[name] = float(np.mean([(a == b).float().mean().item() for a, b in pairs]))
     settings = (
-        f"{SIZE[1]} x {SIZE[0]}, batch 1, {options.segnet}, {options.optical_flow_network} flow, {weights}, scale {options.scale:g}, "
-        f"interval {options.interval}, {'float32' if options.amp == 'off' else options.amp}; synthetic street"
+        f"{size[1]} x {size[0]}, batch 1, {options.segnet}, {options.optical_flow_network} flow, {weights}, scale "
+        f"{options.scale:g}, interval {interval}, {'float32' if options.amp == 'off' else options.amp}; synthetic street"
     )
-    return {"settings": settings, "rows": rows, "agreement": agree, "table": [settings, *table_lines(rows, agree)]}
+    table = [settings, *times_table(rows, agree).console(), *stages_table(rows).console()]
+    return {"settings": settings, "rows": rows, "agreement": agree, "table": table}
 
 
-def usable_engines(options: Options, net: GSVNet, device: torch.device) -> dict[str, Engine]:
-    """The engine that is asked for, or all that work here, each run once."""
+def usable_engines(options: Options, net: GSVNet, device: torch.device, frames: list[np.ndarray]) -> dict[str, Engine]:
+    """The engine that --engine names or, with auto, all that work here; each has seen two frames. Raises UserError.
+
+    A dry run with auto skips the compiled engine, which takes minutes to compile.
+    """
     found = {}
     for name in ENGINES if options.engine == "auto" else [options.engine]:
+        if options.early_stop and options.engine == "auto" and name == CompiledEngine.name:
+            logger.info("engine %s skipped in a dry run; --engine %s includes it", name, name)
+            continue
         try:
             engine = build_engine(name, net, scale=options.scale, device=device, amp=options.amp)
-            VideoSegmenter(net, engine=engine)(np.zeros((*SIZE, 3), np.uint8))
+            list(VideoSegmenter(net, engine=engine).stream(frames[:2]))
             found[name] = engine
         except UserError as error:
             if options.engine == name:
                 raise
-            logger.info("engine %s left out: %s", name, error)
+            logger.info("engine %s skipped: %s", name, error)
     return found
 
 
-class PlainProgram:
-    """The straightforward way: every full frame normalised as a float, the network as it is built, the guided block's
-    candidates stacked, all logits upsampled."""
-
-    def __init__(self, net: GSVNet, scale: float, device: torch.device):
-        self.net, self.scale, self.device = net.to(device), scale, device
-
-    @torch.inference_mode()
-    def __call__(self, t: int, image: Tensor) -> Tensor:
-        """Frame t of a group, (H,W,3) uint8 RGB -> labels (H,W) uint8."""
-        net = self.net
-        frame = normalise(channels_first(image).contiguous().to(self.device), net.segmenter.pixel_mean, net.segmenter.pixel_std)[None]
-        if t == 0:
-            state = net.keyframe(frame, self.scale)
-            self.logits, self.view = state.logits, state.view
-        else:
-            view = grid_view(frame)
-            warped = warp(self.logits, grid_flow(net.flow(view, self.view), size_of(view)))
-            self.logits, self.view = stacked_guided(net.guided, warped, view), view
-        return align(self.logits, size_of(frame)).argmax(dim=1)[0].to(torch.uint8).cpu()
-
-
-def stages(engine: Engine, frames: list[Tensor]) -> dict[str, Callable]:
-    """The parts of a frame's way, each by itself."""
-    image = frames[0][None]
-    view, logits = engine.view(image), engine.keyframe(image)
+def engine_works(name: str, engine: Engine, net: GSVNet, frames: Sequence[np.ndarray]) -> Works:
+    """What is timed of an engine: "NAME t" (frame t of a stream), "NAME alone" (a keyframe), "NAME STAGE"."""
+    stream, alone = (VideoSegmenter(net, engine=engine, schedule=FixedInterval(n)) for n in (len(frames), 1))
+    image = torch.from_numpy(frames[0])[None]
+    size, view, logits = (image.shape[1], image.shape[2]), engine.view(image), engine.keyframe(image)
     return {
-        "view": lambda: engine.view(image), "keyframe": lambda: engine.keyframe(image),
-        "propagate": lambda: engine.propagate(logits, view, view), "labels": lambda: engine.labels(logits, SIZE),
+        **{f"{name} {t}": partial(stream, frame) for t, frame in enumerate(frames)},
+        f"{name} alone": partial(alone, frames[-1]),
+        f"{name} view": partial(engine.view, image), f"{name} keyframe": partial(engine.keyframe, image),
+        f"{name} propagate": partial(engine.propagate, logits, view, view),
+        f"{name} labels": partial(engine.labels, logits, size),
     }
 
 
-def agreement(segmenter: VideoSegmenter, plain: PlainProgram, frames: list[Tensor]) -> float:
-    """Share of pixels that get the straightforward program's label."""
-    pairs = [(torch.from_numpy(segmenter(frame.numpy())), plain(t, frame)) for t, frame in enumerate(frames)]
-    return float(np.mean([(a == b).float().mean().item() for a, b in pairs]))
+def figures(name: str, seconds: dict[str, list[float]], interval: int) -> dict[str, Any]:
+    """The figures of an engine, or of the published way ("plain").
 
-
-def figures(name: str, seconds: dict[str, list[float]], interval: int) -> dict:
-    """Of one engine, or of the straightforward program ("plain")."""
+    `keyframe_ms`, `propagated_ms` (None at interval 1), `group_ms`: [median, 95th percentile] of a frame or a group of
+    `interval` frames; `fps`. Of an engine also `speedup` over the published way, by groups; `per_frame_ms`,
+    `per_frame_fps` and `per_frame_speedup` for the same engine segmenting every frame; `stages_ms` (stage -> median);
+    `network_fps`, from the stages keyframe and propagate alone.
+    """
+    groups, plain = (
+        median_and_p95([sum(times) for times in zip(*(seconds[f"{row} {t}"] for t in range(interval)))])
+        for row in (name, "plain")
+    )
     propagated = [x for t in range(1, interval) for x in seconds[f"{name} {t}"]]
-    groups = [sum(times) for times in zip(*(seconds[f"{name} {t}"] for t in range(interval)))]
-    group, group_p95 = median_and_p95(groups)
     found: dict[str, Any] = {
-        "keyframe_ms": median_and_p95(seconds[f"{name} 0"]), "propagated_ms": median_and_p95(propagated) if propagated else None,
-        "group_ms": (group, group_p95), "fps": 1e3 * interval / group,
+        "keyframe_ms": median_and_p95(seconds[f"{name} 0"]),
+        "propagated_ms": median_and_p95(propagated) if propagated else None, "group_ms": groups,
+        "fps": 1e3 * interval / groups[0],
     }
     if name != "plain":
         alone = median_and_p95(seconds[f"{name} alone"])
-        found["per_frame_ms"], found["per_frame_fps"] = alone, 1e3 / alone[0]
-        found["stages_ms"] = {stage: median_and_p95(seconds[f"{name} {stage}"])[0] for stage in STAGES}
-        network = found["stages_ms"]["keyframe"] + (interval - 1) * found["stages_ms"]["propagate"]
-        found["network_fps"] = 1e3 * interval / network
+        stages = {stage: median_and_p95(seconds[f"{name} {stage}"])[0] for stage in STAGES}
+        network = stages["keyframe"] + (interval - 1) * stages["propagate"]
+        found |= {
+            "speedup": plain[0] / groups[0], "per_frame_ms": alone, "per_frame_fps": 1e3 / alone[0],
+            "per_frame_speedup": interval * alone[0] / groups[0], "stages_ms": stages,
+            "network_fps": 1e3 * interval / network,
+        }
     return found
 
 
-def table_lines(rows: dict[str, dict], agree: dict[str, float]) -> list[str]:
-    head = f"{'end to end, ms (p95)':<24}{'keyframe':>18}{'propagated':>18}{'group':>18}{'FPS':>7}{'x plain':>9}"
-    head += f"{'per frame':>18}{'x per frame':>13}{'agrees':>9}"
-    lines = [head]
+def times_table(rows: dict[str, dict], agree: dict[str, float]) -> Table:
+    """End-to-end times, speed-ups and agreement."""
+    cells = []
     for name, row in rows.items():
-        gain = rows["plain"]["group_ms"][0] / row["group_ms"][0]
-        title = "straightforward" if name == "plain" else name
-        line = f"{title:<24}" + "".join(f"{milliseconds(row[key]):>18}" for key in ("keyframe_ms", "propagated_ms", "group_ms"))
-        line += f"{row['fps']:>7.2f}{gain:>9.2f}"
-        if name != "plain":
-            line += f"{milliseconds(row['per_frame_ms']):>18}{row['fps'] / row['per_frame_fps']:>13.2f}{100 * agree[name]:>8.2f}%"
-        lines.append(line)
-    lines.append(f"{'stages, ms':<24}{'view':>9}{'keyframe':>10}{'propagate':>11}{'labels':>9}{'network FPS':>13}")
-    for name, row in rows.items():
-        if name != "plain":
-            view, keyframe, propagate, labels = (row["stages_ms"][stage] for stage in STAGES)
-            lines.append(f"{name:<24}{view:>9.1f}{keyframe:>10.1f}{propagate:>11.1f}{labels:>9.1f}{row['network_fps']:>13.2f}")
-    return lines
+        cell = [*(milliseconds(row[key]) for key in TIMES), f"{row['fps']:.2f}"]
+        if name == "plain":
+            cells.append(("published way", *cell, "1.00", "", "", ""))
+        else:
+            cell += [f"{row['speedup']:.2f}", milliseconds(row["per_frame_ms"]), f"{row['per_frame_speedup']:.2f}"]
+            cells.append((name, *cell, f"{100 * agree[name]:.2f} %"))
+    head = (
+        "", "keyframe", "propagated", "group", "FPS", "x published", "every frame segmented", "x that", "same labels",
+    )
+    return Table("End to end, ms: median (95th percentile)", head, tuple(cells))
+
+
+def stages_table(rows: dict[str, dict]) -> Table:
+    """The stages of an engine's frames, and the rate of its networks alone."""
+    cells = [
+        (name, *(f"{row['stages_ms'][stage]:.1f}" for stage in STAGES), f"{row['network_fps']:.2f}")
+        for name, row in rows.items() if name != "plain"
+    ]
+    return Table("Stages, ms: median", ("", *STAGES, "network FPS"), tuple(cells))
+
+
+def runs_table(runs: Sequence[dict[str, dict]]) -> Table:
+    """`rows` of several runs of `benchmark_video`: median of the runs, their range in brackets."""
+    def ranged(values: Sequence[float]) -> str:
+        return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+    cells = []
+    for name in runs[0]:
+        rows = [run[name] for run in runs]
+        times = [ranged([row[key][0] for row in rows]) if rows[0][key] else "" for key in TIMES]
+        keys = ("fps", *(() if name == "plain" else ("speedup", "per_frame_speedup")))
+        cell = (*times, *(ranged([row[key] for row in rows]) for key in keys))
+        cells.append(("published way", *cell, "", "") if name == "plain" else (name, *cell))
+    head = ("", "keyframe, ms", "propagated, ms", "group, ms", "FPS", "x published", "x every frame segmented")
+    return Table(f"{len(runs)} runs: median (range) of their medians", head, tuple(cells))
+
+
+if __name__ == "__main__":
+    print(*runs_table([json.loads(Path(word).read_text())["rows"] for word in sys.argv[1:]]).markdown(), sep="\n")

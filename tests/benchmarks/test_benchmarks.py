@@ -1,11 +1,11 @@
-"""The yardstick computes what this program computes, and the benchmarks run."""
+"""The published way computes what this program computes, and the benchmarks run."""
 import json
 
 import pytest
 import torch
 
 from benchmarks import comparison as table
-from benchmarks import scene_cuts as schedule
+from benchmarks import measure, scene_cuts
 from benchmarks import video_stream as video
 from benchmarks.published_way import PlainClips, plain_frozen, plain_loss, plain_propagation
 from config.synthetic import SYNTHETIC
@@ -18,7 +18,7 @@ from tests.released import filled_gsvnet
 from trainer.trainable import ClipPropagation, frozen_pass, views_of
 
 
-def test_published_way_gives_the_same_logits_and_gradients():
+def test_published_way_computes_the_same_logits_and_gradients():
     clip = torch.randn(1, 4, 3, 64, 96)
     results = []
     for plain in (True, False):
@@ -35,14 +35,14 @@ def test_published_way_gives_the_same_logits_and_gradients():
         assert (a - b).abs().max() <= 1e-3 * b.abs().max()
 
 
-def test_published_loss_gives_the_same_total():
+def test_published_loss_computes_the_same_total():
     criterion = PropagationLoss(SYNTHETIC.class_weights, param_ce=10, param_distil=10, ignore=SYNTHETIC.ignore)
     logits, teacher, label = torch.randn(2, 19, 8, 12), torch.randn(2, 19, 16, 24), torch.randint(0, 19, (2, 64, 96))
     label[:, :8] = SYNTHETIC.ignore
     assert torch.allclose(plain_loss(criterion, logits, label, teacher), criterion(logits, label, teacher)["total"], rtol=1e-5)
 
 
-def test_published_loader_gives_the_same_clips(streets):
+def test_published_loader_returns_the_same_clips(streets):
     frames = labelled_frames(dataset="synthetic", root=streets, split="train", past=2)
     mean, std = (73.15, 82.90, 72.3), (47.67, 48.49, 47.73)
     plain, ours = PlainClips(frames, 2, SYNTHETIC, mean, std)[1], ClipDataset(frames, 2, SYNTHETIC)[1]
@@ -64,12 +64,39 @@ def test_benchmark_prints_a_table_and_writes_json(streets, tmp_path, capsys, nam
     assert all(line in printed for line in content["table"])
 
 
+DATA = ("train", "loader", "eval", "schedule")  # benchmarks that read a data set
+
+
+@pytest.mark.parametrize("name", [*DATA, "table", "video"])
+def test_dry_run_is_quick_and_named_as_such(streets, weights, tmp_path, monkeypatch, capsys, name):
+    """One round of little work; no benchmark warms up."""
+    monkeypatch.setattr(measure, "DRY_RUN_SIZE", (64, 128))
+    monkeypatch.setattr(scene_cuts, "DRY_RUN_FRAMES", 12)
+    rounds = []
+    monkeypatch.setattr(measure.Rounds, "of", classmethod(counted(rounds, measure.Rounds.of.__func__)))
+    path, words = tmp_path / "result.json", ["--dataset", "synthetic", "--data-path", str(streets)] if name in DATA else []
+    words += ["--resume", "1", "--weights-dir", str(weights)] if name == "schedule" else []
+    assert main(["--benchmark", name, "--early-stop", "1", "--device", "cpu", "--metrics-file", str(path), "--crop-height", "64",
+                 "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--multi-step", "2", "--eval-multi-step", "1",
+                 *words]) == 0
+    assert all(x == measure.Rounds(counted=1, warm_up=0) for x in rounds)
+    assert json.loads(path.read_text())["dry_run"] and "dry run (--early-stop 1)" in capsys.readouterr().out
+
+
+def counted(found, of):
+    """`of`, noting what it returns in `found`."""
+    def wrapped(cls, *arguments):
+        found.append(of(cls, *arguments))
+        return found[-1]
+
+    return wrapped
+
+
 @pytest.fixture
 def small(monkeypatch):
-    """The benchmarks of full-size video at a size that tests can afford."""
-    for module in (table, video):
-        monkeypatch.setattr(module, "SIZE", (64, 128))
-    monkeypatch.setattr(table, "REPEATS", {"cpu": 2})
+    """Benchmarks of full-size frames, at a size that tests can afford."""
+    monkeypatch.setattr(measure, "SIZE", (64, 128))
+    monkeypatch.setattr(table, "ROUNDS", {"cpu": 2})
     monkeypatch.setattr(video, "GROUPS", 2)
 
 
@@ -113,13 +140,13 @@ def test_complexity_columns_are_those_of_the_paper():
     assert not expected
 
 
-def test_results_that_are_none_are_refused(tmp_path, capsys):
+def test_invalid_results_are_refused(tmp_path, capsys):
     (tmp_path / "other.json").write_text("{}")
     assert main(["--benchmark", "table", "--results", str(tmp_path / "other.json"), "--device", "cpu"]) == 2
     assert "other.json: not a metrics.json" in capsys.readouterr().err
 
 
-def test_stream_is_measured_beside_the_straightforward_program(small, weights, tmp_path):
+def test_stream_is_compared_with_the_published_way(small, weights, tmp_path):
     path = tmp_path / "video.json"
     assert main(["--benchmark", "video", "--engine", "eager", "--device", "cpu", "--metrics-file", str(path), "--resume", "1",
                  "--weights-dir", str(weights)]) == 0
@@ -129,7 +156,7 @@ def test_stream_is_measured_beside_the_straightforward_program(small, weights, t
 
 
 def test_cuts_are_rekeyed_at_no_more_keyframes(streets, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "FRAMES", 24)
+    monkeypatch.setattr(scene_cuts, "FRAMES", 24)
     path = tmp_path / "schedule.json"
     assert main(["--benchmark", "schedule", "--dataset", "synthetic", "--data-path", str(streets), "--device", "cpu", "--interval",
                  "3", "--resume", "1", "--weights-dir", str(weights), "--metrics-file", str(path), "--cut-threshold", "0.4",
