@@ -2,26 +2,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options, flag, tasks
+from models import released
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.gsvnet import GSVNet
-from models.released import (
-    CLASS_COUNT_TENSOR,
-    FLOWNET_FILE,
-    GSVNET_FILES,
-    SEGMENTER_FILES,
-    load_flow,
-    load_guided,
-    load_segmenter,
-    read_flow,
-    read_propagation,
-    read_segmenter,
-)
 from models.segmenters.base import Segmenter
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
@@ -51,23 +41,20 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
     resumed: the file of `read_resumed`. Raises UserError.
     """
     weights = weights_for(options, training=True, resumed=resumed)
+    nothing: Any = nn.Identity()
     if options.stage == "segnet":
-        segmenter = _segmenter_to_train(options, pretrained=options.pretrained_backbone and resumed is None)
-        net = GSVNet(segmenter, nn.Identity(), nn.Identity())  # type: ignore[arg-type]  # nothing is propagated
-    elif options.stage == "flow":
-        flow = build_flow(name=options.optical_flow_network)
-        net = GSVNet(nn.Identity(), flow, nn.Identity())  # type: ignore[arg-type]  # nothing is segmented
-    else:
-        net = fresh_networks(options)
-        if resumed is None or not options.load_flow:
-            net.flow = build_flow(name=options.optical_flow_network)  # drawn last: what a seed has always meant
+        return _load(GSVNet(_segmenter_to_train(options, resumed), nothing, nothing), weights, options)
+    if options.stage == "flow":
+        return _load(GSVNet(nothing, build_flow(name=options.optical_flow_network), nothing), weights, options)
+    net = fresh_networks(options)
+    if resumed is None or not options.load_flow:
+        net.flow = build_flow(name=options.optical_flow_network)  # drawn last, as a seed has always meant
     return _load(net, weights, options)
 
 
 def networks_for_inference(options: Options) -> GSVNet:
     """Networks with all weights that `--method` needs. Raises UserError where the options do not name them."""
-    weights = weights_for(options, training=False)
-    return _load(fresh_networks(options), weights, options)
+    return _load(fresh_networks(options), weights_for(options, training=False), options)
 
 
 def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None = None) -> Weights:
@@ -85,9 +72,10 @@ def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None
     if options.stage == "flow":
         return Weights(flow=resumed or _flow_file(options))
     if options.method == "gsv" and resumed is None and not training:
+        task = next(iter(tasks(options)), "--method gsv")
         raise UserError(
-            f"{[*tasks(options), '--method gsv'][0]} requires a trained propagation: --resume 1 (released file), --resume PATH or "
-            "auto (a run's); or choose --method per-frame, copy, or warp with --flow-weights"
+            f"{task} requires a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); or choose "
+            "--method per-frame, copy, or warp with --flow-weights"
         )
     flow = resumed if resumed is not None and options.load_flow else _flow_file(options)
     if flow is None and options.optical_flow_network == "light" and not training:
@@ -102,14 +90,14 @@ def resume_path(options: Options) -> Path | None:
     if options.resume == "0":
         return None
     if options.resume == "1":
-        released = {
-            "gsv": GSVNET_FILES[options.segnet],
-            "segnet": SEGMENTER_FILES[options.segnet],
-            "flow": FLOWNET_FILE if options.optical_flow_network == "flownet" else None,
+        name = {
+            "gsv": released.GSVNET_FILES[options.segnet],
+            "segnet": released.SEGMENTER_FILES[options.segnet],
+            "flow": released.FLOWNET_FILE if options.optical_flow_network == "flownet" else None,
         }[options.stage]
-        if released is None:
+        if name is None:
             raise UserError("--resume 1: the release has no file of the light flow network alone; use --resume PATH")
-        return Path(options.weights_dir) / released
+        return Path(options.weights_dir) / name
     if options.resume == "auto":
         folder = latest_experiment(options)
         if folder is None:
@@ -137,58 +125,56 @@ def read_resumed(options: Options) -> WeightsFile | None:
 def _read_checkpoint(options: Options, path: Path) -> WeightsFile:
     """Read a checkpoint of the options' stage, and compare its networks with this run's."""
     if options.stage == "segnet":
-        file = read_segmenter(path, options.segnet)
+        file, names = released.read_segmenter(path, options.segnet), ["segnet"]
+    elif options.stage == "flow":
+        file, names = released.read_flow(path, options.optical_flow_network), ["optical_flow_network"]
     else:
-        file = read_propagation(path) if options.stage == "gsv" else read_flow(path, options.optical_flow_network)
-    names = ["optical_flow_network" if options.stage == "flow" else "segnet"]
-    if options.stage == "gsv" and options.load_flow:
-        names.append("optical_flow_network")
-    if options.stage == "gsv":  # a part that was not trained cannot be added; to take one away is an ablation
+        file, names = released.read_propagation(path), ["segnet"]
+        names += ["optical_flow_network"] if options.load_flow else []
+        # A part that was not trained cannot be added; to take one away is an ablation.
         names += [name for name in ("intra", "edge") if getattr(options, name)]
+        classes, bias = _classes(options), file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
+        if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
+            trained_for = f"{path}: was trained for {len(bias)} classes, but --dataset {options.dataset} has {classes}"
+            raise UserError(f"{trained_for}; use a checkpoint that was trained on this data set")
     trained = file.content.get("args")
     for name in names if isinstance(trained, Mapping) else ():
         theirs, ours = (int(x) if isinstance(x, bool) else x for x in (trained.get(name), getattr(options, name)))
         if name in trained and theirs != ours:
             raise UserError(f"{path}: was trained with {flag(name)} {theirs}, but this run has {ours}; use the same")
-    bias = file.content["state_dict"].get(CLASS_COUNT_TENSOR) if options.stage == "gsv" else None
-    if isinstance(bias, Tensor) and bias.ndim == 1 and len(bias) != _classes(options):
-        raise UserError(
-            f"{path}: was trained for {len(bias)} classes, but --dataset {options.dataset} has {_classes(options)}; use a "
-            "checkpoint that was trained on this data set"
-        )
     return file
 
 
 def _segmenter_file(options: Options) -> WeightsFile:
-    path = options.segnet_weights or Path(options.weights_dir) / SEGMENTER_FILES[options.segnet]
-    return read_segmenter(Path(path), options.segnet)
+    path = options.segnet_weights or Path(options.weights_dir) / released.SEGMENTER_FILES[options.segnet]
+    return released.read_segmenter(Path(path), options.segnet)
 
 
 def _flow_file(options: Options) -> WeightsFile | None:
     """`--flow-weights`, else for propagation the FlowNet2-S file; None for a network that starts at random."""
-    name = options.optical_flow_network
-    if options.flow_weights:
-        return read_flow(Path(options.flow_weights), name)
-    return read_flow(Path(options.weights_dir) / FLOWNET_FILE, name) if (name, options.stage) == ("flownet", "gsv") else None
+    path, name = options.flow_weights, options.optical_flow_network
+    if not path and name == "flownet" and options.stage == "gsv":
+        path = Path(options.weights_dir) / released.FLOWNET_FILE
+    return released.read_flow(Path(path), name) if path else None
 
 
-def _segmenter_to_train(options: Options, *, pretrained: bool) -> Segmenter:
+def _segmenter_to_train(options: Options, resumed: WeightsFile | None) -> Segmenter:
+    pretrained = options.pretrained_backbone and resumed is None
     try:
         return build_segmenter(name=options.segnet, classes=_classes(options), pretrained=pretrained)
     except OSError as error:  # urllib's errors are OSErrors
         raise UserError(
-            f"the ImageNet weights of the backbone could not be downloaded ({error}); --pretrained-backbone 0 starts without "
-            "them, --resume PATH from a file"
+            f"cannot download the backbone's ImageNet weights ({error}); --pretrained-backbone 0 starts without them"
         ) from error
 
 
 def _load(net: GSVNet, weights: Weights, options: Options) -> GSVNet:
     if weights.segmenter is not None:
-        load_segmenter(net.segmenter, weights.segmenter, options.segnet)
+        released.load_segmenter(net.segmenter, weights.segmenter, options.segnet)
     if weights.guided is not None:
-        load_guided(net.guided, weights.guided)
+        released.load_guided(net.guided, weights.guided)
     if weights.flow is not None:
-        load_flow(net.flow, weights.flow, options.optical_flow_network)
+        released.load_flow(net.flow, weights.flow, options.optical_flow_network)
     return net
 
 

@@ -21,8 +21,7 @@ CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value per class
 TENSOR_NAMES = (  # released prefix, ours
     ("grm.ideal_dk.filter_copy_s", "filter_bank"),
     ("grm.intra_net.intra_net.", "intra."),
-    ("grm.guide.guide_conv.0.", "guide.encoder.0."),
-    ("grm.guide.guide_conv.1.", "guide.encoder.1."),
+    ("grm.guide.guide_conv.", "guide.encoder."),
     ("grm.guide.guide_conv_feat.0.", "guide.down1.0."),
     ("grm.guide.guide_conv_feat.1.", "guide.down1.1."),
     ("grm.guide.guide_conv_feat.3.", "guide.down2.0."),
@@ -31,8 +30,7 @@ TENSOR_NAMES = (  # released prefix, ours
     ("grm.guide.guide_deconv.2.", "guide.up1.1."),
     ("grm.guide.guide_deconv.5.", "guide.up2.0."),
     ("grm.guide.guide_deconv.6.", "guide.up2.1."),
-    ("grm.guide.guide_decoder.0.", "guide.decoder.0."),
-    ("grm.guide.guide_decoder.1.", "guide.decoder.1."),
+    ("grm.guide.guide_decoder.", "guide.decoder."),
 )
 
 
@@ -96,4 +94,4 @@ def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:
 def load_guided(guided: nn.Module, file: WeightsFile) -> None:
     """Copy the guided convolution of a propagation checkpoint into `guided`."""
     names = {released_name(name): name for name in guided.state_dict()}
-    file.into(guided, "the guided convolution of this run (its class count included)", keys=("state_dict",), names=names)
+    file.into(guided, "the guided convolution of this run (class count included)", keys=("state_dict",), names=names)

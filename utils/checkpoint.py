@@ -1,6 +1,5 @@
 """Files of tensors: read once and safely, checked, put into networks; written whole."""
 import argparse
-import contextlib
 import hashlib
 import io
 import os
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from config.errors import UserError
+from utils.files import written_whole
 from utils.logging import logger
 
 NUMPY_TYPES = ("f8", "f4", "i8", "i4", "b1")
@@ -42,8 +42,8 @@ def _scalar(type_: _NumpyType, data: bytes) -> np.generic:
     return np.frombuffer(data, type_.code, count=1)[0]
 
 
-# What released checkpoints contain apart from tensors, plain numbers and strings: their options, and scores as numpy scalars
-# (under the module paths of older and newer versions).
+# What released checkpoints contain apart from tensors, plain numbers and strings: their options, and scores as numpy
+# scalars (under the module paths of older and newer versions).
 _HARMLESS: list[Callable | tuple[Callable, str]] = [
     argparse.Namespace,
     (_NumpyType, "numpy.dtype"),
@@ -68,8 +68,8 @@ class WeightsFile:
     def read(cls, path: Path, expected: str, hint: str = "") -> "WeightsFile":
         """Read a file of tensors onto the CPU, once, without running anything that it may contain; log its checksum.
 
-        `expected` describes what the file should be, `hint` where to get or put it. Raises UserError for a missing, truncated,
-        damaged, foreign or unsafe file, and for one whose checksum differs from that in a SHA256SUMS in its folder.
+        `expected` describes what the file should be, `hint` where to get or put it. Raises UserError for a missing,
+        truncated, damaged, foreign or unsafe file, and where a SHA256SUMS in its folder lists another checksum for it.
         """
         path, hint = Path(path), f"; {hint}" if hint else ""
         if not path.is_file():
@@ -87,8 +87,8 @@ class WeightsFile:
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except UNREADABLE as error:
             raise UserError(
-                f"{path}: cannot be read as {expected} ({len(data)} bytes; truncated, damaged, or another kind of file: "
-                f"{_reason(error)}){hint}"
+                f"{path}: cannot be read as {expected} ({len(data)} bytes; truncated, damaged, or another kind of "
+                f"file: {_reason(error)}){hint}"
             ) from error
         if not isinstance(content, Mapping):
             raise UserError(f"{path}: contains a {type(content).__name__}, expected {expected}{hint}")
@@ -101,9 +101,9 @@ class WeightsFile:
     ) -> None:
         """Copy the state dict under the first of `keys` that the file has, else the whole content, into `module`.
 
-        network: what `module` is, for messages. names: the file's names -> the module's, where they differ; a data-parallel
-        wrapper's prefix is dropped. With strict=False, names that the module lacks are ignored (missing ones never are).
-        Raises UserError where names or shapes differ, or a value is not finite; then nothing is copied.
+        network: what `module` is, for messages. names: the file's names -> the module's, where they differ; the prefix
+        of a data-parallel wrapper is dropped. With strict=False, names that the module lacks are ignored. Raises
+        UserError, before anything is copied, where names or shapes differ or a value is not finite.
         """
         part = next((self.content[key] for key in keys if isinstance(self.content.get(key), Mapping)), self.content)
         if not part or not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in part.items()):
@@ -117,7 +117,8 @@ class WeightsFile:
         for name in own:
             reason = _impossible(name, tensors[name], own[name])
             if reason:
-                raise UserError(f"{self.path}: {name} {reason}; the file is damaged, or its training diverged: use an earlier one")
+                cause = "the file is damaged, or its training diverged: use an earlier one"
+                raise UserError(f"{self.path}: {name} {reason}; {cause}")
         module.load_state_dict({name: tensors[name] for name in own})
 
 
@@ -127,7 +128,8 @@ def _check_digest(path: Path, digest: str, hint: str) -> None:
     for line in sums.read_text(errors="replace").splitlines() if sums.is_file() else ():
         listed, _, name = line.partition(" ")
         if name.lstrip(" *") == path.name and listed.lower() != digest:
-            raise UserError(f"{path}: its sha256 is {digest}, but {sums} lists {listed}; the file is damaged or a different one{hint}")
+            found = f"{path}: its sha256 is {digest}, but {sums} lists {listed}"
+            raise UserError(f"{found}; the file is damaged or a different one{hint}")
 
 
 def _check_zip(data: bytes) -> None:
@@ -165,9 +167,8 @@ def _differences(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], stric
             for name, x in own.items() if name in tensors and tensors[name].shape != x.shape
         ],
     }
-    return [
-        f"{len(names)} tensors {kind} ({names[0]}{', ...' if len(names) > 1 else ''})" for kind, names in kinds.items() if names
-    ]
+    found = {kind: names for kind, names in kinds.items() if names}
+    return [f"{len(x)} tensors {kind} ({x[0]}{', ...' if len(x) > 1 else ''})" for kind, x in found.items()]
 
 
 def _impossible(name: str, tensor: Tensor, own: Tensor) -> str:
@@ -183,36 +184,23 @@ def _impossible(name: str, tensor: Tensor, own: Tensor) -> str:
 
 
 def save_checkpoint(path: Path, content: dict, *, previous: Path | None = None) -> None:
-    """Write `content` beside `path` first, flush, then rename: a reader sees the old file or the new one, whole.
+    """Write `content` to `path`, whole or not at all. Raises UserError if that fails.
 
-    The file that stood at `path` is kept as `previous`, where given. Raises UserError when the disk refuses.
+    previous: where the file that was at `path` is kept.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     packed = io.BytesIO()
     torch.save(content, packed)  # in memory first: torch's file writer hides why a disk refused
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(packed.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+    kept = "; the earlier file is intact" if path.exists() else ""
+    with written_whole(path, f"free some space or choose another --log-folder{kept}") as file:
+        file.write(packed.getbuffer())
         if previous is not None and path.exists():
+            file.flush()
+            os.fsync(file.fileno())  # the new file is safe before the old one is moved
             _keep_as(path, previous)
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{path}: cannot be written ({reason}); free some space or choose another --log-folder; "
-            + ("the file of before is whole" if path.exists() else "nothing was left half-written")
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _keep_as(path: Path, previous: Path) -> None:
-    """Let `previous` be what `path` is now, without a moment in which either is missing."""
+    """Make `previous` the file that `path` is now, without a moment in which either is missing."""
     link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
     link.unlink(missing_ok=True)
     try:
@@ -220,16 +208,3 @@ def _keep_as(path: Path, previous: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(path, link)
     os.replace(link, previous)
-
-
-def random_state() -> dict:
-    """State of torch's generators in this process, as tensors."""
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def restore_random_state(state: Mapping) -> None:
-    """Bring back what `random_state` returned, as far as this machine has the devices."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -1,4 +1,4 @@
-"""Everything about being one of several processes. With one process, all of it does nothing."""
+"""Several processes (ranks) of one run. With one process, none of this does anything."""
 import importlib.util
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from utils.logging import logger
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all: `rank` of `count`; `local` is its number on this machine."""
+    """This process: number `rank` of `count`, and number `local` on this machine."""
 
     rank: int = 0
     count: int = 1
@@ -39,9 +39,9 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 
 
 def join(local_rank: int, cuda: bool) -> Ranks:
-    """Join the group that the launcher (torchrun, torch.distributed.launch) describes in the environment, if any.
+    """Join the process group that a launcher (torchrun, torch.distributed.launch) describes in the environment, if any.
 
-    Raises UserError where it describes none that can be joined.
+    Raises UserError if that fails.
     """
     described = os.environ.get("WORLD_SIZE", "1")
     try:
@@ -54,21 +54,22 @@ def join(local_rank: int, cuda: bool) -> Ranks:
     except (ValueError, RuntimeError) as error:  # torch's own are RuntimeErrors
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"WORLD_SIZE={described} in the environment, but the other processes cannot be joined ({reason}); start with torchrun, "
-            "or unset WORLD_SIZE"
+            f"WORLD_SIZE={described} in the environment: cannot join the other processes ({reason}); start with "
+            "torchrun, or unset WORLD_SIZE"
         ) from error
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank)
 
 
 def leave() -> None:
+    """Leave the process group, if any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device, apex: bool = False) -> nn.Module:
-    """Wrap a trained module so that its gradients are averaged over the ranks; itself with one process.
+    """Wrap a trained module so that its gradients are averaged over the ranks; with one process, return it unchanged.
 
-    apex: by NVIDIA apex's wrapper, where the installed apex still has it and there are GPUs; else by torch's.
+    apex: use NVIDIA apex's wrapper, if the installed apex has one and there are GPUs; else torch's.
     """
     if ranks.count == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
@@ -77,13 +78,13 @@ def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device, apex: b
         if parallel is not None and hasattr(parallel, "DistributedDataParallel"):
             logger.info("--apex 1: gradients averaged by apex.parallel.DistributedDataParallel")
             return parallel.DistributedDataParallel(module)
-        logger.info("--apex 1: this apex has no apex.parallel; gradients averaged by torch's DistributedDataParallel")
+        logger.info("--apex 1: the installed apex has no apex.parallel; gradients averaged by torch's DistributedDataParallel")
     devices = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """Mean of a tensor without gradient over the ranks; itself with one process."""
+    """Mean over the ranks of a tensor, without gradient; returns it unchanged with one process."""
     if not dist.is_initialized():
         return value
     value = value.detach().clone()
@@ -92,9 +93,9 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 
 class _CpuSyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the batches of all ranks where torch's own SyncBatchNorm, which wants GPUs, cannot run."""
+    """BatchNorm over the batches of all ranks on CPUs; torch's SyncBatchNorm requires GPUs."""
 
-    running_mean: Tensor  # (C,), as running_var; the networks' BatchNorms all keep them
+    running_mean: Tensor  # (C,), like running_var; every BatchNorm of the networks has them
     running_var: Tensor
     num_batches_tracked: Tensor
     momentum: float
@@ -117,7 +118,7 @@ class _CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(module: nn.Module, ranks: Ranks, device: torch.device) -> None:
-    """Let every BatchNorm inside `module` take its statistics over all ranks (`--sync-bn 1`)."""
+    """Make every BatchNorm inside `module` compute its statistics over all ranks (`--sync-bn 1`)."""
     if ranks.count == 1:
         return
     for name, child in module.named_children():
@@ -130,7 +131,7 @@ def synchronise_batch_norm(module: nn.Module, ranks: Ranks, device: torch.device
 
 
 def add_over_ranks(tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
-    """Sum tensors over the ranks; every rank gets the sums, on the CPU."""
+    """Sum tensors over the ranks; returns the sums on the CPU, to every rank."""
     if not dist.is_initialized():
         return list(tensors)
     summed = []
@@ -151,7 +152,7 @@ def any_rank(value: bool, device: torch.device) -> bool:
 
 
 def from_all_ranks(value: object) -> list:
-    """Every rank's `value`, in rank order; any object that pickles."""
+    """The `value` of every rank, in rank order: any object that can be pickled."""
     if not dist.is_initialized():
         return [value]
     values: list = [None] * dist.get_world_size()
@@ -160,5 +161,6 @@ def from_all_ranks(value: object) -> list:
 
 
 def wait_for_all() -> None:
+    """Wait until all ranks have got here."""
     if dist.is_initialized():
         dist.barrier()

@@ -3,7 +3,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +11,18 @@ from config.errors import UserError
 from utils.logging import logger
 
 _NAME = ".lock"
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp: what is written aside before it gets its name
 
 
 class FolderLock:
-    """Keeps `folder` for this process, and clears away what killed processes had not finished writing there.
+    """Locks `folder` for this process, until `release` or the end of the process, however it ends.
 
-    The system holds the lock and drops it when the process ends, however it ends; the file `.lock`, which stays, is only
-    what it is held on. It is a record lock, which loader processes do not inherit: what outlives a killed process for a
-    moment keeps nobody out. Raises UserError where another process has the folder, or nothing can be written to it.
+    The file `.lock`, which remains, only carries the lock. It is a record lock, which loader processes do not inherit:
+    those that outlive a killed process for a moment lock nobody out. Raises UserError where another process holds the
+    lock, or nothing can be written to the folder.
     """
 
     def __init__(self, folder: Path):
+        self.folder = folder
         try:
             self._file = open(folder / _NAME, "a+b", buffering=0)
         except OSError as error:
@@ -35,17 +34,15 @@ class FolderLock:
                 logger.warning("%s: cannot be locked (%s); only one process may train in it", folder, error.strerror)
                 return
             self._file.seek(0)
-            owner = self._file.read().decode(errors="replace").strip() or "of unknown number"
+            owner = self._file.read().decode(errors="replace").strip() or "unknown"
             self._file.close()
             raise UserError(
-                f"{folder}: another process ({owner}) is training in it; wait until it has ended, or choose another --checkname"
+                f"{folder}: another process ({owner}) is training in it; wait until it has ended, or choose another "
+                "--checkname"
             ) from error
-        with contextlib.suppress(OSError):  # a full disk: the lock holds, and only its owner's number is missing
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, only its owner is unknown
             self._file.truncate(0)
             self._file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
-        for path in folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
 
     def release(self) -> None:
         self._file.close()
@@ -53,14 +50,14 @@ class FolderLock:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[bool]:
-    """Inside, no other process that asks is at work in `folder`; waits for it. Gives whether that is sure: not every file system
-    has locks."""
+    """Wait until no other process is inside this context for `folder`. Yields whether that is certain: not every file
+    system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("%s: waiting for another process that is at work there", folder)
+            logger.info("%s: waiting for another process that works there", folder)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
             yield False

@@ -3,8 +3,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any
 
 from config.errors import UserError
 from config.options import FIELDS, Options
@@ -13,6 +13,7 @@ from utils.folder_lock import FolderLock
 
 LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint_previous.pth.tar", "model_best.pth.tar"
 _PREFIX = "experiment_"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, before it is renamed to NAME
 
 
 def run_root(options: Options) -> Path:
@@ -26,13 +27,13 @@ def run_root(options: Options) -> Path:
 
 
 def new_experiment(options: Options) -> Path:
-    """Make the next free experiment folder and write `parameters.json` into it. Raises UserError when the disk refuses."""
+    """Make the next free experiment folder and write `parameters.json` into it. Raises UserError if that fails."""
     root = run_root(options)
     try:
         root.mkdir(parents=True, exist_ok=True)
         folder = _next_folder(root)
     except OSError as error:
-        raise UserError(f"{root}: no folder can be made there ({error.strerror}); choose another --log-folder") from error
+        raise UserError(f"{root}: cannot make a folder there ({error.strerror}); choose another --log-folder") from error
     try:
         _write_parameters(folder, options)
     except UserError:
@@ -41,21 +42,31 @@ def new_experiment(options: Options) -> Path:
     return folder
 
 
-def claim_experiment(options: Options) -> tuple[Path, FolderLock]:
-    """A training run's folder and the lock on it: a new one, or with `--resume auto` that of a run that was killed before it
-    had saved anything. Raises UserError when the disk refuses."""
+def claim(folder: Path) -> FolderLock:
+    """Lock a run folder for this process, and delete temporary files of killed processes in it. Raises UserError."""
+    lock = FolderLock(folder)
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    return lock
+
+
+def claim_experiment(options: Options) -> FolderLock:
+    """Lock the folder of a training run: a new one, or with `--resume auto` that of a run killed before its first save.
+
+    Raises UserError if the disk refuses.
+    """
     newest = max(run_root(options).glob(f"{_PREFIX}*"), key=_number, default=None)
     if options.resume == "auto" and newest is not None and _saved_nothing(newest):
-        with contextlib.suppress(UserError):  # it is being trained in: a new one, then
-            lock = FolderLock(newest)
+        with contextlib.suppress(UserError):  # another process is training in it: use a new one
+            lock = claim(newest)
             _write_parameters(newest, options)
-            return newest, lock
-    folder = new_experiment(options)
-    return folder, FolderLock(folder)
+            return lock
+    return claim(new_experiment(options))
 
 
 def _saved_nothing(folder: Path) -> bool:
-    """Whether this is the folder of a training run without a checkpoint."""
+    """Whether `folder` is that of a training run without a checkpoint."""
     try:
         evaluated = json.loads((folder / "parameters.json").read_text())["evaluate"]
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
@@ -64,7 +75,7 @@ def _saved_nothing(folder: Path) -> bool:
 
 
 def _write_parameters(folder: Path, options: Options) -> None:
-    write_json(folder / "parameters.json", _with_whole_paths(dataclasses.asdict(options)))
+    write_json(folder / "parameters.json", _with_absolute_paths(dataclasses.asdict(options)))
 
 
 def _next_folder(root: Path) -> Path:
@@ -74,33 +85,34 @@ def _next_folder(root: Path) -> Path:
         try:
             folder.mkdir()
             return folder
-        except FileExistsError:  # another run took the number meanwhile
+        except FileExistsError:  # another run has just taken the number
             number += 1
 
 
 def latest_experiment(options: Options) -> Path | None:
-    """The newest experiment folder of this run name that holds a checkpoint."""
+    """The newest experiment folder of this run name with a checkpoint."""
     folders = [path for path in run_root(options).glob(f"{_PREFIX}*") if (path / LATEST).is_file()]
     return max(folders, key=_number, default=None)
 
 
 def run_options(folder: Path) -> Options:
-    """The options of the propagation run in `folder`, made to load its best networks. Raises UserError."""
+    """The options of the propagation run in `folder`, with `--resume` set to its best networks. Raises UserError."""
     path = folder / "parameters.json"
     try:
         content = json.loads(path.read_text())
-        known: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
+        known = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
         options = Options(**known)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the options of a run ({error}); name the experiment folder of a propagation run") from error
+        raise UserError(f"{path}: not the options of a run ({error}); name the folder of a propagation run") from error
     weights = next((folder / name for name in (BEST, LATEST) if (folder / name).is_file()), None)
     if options.stage != "gsv" or weights is None:
-        raise UserError(f"{folder}: holds no trained propagation ({BEST}); name the experiment folder of a --stage gsv run")
-    return dataclasses.replace(options, evaluate=True, method="gsv", resume=str(weights), load_flow=options.optical_flow_network != "none")
+        raise UserError(f"{folder}: contains no trained propagation ({BEST}); name the folder of a --stage gsv run")
+    load_flow = options.optical_flow_network != "none"
+    return dataclasses.replace(options, evaluate=True, method="gsv", resume=str(weights), load_flow=load_flow)
 
 
-def _with_whole_paths(values: dict) -> dict:
-    """So that the run can be loaded from any folder."""
+def _with_absolute_paths(values: dict) -> dict:
+    """Make paths absolute, so that the run can be loaded from any working directory."""
     paths = ("data_path", "weights_dir", "segnet_weights", "flow_weights")
     return values | {name: os.path.abspath(values[name]) for name in paths if values[name]}
 

@@ -72,7 +72,7 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
          "--crop-height 65 --crop-width 96: larger than the frames .* 64 high, 128 wide.; choose a smaller crop, or --use-crop 0"),
         (["--crop-width", "4096", "--stage", "segnet", "--pretrained-backbone", "0"], "--crop-width 4096: larger than the frames"),
         (["--batch-size", "1", "--crop-height", "32", "--crop-width", "32"],
-         "--batch-size .now 1. has to be at least 2 for each process, or the crop"),
+         "--batch-size of at least 2 per process .now 1., or a larger crop"),
         (["--random-scale", "2", "1"], "--random-scale takes LOW HIGH"),
         (["--checkname", "../elsewhere"], "--checkname '../elsewhere': must be a plain name"),
         (["--checkname", ".."], "--checkname '..': must be a plain name"),
@@ -118,7 +118,7 @@ def test_batch_that_the_processes_cannot_share(streets, weights, tmp_path, monke
 
     monkeypatch.setattr("utils.distributed.join", lambda *_: Ranks(0, ranks))
     assert main([*training(streets, weights, tmp_path / "logs"), "--batch-size", batch]) == 2
-    assert f"--batch-size {batch} does not divide over {ranks} processes" in refusal(capsys.readouterr().err)
+    assert f"--batch-size {batch} cannot be split over {ranks} processes; choose a multiple of {ranks}" in refusal(capsys.readouterr().err)
     assert not (tmp_path / "logs").exists()
 
 

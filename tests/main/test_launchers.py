@@ -66,12 +66,12 @@ def test_a_rank_that_dies_takes_the_job_down_with_its_reason(words, tmp_path):
         "import os, sys\n"
         "from main import main\n"
         "from trainer import trainer\n"
-        "step = trainer.Training._step\n"
+        "step = trainer.Trainer._step\n"
         "def dying(self, batch):\n"
         "    if self.ranks.rank == 1 and self.progress.step == 1:\n"
         "        raise RuntimeError('rank 1 fell over')\n"
         "    return step(self, batch)\n"
-        "trainer.Training._step = dying\n"
+        "trainer.Trainer._step = dying\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     start = time.monotonic()

@@ -15,7 +15,8 @@ from config.command_line import parse
 from config.errors import UserError
 from main import main
 from models.released import read_propagation
-from trainer.trainer import Training
+from trainer.stages import STAGES
+from trainer.trainer import Trainer
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks
 from utils.run_folder import LATEST, PREVIOUS
@@ -72,21 +73,21 @@ def test_damaged_latest_checkpoint_gives_way_to_the_one_before(words, tmp_path, 
     assert "using checkpoint_previous.pth.tar instead" in capsys.readouterr().out
 
 
-@pytest.mark.tried("Numbers", "a loss that is no number", "stops before the optimizer step, names the frames")
-def test_loss_that_is_no_number_stops_before_the_optimizer(words, tmp_path):
-    trainer = Training(parse(words), torch.device("cpu"), Ranks())
-    before = {name: x.clone() for name, x in trainer.stage.net.guided.named_parameters()}
-    real = trainer.stage.loss
+@pytest.mark.tried("Numbers", "a NaN loss", "stops before the optimizer step, names the frames")
+def test_nan_loss_stops_before_the_optimizer(words, tmp_path, monkeypatch):
+    trainer, before = Trainer(parse(words), torch.device("cpu"), Ranks()), {}
+    real = STAGES["gsv"].loss
 
-    def broken(batch, seed):
-        losses = real(batch, seed)
-        return {**losses, "total": losses["total"] * float("nan")} if trainer.progress.step == 0 else losses
+    def broken(stage, batch, seed):
+        before.update({name: x.clone() for name, x in stage.net.guided.named_parameters()})
+        losses = real(stage, batch, seed)
+        return {**losses, "total": losses["total"] * float("nan")}
 
-    trainer.stage.loss = broken
-    told = r"the loss became nan in epoch 1, step 1, on the frames streets_\d+_\d+, streets_.*lower learning rate"
+    monkeypatch.setattr(STAGES["gsv"], "loss", broken)
+    told = r"the loss became nan in epoch 1, step 1, on the frames streets_\d+_\d+, streets_.*; lower the learning rate"
     with pytest.raises(UserError, match=told):
-        trainer.run()
-    assert all(torch.equal(x, before[name]) for name, x in trainer.stage.net.guided.named_parameters())
+        trainer.train()
+    assert before and all(torch.equal(x, before[name]) for name, x in trainer.stage.net.guided.named_parameters())
     kept = torch.load(folder(tmp_path) / "non_finite_rank_0.pth.tar", weights_only=True)
     assert kept["batch"]["clip"].shape[0] == 2 and "state_dict" in kept
 
@@ -112,7 +113,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole_and_says_so(words, tmp_path):
     done = subprocess.run(["unshare", "-rm", "bash", "-c", script], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr[-2000:]
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr[-2000:]
-    assert "No space left on device" in done.stderr and "the file of before is whole" in done.stderr
+    assert "No space left on device" in done.stderr and "the earlier file is intact" in done.stderr
     kept = Path("run/synthetic/swiftnet_test/experiment_0")
     assert (tmp_path / "after" / kept.relative_to("run") / LATEST).read_bytes() == (tmp_path / "before" / kept / LATEST).read_bytes()
     left = {path.name for path in (tmp_path / "after" / kept.relative_to("run")).iterdir()}

@@ -163,4 +163,4 @@ def test_momenta_that_cannot_be(streets, weights, tmp_path, capsys, change):
     capsys.readouterr()
     assert main([*words, "--epoch", "2", "--resume", "auto"]) == 2
     line = refusal(capsys.readouterr().err)
-    assert re.search("its optimizer state does not fit .momentum_buffer .*--reset-optimizer 1 takes its weights alone", line)
+    assert re.search("its optimizer state does not fit .momentum_buffer .*--reset-optimizer 1 to load its weights alone", line)

@@ -58,7 +58,7 @@ def test_corrupt_frame_is_passed_over_counted_and_listed(spoiled, weights, tmp_p
     assert 1 <= times <= 4  # two epochs of at most two intervals
     printed = capsys.readouterr()
     assert printed.err == "" and printed.out.count("skipped: ") == 1
-    assert re.search(rf"{times} times another sample took the place of one of 1 that cannot be read: \S+{LISTED}", printed.out)
+    assert re.search(rf"{times} times another sample replaced one of 1 unreadable samples: \S+{LISTED}", printed.out)
 
 
 @pytest.mark.tried(DOOR, "the same, interrupted and resumed, and over two processes", "same weights and counts as without")

@@ -86,7 +86,7 @@ def test_missing_file_and_other_content(tmp_path):
             WeightsFile(tmp_path / "a.tar", content, "").into(torch.nn.Linear(2, 3), "it")
 
 
-@pytest.mark.tried(DOOR, "disk full while a checkpoint is written", "one line, the file of before is whole")
+@pytest.mark.tried(DOOR, "disk full while a checkpoint is written", "one line, the earlier file intact")
 def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.tar"
     save_checkpoint(path, {"n": 1})
@@ -96,7 +96,7 @@ def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="a.tar: cannot be written .No space left on device.*the file of before is whole"):
+    with pytest.raises(UserError, match="a.tar: cannot be written .No space left on device.*the earlier file is intact"):
         save_checkpoint(path, {"n": 2})
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.tar"]
 

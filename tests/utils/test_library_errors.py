@@ -1,4 +1,4 @@
-"""What libraries raise when a machine lacks something, and what the user is told."""
+"""Library errors for lack of memory, processes or a compiler, as the user sees them."""
 import re
 import subprocess
 import sys
@@ -21,48 +21,49 @@ OPENCV = "OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to
 @pytest.mark.parametrize(
     "error, words, message",
     [
-        (torch.OutOfMemoryError(CUDA), [], r"out of memory on cuda:1 .2.50 GiB more were wanted.; lower --batch-size .now 8. or "
+        (torch.OutOfMemoryError(CUDA), [], r"out of memory on cuda:1 .tried to allocate 2.50 GiB.; lower --batch-size .now 8. or "
          "--crop-height and --crop-width, or use --amp bf16"),
-        (torch.OutOfMemoryError(CUDA), ["--amp", "bf16", "--use-crop", "0"], r"lower --batch-size .now 8. or the frames .--use-crop 1.$"),
-        (torch.OutOfMemoryError(CUDA), ["--evaluate", "1"], r"lower --scale .now 0.75., or compute on another --device"),
+        (torch.OutOfMemoryError(CUDA), ["--amp", "bf16", "--use-crop", "0"],
+         r"lower --batch-size .now 8. or the size of the frames .--use-crop 1.$"),
+        (torch.OutOfMemoryError(CUDA), ["--evaluate", "1"], r"lower --scale .now 0.75., or use another --device"),
         (torch.OutOfMemoryError(CUDA), ["--video", "demo", "--output", "a.mp4"], r"lower --scale"),
         (torch.OutOfMemoryError(CUDA), ["--export", "e", "--resume", "1"], r"lower --export-size"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), [],
          r"out of memory on cuda:1; lower --batch-size"),
-        (RuntimeError(CPU), [], r"out of memory on the CPU .640 bytes more were wanted.; lower --batch-size"),
+        (RuntimeError(CPU), [], r"out of memory on the CPU .tried to allocate 640 bytes.; lower --batch-size"),
         (MemoryError(), ["--benchmark", "video"], r"out of memory on the CPU; lower --scale"),
         (MemoryError("Caught MemoryError in DataLoader worker process 0.\nTraceback"), [], r"out of memory on the CPU; lower --batch-size"),
-        (cv2.error(OPENCV), [], r"out of memory on the CPU .1258 bytes more"),
+        (cv2.error(OPENCV), [], r"out of memory on the CPU .tried to allocate 1258 bytes"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), [],
-         r"a loader process died .by signal: Killed.*lack of memory; lower --num-worker .now 4; 0 reads"),
+         r"a loader process died .by signal: Killed.*memory ran out; lower --num-worker .now 4; 0: no loader processes"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), [],
-         r"shared memory ./dev/shm. that is too small; lower --num-worker"),
-        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), [], r"a loader process died .without a word."),
+         r"shared memory ./dev/shm. is too small; lower --num-worker"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), [], r"a loader process died .without an error message."),
     ],
 )
-def test_lack_is_said_with_the_flag_to_lower(error, words, message):
+def test_error_names_the_flag_to_lower(error, words, message):
     line = as_user_error(error, parse(words), torch.device("cuda", 1)).line
     assert re.search(message, line), line
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("x"), cv2.error("bad argument"), RuntimeError("")])
-def test_other_faults_stay_what_they_are(error):
+def test_other_errors_are_not_translated(error):
     assert as_user_error(error, parse([]), torch.device("cpu")) is None
 
 
-@pytest.mark.tried(DOOR, "address space of the process limited, so that memory really runs out in training", "one line that names the flag")
-def test_memory_that_really_runs_out(streets, weights, tmp_path):
+@pytest.mark.tried(DOOR, "memory that really runs out in training: address space limited", "one line that names the flag")
+def test_out_of_memory_in_training(streets, weights, tmp_path):
     script = tmp_path / "limited.py"
     script.write_text(
         "import resource, sys\n"
         "from main import main\n"
-        "from trainer.trainer import Training\n"
-        "step = Training._step\n"
+        "from trainer.trainer import Trainer\n"
+        "step = Trainer._step\n"
         "def limited(self, batch):\n"
         "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20),) * 2)\n"
         "    return step(self, batch)\n"
-        "Training._step = limited\n"
+        "Trainer._step = limited\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     done = subprocess.run([sys.executable, str(script), *training(streets, weights, tmp_path / "logs")], env=ENVIRONMENT, cwd=ROOT,
@@ -77,4 +78,4 @@ def test_no_compiler(streets, weights, tmp_path):
     environment = {**ENVIRONMENT, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, str(ROOT / "main.py"), *words], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr[-2000:]
-    assert "torch.compile finds no C++ compiler here" in refusal(done.stderr)
+    assert "torch.compile found no C++ compiler" in refusal(done.stderr)
