@@ -1,4 +1,5 @@
 """Networks with the weights that the options name: fresh, for training, for inference."""
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +138,11 @@ def _read_checkpoint(options: Options, path: Path) -> WeightsFile:
         if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
             trained_for = f"{path}: was trained for {len(bias)} classes, but --dataset {options.dataset} has {classes}"
             raise UserError(f"{trained_for}; use a checkpoint that was trained on this data set")
-    trained = file.content.get("args")
-    for name in names if isinstance(trained, Mapping) else ():
-        theirs, ours = (int(x) if isinstance(x, bool) else x for x in (trained.get(name), getattr(options, name)))
-        if name in trained and theirs != ours:
+    args = file.content.get("args")
+    trained = args if isinstance(args, Mapping) else {}
+    for name in [name for name in names if name in trained]:
+        theirs, ours = (int(x) if isinstance(x, bool) else x for x in (trained[name], getattr(options, name)))
+        if theirs != ours:
             raise UserError(f"{path}: was trained with {flag(name)} {theirs}, but this run has {ours}; use the same")
     return file
 
@@ -154,7 +156,7 @@ def _flow_file(options: Options) -> WeightsFile | None:
     """`--flow-weights`, else for propagation the FlowNet2-S file; None for a network that starts at random."""
     path, name = options.flow_weights, options.optical_flow_network
     if not path and name == "flownet" and options.stage == "gsv":
-        path = Path(options.weights_dir) / released.FLOWNET_FILE
+        path = os.path.join(options.weights_dir, released.FLOWNET_FILE)
     return released.read_flow(Path(path), name) if path else None
 
 

@@ -45,6 +45,29 @@ class Trainer:
         """Evaluate on the val split; returns the content of metrics.json. Raises UserError."""
         return run_evaluation(self.options, self.device, self.ranks)
 
+    def _build(self) -> None:
+        """Data, networks, optimizer, loader; all of it restored where the options resume a run."""
+        options, ranks = self.options, self.ranks
+        if options.batch_size % ranks.count:
+            split = f"--batch-size {options.batch_size} cannot be split over {ranks.count} processes"
+            raise UserError(f"{split}; choose a multiple of {ranks.count}")
+        torch.manual_seed(options.seed)
+        np.random.seed(options.seed)
+        continued = latest_experiment(options) if options.resume == "auto" else None
+        # The first rank claims a run's folder before its checkpoint is read: no other process may write a newer one.
+        self.lock = claim(continued) if continued is not None and ranks.first else None
+        wait_for_all()
+        resumed = read_resumed(options)
+        self.stage = STAGES[options.stage](options, self.device, ranks, resumed)
+        # Half precision loses small gradients unless the loss is scaled up; the scaler finds by how much.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
+        self.loader = TrainingLoader(
+            self.stage.passes, batch=options.batch_size, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
+            skip_bad=options.on_bad_sample == "skip",
+        )
+        self.checkpoints = Checkpoints(options, ranks, self.stage, self.scaler, resumed)
+        self.progress = self.checkpoints.progress
+
     def train(self) -> Path:
         """Train the stage that the options name, to its last epoch; returns the run folder.
 
@@ -76,29 +99,6 @@ class Trainer:
             )
         wait_for_all()
         return self.folder
-
-    def _build(self) -> None:
-        """Data, networks, optimizer, loader; all of it restored where the options resume a run."""
-        options, ranks = self.options, self.ranks
-        if options.batch_size % ranks.count:
-            split = f"--batch-size {options.batch_size} cannot be split over {ranks.count} processes"
-            raise UserError(f"{split}; choose a multiple of {ranks.count}")
-        torch.manual_seed(options.seed)
-        np.random.seed(options.seed)
-        continued = latest_experiment(options) if options.resume == "auto" else None
-        # The first rank claims a run's folder before its checkpoint is read: no other process may write a newer one.
-        self.lock = claim(continued) if continued is not None and ranks.first else None
-        wait_for_all()
-        resumed = read_resumed(options)
-        self.stage = STAGES[options.stage](options, self.device, ranks, resumed)
-        # Half precision loses small gradients unless the loss is scaled up; the scaler finds by how much.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
-        self.loader = TrainingLoader(
-            self.stage.passes, batch=options.batch_size, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
-            skip_bad=options.on_bad_sample == "skip",
-        )
-        self.checkpoints = Checkpoints(options, ranks, self.stage, self.scaler, resumed)
-        self.progress = self.checkpoints.progress
 
     def _epoch(self, log: RunLog | None) -> None:
         progress, passes = self.progress, list(self.stage.passes)

@@ -51,6 +51,10 @@ class Stage:
         if self.options.freeze_bn:
             freeze_batch_norm(self.trained)
 
+    def state(self) -> dict:
+        """The trained networks, as entries of a checkpoint."""
+        raise NotImplementedError
+
     def autocast(self) -> AbstractContextManager:
         """The precision that `--amp` asks for, around a forward pass."""
         kind = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.amp]
