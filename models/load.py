@@ -75,8 +75,8 @@ def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None
     if options.method == "gsv" and resumed is None and not training:
         task = next(iter(tasks(options)), "--method gsv")
         raise UserError(
-            f"{task} requires a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); or choose "
-            "--method per-frame, copy, or warp with --flow-weights"
+            f"{task} requires a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); or "
+            "choose --method per-frame, copy, or warp with --flow-weights"
         )
     flow = resumed if resumed is not None and options.load_flow else _flow_file(options)
     if flow is None and options.optical_flow_network == "light" and not training:

@@ -79,8 +79,8 @@ class Checkpoints:
                 self._restore_place(file.content)
             except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
                 raise UserError(
-                    f"{path}: its optimizer state does not fit ({error}); use --resume {path} --reset-optimizer 1 to load "
-                    "its weights alone"
+                    f"{path}: its optimizer state does not fit ({error}); use --resume {path} --reset-optimizer 1 to "
+                    "load its weights alone"
                 ) from error
         if options.resume == "auto" or not options.reset_best_pred:
             try:

@@ -172,12 +172,12 @@ class Trainer:
         return values
 
     def _fail_on_loss(self, values: dict[str, float], batch: Mapping) -> None:
-        """Raise UserError for a NaN or infinite loss before the optimizer spreads it; save what is needed to look into it."""
+        """Raise UserError for a NaN or infinite loss before the optimizer spreads it; save weights and batch."""
         path = self.folder / f"non_finite_rank_{self.ranks.rank}.pth.tar"
         save_checkpoint(path, {"losses": values, "batch": dict(batch), **self.checkpoints.content()})
         raise UserError(
-            f"the loss became {values['total']} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on the "
-            f"frames {', '.join(batch['name'])}; lower the learning rate (--lr); weights and batch: {path}"
+            f"the loss became {values['total']} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on "
+            f"the frames {', '.join(batch['name'])}; lower the learning rate (--lr); weights and batch: {path}"
         )
 
     def _report(self, metrics: dict, improved: bool, log: RunLog) -> None:

@@ -78,7 +78,7 @@ def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device, apex: b
         if parallel is not None and hasattr(parallel, "DistributedDataParallel"):
             logger.info("--apex 1: gradients averaged by apex.parallel.DistributedDataParallel")
             return parallel.DistributedDataParallel(module)
-        logger.info("--apex 1: the installed apex has no apex.parallel; gradients averaged by torch's DistributedDataParallel")
+        logger.info("--apex 1: apex has no apex.parallel; gradients averaged by torch's DistributedDataParallel")
     devices = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 

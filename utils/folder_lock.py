@@ -26,7 +26,7 @@ class FolderLock:
         try:
             self._file = open(folder / _NAME, "a+b", buffering=0)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another --log-folder") from error
+            raise UserError(f"{folder}: not writable ({error.strerror}); choose another --log-folder") from error
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -29,8 +29,8 @@ def as_user_error(error: Exception, options: Options, device: torch.device) -> U
         )
     if COMPILER.search(text):
         return UserError(
-            "torch.compile found no C++ compiler (g++, or the one named by the variable CXX); install one, or do not use "
-            "--compile 1 and --engine compile"
+            "torch.compile found no C++ compiler (g++, or the one named by the variable CXX); install one, or do not "
+            "use --compile 1 and --engine compile"
         )
     workers = f"lower --num-worker (now {options.num_worker}; 0: no loader processes)"
     if "unable to allocate shared memory" in text:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from config.errors import UserError
 from config.options import FIELDS, Options
@@ -33,7 +34,7 @@ def new_experiment(options: Options) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         folder = _next_folder(root)
     except OSError as error:
-        raise UserError(f"{root}: cannot make a folder there ({error.strerror}); choose another --log-folder") from error
+        raise UserError(f"{root}: cannot make a folder here ({error.strerror}); choose another --log-folder") from error
     try:
         _write_parameters(folder, options)
     except UserError:
@@ -100,7 +101,8 @@ def run_options(folder: Path) -> Options:
     path = folder / "parameters.json"
     try:
         content = json.loads(path.read_text())
-        known = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
+        values = {name: x for name, x in content.items() if name in FIELDS}
+        known: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
         options = Options(**known)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the options of a run ({error}); name the folder of a propagation run") from error

@@ -1,7 +1,7 @@
-"""A script: trains in forked processes, one after the other, each of which dies at or soon after one of its file operations.
+"""A script: trains in forked processes, one after another, each killed at or soon after one of its file operations.
 
-Arguments: the log folder, how many die, then the program's words. Prints, as a JSON list, the optimizer steps that were saved
-after each death; a file that cannot be read is an error.
+Arguments: log folder, number of processes, the program's words. Prints, as a JSON list, the optimizer steps saved
+after each kill; a file that cannot be read is an error.
 """
 import json
 import os
@@ -18,7 +18,7 @@ OPERATIONS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.trunc
 
 
 def die(folder: str, count: int, delay: float) -> None:
-    """Let this process die `delay` seconds after the beginning of the operation number `count` in `folder` that writes."""
+    """Kill this process `delay` seconds after the start of writing operation number `count` in `folder`."""
 
     def watch(event: str, arguments: tuple) -> None:
         nonlocal count
@@ -28,7 +28,7 @@ def die(folder: str, count: int, delay: float) -> None:
             return
         count -= 1
         if count == 0:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which kills, whatever the process is at
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which kills, whatever the process is doing
             signal.setitimer(signal.ITIMER_REAL, delay) if delay else os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
@@ -44,7 +44,7 @@ def lives(folder: Path, count: int, words: list[str]) -> list[int]:
             die(str(folder), operation, delay)
             os._exit(main(words))
         _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), f"ended by itself: {status}"
+        assert os.WIFSIGNALED(status), f"not killed: {status}"
         read_all(folder)
         newest = latest(folder)
         saved.append(iteration(newest) if newest else 0)

@@ -1,6 +1,6 @@
-"""A script: runs the program several times in one process, each after a shell command, and prints how it ended.
+"""A script: runs the program several times in one process, each after a shell command, and prints how each ended.
 
-The argument is a JSON list of {"before": shell command, "words": [...]}; the output a JSON list of {"status", "errors"}.
+The argument is a JSON list of {"before": shell command, "words": [...]}, the output one of {"status", "errors"}.
 """
 import contextlib
 import io

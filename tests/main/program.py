@@ -1,4 +1,4 @@
-"""The program in a process of its own, as its users start it, for tests that do something to it meanwhile."""
+"""Helpers of the tests of the whole program; `Program` runs it in a process of its own."""
 import json
 import os
 import subprocess
@@ -20,25 +20,28 @@ PATIENCE = 180  # seconds, on a machine that does other things too
 
 
 class Program:
-    """`main.py` (or a `script` around it) under way, in a process group of its own as a shell gives it."""
+    """`main.py` (or a `script` around it) running in a process group of its own, as a shell starts it."""
 
-    def __init__(self, words: Sequence[str], said: Path, script: Path = ROOT / "main.py", launcher: Sequence[str] = ()):
-        self._said, self._errors = said.with_suffix(".out"), said.with_suffix(".err")
-        with open(self._said, "w") as out, open(self._errors, "w") as errors:
+    def __init__(
+        self, words: Sequence[str], output: Path, script: Path = ROOT / "main.py", launcher: Sequence[str] = ()
+    ):
+        self._output, self._errors = output.with_suffix(".out"), output.with_suffix(".err")
+        with open(self._output, "w") as out, open(self._errors, "w") as errors:
+            command = [sys.executable, *launcher, str(script), *words]
             self.process = subprocess.Popen(
-                [sys.executable, *launcher, str(script), *words], env=ENVIRONMENT, stdout=out, stderr=errors, start_new_session=True
+                command, env=ENVIRONMENT, stdout=out, stderr=errors, start_new_session=True
             )
 
     @property
-    def said(self) -> str:
-        return self._said.read_text()
+    def output(self) -> str:
+        return self._output.read_text()
 
     @property
     def errors(self) -> str:
         return self._errors.read_text()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Until the condition holds; fails where the program ends before."""
+        """Wait until the condition holds. Fails if the program ends first."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.errors}"
@@ -46,16 +49,16 @@ class Program:
             time.sleep(0.004)
 
     def signal(self, number: int) -> None:
-        """To the whole process group, as Ctrl-C in a terminal goes."""
+        """Send a signal to the whole process group, as Ctrl-C in a terminal does."""
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """The first process alone, without a chance to say anything; its loader processes are left to themselves."""
+        """Kill the first process alone, without warning; its loader processes are not signalled."""
         self.process.kill()
         self.process.wait()
 
     def all_gone(self) -> bool:
-        """Whether every process of the group has ended, soon after the first."""
+        """Whether every process of the group ends soon after the first."""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             try:
@@ -66,18 +69,18 @@ class Program:
         return False
 
     def status(self) -> int:
-        """Waits for the end: the exit status as a shell shows it."""
+        """Wait for the end. Returns the exit status as a shell shows it."""
         status = self.process.wait(PATIENCE)
         return 128 - status if status < 0 else status
 
 
 def children(process: int) -> list[int]:
-    """Processes that `process` has started and that live."""
+    """Running processes that `process` has started."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = stat.read_text().rsplit(")", 1)[1].split()[:2]
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has just ended
             continue
         if int(parent) == process and state != "Z":
             found.append(int(stat.parent.name))
@@ -85,7 +88,7 @@ def children(process: int) -> list[int]:
 
 
 def training(streets: Path, weights: Path, logs: Path, *more: str) -> list[str]:
-    """Words that train the propagation on tiny crops, an epoch of 13 steps."""
+    """Words that train the propagation on tiny crops; an epoch has 13 steps."""
     return [
         "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--log-folder", str(logs),
         "--device", "cpu", "--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0",
@@ -94,7 +97,7 @@ def training(streets: Path, weights: Path, logs: Path, *more: str) -> list[str]:
 
 
 def on_streets(**settings: int) -> str:
-    """A script that is `main.py` with other synthetic streets than the program's."""
+    """A script: `main.py` with other synthetic streets than the program's."""
     return f"""
 import sys
 
@@ -119,29 +122,30 @@ def trained(path: Path) -> dict[str, torch.Tensor]:
 
 
 def temporaries(folder: Path) -> set[str]:
-    """Names of what has not got its final name yet, or never will, anywhere in `folder`."""
+    """Names of temporary files anywhere in `folder`."""
     return {path.name for path in folder.rglob(".*.tmp")}
 
 
 def folders(logs: Path) -> list[Path]:
-    """Experiment folders, the newest last."""
+    """Experiment folders, newest last."""
     return sorted(logs.glob("run/synthetic/*/experiment_*"), key=lambda path: int(path.name.split("_")[1]))
 
 
 def latest(logs: Path) -> Path | None:
-    """The checkpoint that is to be continued, if there is one."""
+    """The newest checkpoint, if there is one."""
     return next((folder / LATEST for folder in reversed(folders(logs)) if (folder / LATEST).is_file()), None)
 
 
 def logged_steps(logs: Path) -> int:
-    """The last step in the newest log.csv whose row is whole."""
+    """Step of the last complete row in the newest log.csv."""
     paths = [folder / "log.csv" for folder in folders(logs) if (folder / "log.csv").is_file()]
-    rows = [line for line in paths[-1].read_text().splitlines(keepends=True)[1:] if line.endswith("\n")] if paths else []
+    lines = paths[-1].read_text().splitlines(keepends=True)[1:] if paths else []
+    rows = [line for line in lines if line.endswith("\n")]
     return int(rows[-1].split(",")[0]) if rows else 0
 
 
 def read_all(folder: Path) -> None:
-    """Read everything that has its final name: it has to be whole, but for the last row of a log.csv."""
+    """Read every file but temporary ones; each must be whole, except for the last row of a log.csv."""
     for path in folder.rglob("[!.]*"):
         if path.suffix == ".tar":
             read_propagation(path)
@@ -163,7 +167,7 @@ def iteration(path: Path) -> int:
 
 
 def refusal(errors: str) -> str:
-    """The one line on standard error, which has to be all of it."""
+    """The one line on standard error, which must be all of it."""
     lines = errors.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), errors
     return lines[0]

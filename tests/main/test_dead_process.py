@@ -1,4 +1,4 @@
-"""A process of the program that the system kills, for memory say: the others do not wait for it."""
+"""A process of the program is killed by the system, for lack of memory for example: the others do not wait for it."""
 import os
 import signal
 import time
@@ -25,7 +25,8 @@ def saved(logs: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.tried(
-    DOOR, "a loader process killed while training or evaluating", "one line names it and --num-worker; all saved is whole"
+    DOOR, "a loader process killed while training or evaluating",
+    "one line names it and --num-worker; all files are whole",
 )
 @pytest.mark.parametrize("when, more", [
     ("epoch 1/40", ["--epoch", "40"]),
@@ -35,8 +36,11 @@ def saved(logs: Path) -> bool:
 def test_dead_loader_process(words, tmp_path, when, more):
     logs = tmp_path / "logs"
     program = Program([*words, "--num-worker", "2", *more], tmp_path / "run")
-    program.wait_until(lambda: when in program.said and ("--evaluate" in more or saved(logs)) and len(children(program.process.pid)) > 1)
-    program.process.send_signal(signal.SIGSTOP)  # or it may be through before
+    program.wait_until(
+        lambda: when in program.output and ("--evaluate" in more or saved(logs))
+        and len(children(program.process.pid)) > 1
+    )
+    program.process.send_signal(signal.SIGSTOP)  # or it may end first
     for process in children(program.process.pid):
         os.kill(process, signal.SIGKILL)
     program.process.send_signal(signal.SIGCONT)
@@ -57,7 +61,7 @@ def rank(process: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.tried(DOOR, "one of two training processes killed", "the other ends within a minute; resumed, both go on")
+@pytest.mark.tried(DOOR, "one of two training processes killed", "the other ends within a minute; both resume")
 @pytest.mark.parametrize("dead", ["0", "1"])
 def test_dead_rank(words, tmp_path, dead):
     logs = tmp_path / "logs"
@@ -73,5 +77,6 @@ def test_dead_rank(words, tmp_path, dead):
     assert done > 0
     again = Program([*words, "--resume", "auto", "--early-stop", "1"], tmp_path / "again", launcher=LAUNCHER)
     assert again.status() == 0, again.errors
-    assert read_propagation(experiment(logs) / LATEST).content["epoch"] == 1 and iteration(experiment(logs) / LATEST) >= done
+    assert read_propagation(experiment(logs) / LATEST).content["epoch"] == 1
+    assert iteration(experiment(logs) / LATEST) >= done
     assert not experiment(logs, 1).exists() and not temporaries(logs)

@@ -1,4 +1,4 @@
-"""Ctrl-C, as a terminal sends it to all processes, and SIGTERM: at any moment the program ends in order, and says so by its status."""
+"""Ctrl-C, sent to all processes as by a terminal, and SIGTERM: the program ends in order, status 130 or 143."""
 import random
 import signal
 import time
@@ -18,18 +18,21 @@ def ended_in_order(program: Program, number: int) -> None:
     status = program.status()
     assert status == 128 + number, f"{status}: {program.errors}"
     assert program.errors == ""
-    assert program.all_gone(), "processes are left behind"
+    assert program.all_gone(), "processes still run"
 
 
 def listens(program: Program) -> bool:
-    """Whether the program is past the start of Python itself: it has a handler for SIGTERM."""
+    """Whether Python itself has started: the program has a handler for SIGTERM."""
     status = Path(f"/proc/{program.process.pid}/status").read_text()
     return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.fixture
 def words(streets, weights, tmp_path):
-    return training(streets, weights, tmp_path / "logs", "--num-worker", "2", "--epoch", "40", "--eval-interval", "1", "--save-every", "1")
+    return training(
+        streets, weights, tmp_path / "logs", "--num-worker", "2", "--epoch", "40", "--eval-interval", "1",
+        "--save-every", "1",
+    )
 
 
 @pytest.mark.slow
@@ -43,7 +46,7 @@ def test_interrupted_while_importing(words, tmp_path, outcomes, number):
         time.sleep(rng.uniform(0, 1.2))
         program.signal(number)
         ended_in_order(program, number)
-        outcomes["status 130 or 143, nothing said, nothing left"] += 1
+        outcomes["status 130 or 143, no message, no files"] += 1
 
 
 def written(logs: Path) -> int:
@@ -51,17 +54,19 @@ def written(logs: Path) -> int:
     return len(log.read_text().splitlines()) if log.is_file() else 0
 
 
-PHASES = {  # when: whether it is then
-    "building": lambda program, logs: "sha256" in program.said,
-    "first step": lambda program, logs: "run folder" in program.said,
+PHASES = {  # phase: whether the program is in it
+    "building": lambda program, logs: "sha256" in program.output,
+    "first step": lambda program, logs: "run folder" in program.output,
     "mid-epoch": lambda program, logs: written(logs) > 40,
     "writing a checkpoint": lambda program, logs: written(logs) > 40 and bool(temporaries(logs)),
-    "evaluating": lambda program, logs: "evaluate gsv" in program.said,
+    "evaluating": lambda program, logs: "evaluate gsv" in program.output,
 }
 
 
 @pytest.mark.slow
-@pytest.mark.tried(DOOR, "Ctrl-C and SIGTERM while a run builds, steps, saves, evaluates", "status 130 or 143, all saved, and goes on")
+@pytest.mark.tried(
+    DOOR, "Ctrl-C and SIGTERM while a run builds, steps, saves, evaluates", "status 130 or 143, all saved, resumes"
+)
 @pytest.mark.parametrize("phase", PHASES)
 @SIGNALS
 def test_interrupted_while_training(words, tmp_path, phase, number):
@@ -76,7 +81,8 @@ def test_interrupted_while_training(words, tmp_path, phase, number):
     if latest.is_file():
         done = read_propagation(latest).content["progress"]
         assert done["iteration"] * 7 + 1 <= written(logs)
-        assert main([*words, "--num-worker", "0", "--resume", "auto", "--early-stop", "1", "--epoch", str(done["epoch"] + 1)]) == 0
+        more = ["--num-worker", "0", "--resume", "auto", "--early-stop", "1", "--epoch", str(done["epoch"] + 1)]
+        assert main([*words, *more]) == 0
         assert read_propagation(latest).content["progress"]["iteration"] >= done["iteration"]
 
 
@@ -92,4 +98,4 @@ def test_interrupted_while_measuring(words, tmp_path, what, number):
     program.signal(number)
     ended_in_order(program, number)
     assert not temporaries(tmp_path) and {path.name for path in tmp_path.rglob("*.json")} <= {"parameters.json"}
-    assert not list(cache.glob("tmp*")), "the benchmark's own folder is left behind"
+    assert not list(cache.glob("tmp*")), "the benchmark's own folder still exists"

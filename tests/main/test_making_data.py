@@ -1,4 +1,4 @@
-"""Interrupted, killed, or short of a process while several of them make the synthetic streets."""
+"""Interrupted, killed, or one of its processes killed, while several of them make the synthetic streets."""
 import os
 import signal
 from pathlib import Path
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 class Making:
-    """The program while it makes data, the first picture written."""
+    """The program while it makes data, after the first picture."""
 
     def __init__(self, streets: Path, weights: Path, folder: Path, name: str = "run"):
         script, self.data = folder / "larger.py", folder / "data" / "streets"
@@ -21,7 +21,10 @@ class Making:
         self.program.wait_until(lambda: any(any(made.iterdir()) for made in set(self.data.parent.glob(".*")) - before))
 
 
-@pytest.mark.tried(DOOR, "Ctrl-C and SIGTERM while several processes make the synthetic streets", "ends at once, nothing half-made is left")
+@pytest.mark.tried(
+    DOOR, "Ctrl-C and SIGTERM while several processes make the synthetic streets",
+    "ends at once, no files",
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_interrupted(streets, weights, tmp_path, number):
     making = Making(streets, weights, tmp_path)
@@ -31,7 +34,9 @@ def test_interrupted(streets, weights, tmp_path, number):
     assert not list(making.data.parent.iterdir())
 
 
-@pytest.mark.tried(DOOR, "the program killed while its processes make the synthetic streets", "the next run clears away what is left")
+@pytest.mark.tried(
+    DOOR, "the program killed while its processes make the synthetic streets", "the next run deletes its files"
+)
 def test_killed(streets, weights, tmp_path):
     making = Making(streets, weights, tmp_path)
     making.program.kill()
@@ -43,10 +48,13 @@ def test_killed(streets, weights, tmp_path):
     assert again.program.status() == 130 and not list(making.data.parent.iterdir())
 
 
-@pytest.mark.tried(DOOR, "a process that makes the synthetic streets killed", "one line names it, nothing half-made is left")
+@pytest.mark.tried(
+    DOOR, "a process that makes the synthetic streets killed", "one line names it, no files"
+)
 def test_one_process_killed(streets, weights, tmp_path):
     making = Making(streets, weights, tmp_path)
-    busy = [child for child in children(making.program.process.pid) if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    pids = children(making.program.process.pid)
+    busy = [pid for pid in pids if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
     os.kill(busy[0], signal.SIGKILL)
     assert making.program.status() == 2
     line = refusal(making.program.errors)

@@ -1,4 +1,4 @@
-"""Killed, starved or fed nonsense, a run keeps what it had and goes on where it was."""
+"""A run that is killed, out of disk space or given bad data keeps what it has saved and resumes where it was."""
 import json
 import os
 import shlex
@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def words(streets, weights, tmp_path):
     return ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu",
             "--log-folder", str(tmp_path / "logs"), "--crop-height", "64", "--crop-width", "96", "--batch-size", "2",
-            "--num-worker", "0", "--eval-multi-step", "1", "--multi-step", "1", "2", "--epoch", "1", "--eval-interval", "9",
-            "--early-stop", "0"]
+            "--num-worker", "0", "--eval-multi-step", "1", "--multi-step", "1", "2", "--epoch", "1",
+            "--eval-interval", "9", "--early-stop", "0"]
 
 
 def folder(tmp_path, name="test"):
@@ -41,7 +41,10 @@ def weights_of(path):
     return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
 
 
-@pytest.mark.tried("Processes and disks", "a training run killed at chosen steps; then resumed", "ends with the same weights, bit for bit")
+@pytest.mark.tried(
+    "Processes and disks", "a training run killed at chosen steps; then resumed",
+    "ends with bit-identical weights",
+)
 def test_killed_at_several_steps_a_run_ends_bit_equal(words, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "main.py"), *words, "--epoch", "2", "--resume", "auto", "--save-every", "2"]
@@ -58,13 +61,13 @@ def test_killed_at_several_steps_a_run_ends_bit_equal(words, tmp_path):
         kills += process.wait() == -signal.SIGKILL
     assert kills == 2
     for name in ("killed", "whole"):
-        assert subprocess.run([*command, "--checkname", name], env=environment, stdout=subprocess.DEVNULL).returncode == 0
+        subprocess.run([*command, "--checkname", name], env=environment, stdout=subprocess.DEVNULL, check=True)
     killed, whole = (weights_of(folder(tmp_path, name) / LATEST) for name in ("killed", "whole"))
     assert all(torch.equal(killed[key], whole[key]) for key in whole)
 
 
-@pytest.mark.tried("Weights and checkpoints", "a damaged latest checkpoint, continued", "the one before it is taken")
-def test_damaged_latest_checkpoint_gives_way_to_the_one_before(words, tmp_path, capsys):
+@pytest.mark.tried("Weights and checkpoints", "a damaged latest checkpoint, resumed", "the previous one is used")
+def test_damaged_latest_checkpoint_is_replaced_by_the_previous_one(words, tmp_path, capsys):
     assert main([*words, "--resume", "auto", "--save-every", "5"]) == 0
     (folder(tmp_path) / LATEST).write_bytes(b"half a file")
     assert (folder(tmp_path) / PREVIOUS).is_file()
@@ -92,8 +95,11 @@ def test_nan_loss_stops_before_the_optimizer(words, tmp_path, monkeypatch):
     assert kept["batch"]["clip"].shape[0] == 2 and "state_dict" in kept
 
 
-@pytest.mark.tried("Processes and disks", "a full disk when the second checkpoint is written", "refused in one line, the first one whole")
-def test_full_disk_leaves_the_old_checkpoint_whole_and_says_so(words, tmp_path):
+@pytest.mark.tried(
+    "Processes and disks", "a full disk when the second checkpoint is written",
+    "refused in one line, the first one intact",
+)
+def test_full_disk_keeps_the_earlier_checkpoint_whole(words, tmp_path):
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode:
         pytest.skip("no small file system can be mounted here (unshare -rm)")
     command = shlex.join([sys.executable, str(ROOT / "main.py"), *words, "--early-stop", "1", "--resume", "auto"])
@@ -110,22 +116,27 @@ def test_full_disk_leaves_the_old_checkpoint_whole_and_says_so(words, tmp_path):
         exit $status
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2, done.stderr[-2000:]
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr[-2000:]
     assert "No space left on device" in done.stderr and "the earlier file is intact" in done.stderr
     kept = Path("run/synthetic/swiftnet_test/experiment_0")
-    assert (tmp_path / "after" / kept.relative_to("run") / LATEST).read_bytes() == (tmp_path / "before" / kept / LATEST).read_bytes()
-    left = {path.name for path in (tmp_path / "after" / kept.relative_to("run")).iterdir()}
+    after, before = tmp_path / "after" / kept.relative_to("run"), tmp_path / "before" / kept
+    assert (after / LATEST).read_bytes() == (before / LATEST).read_bytes()
+    left = {path.name for path in after.iterdir()}
     assert not any(name.endswith(".tmp") for name in left)
 
 
-@pytest.mark.tried("Processes and disks", "a log.csv ahead of its checkpoint, its last row torn", "what is beyond is forgotten")
+@pytest.mark.tried(
+    "Processes and disks", "a log.csv ahead of its checkpoint, its last row torn", "later rows are dropped"
+)
 def test_going_on_forgets_what_was_noted_beyond_the_checkpoint(words, tmp_path):
     assert main([*words, "--early-stop", "1", "--resume", "auto"]) == 0
     log = folder(tmp_path) / "log.csv"
     before = log.read_text()
-    log.write_text(before + "999,train/total,1.0\n99")  # done after the checkpoint, and a row torn by a kill
+    log.write_text(before + "999,train/total,1.0\n99")  # a step after the checkpoint, and an incomplete row
     assert main([*words, "--early-stop", "1", "--resume", "auto", "--epoch", "2"]) == 0
     assert log.read_text().startswith(before) and "\n999," not in log.read_text()
     steps = [int(line.split(",")[0]) for line in log.read_text().splitlines()[1:] if "train/total" in line]
@@ -137,7 +148,10 @@ def test_going_on_forgets_what_was_noted_beyond_the_checkpoint(words, tmp_path):
     "change, message",
     [
         (["--segnet", "bisenet"], "was trained with --segnet swiftnet, but this run has bisenet"),
-        (["--optical-flow-network", "flownet"], "was trained with --optical-flow-network light, but this run has flownet"),
+        (
+            ["--optical-flow-network", "flownet"],
+            "was trained with --optical-flow-network light, but this run has flownet",
+        ),
     ],
 )
 def test_checkpoint_of_other_networks_is_refused_by_name(words, tmp_path, capsys, change, message):
@@ -164,15 +178,15 @@ def test_half_precision_trains(words, tmp_path):
 
 @pytest.mark.parametrize("flow, interval, steps", [("light", "3", 2), ("flownet", "4", 1)])
 def test_two_processes_take_the_steps_of_one(words, tmp_path, flow, interval, steps):
-    # Few steps: once rounding, which a split batch changes, has moved a pixel of the edge map, a threshold, two runs differ
-    # in the third digit. With random weights FlowNet2-S warps much to zero, where classes tie, so there it happens soon.
+    # Few steps: a split batch rounds differently; once that moves a pixel of the edge map, a threshold, two runs differ
+    # in the third digit. With random weights FlowNet2-S warps much to zero, where classes tie: it happens early.
     common = [*words, "--batch-size", "4", "--sync-bn", "1", "--multi-step", interval, "--optical-flow-network", flow]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, str(ROOT / "main.py"), *common, "--checkname", "two"], env=environment,
                           capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert subprocess.run([sys.executable, str(ROOT / "main.py"), *common, "--checkname", "one"], env=environment).returncode == 0
+    subprocess.run([sys.executable, str(ROOT / "main.py"), *common, "--checkname", "one"], env=environment, check=True)
     two, one = (read_propagation(folder(tmp_path, name) / LATEST).content for name in ("two", "one"))
     assert one["progress"]["iteration"] == steps
     assert json.dumps(two["progress"]) == json.dumps({**one["progress"], "best": two["progress"]["best"]})

@@ -1,4 +1,4 @@
-"""Nothing is asked of the network but the ImageNet weights of --pretrained-backbone 1, which the documentation names."""
+"""The program downloads nothing but the ImageNet weights of --pretrained-backbone 1, as documented."""
 import socket
 import urllib.request
 
@@ -13,7 +13,7 @@ DOOR = "Processes and disks"
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Addresses that were asked for, none of which is reached."""
+    """Addresses that the program tries to connect to; none is reached."""
     seen = []
 
     def refuse(*arguments, **_):
@@ -26,7 +26,9 @@ def asked(monkeypatch):
     return seen
 
 
-@pytest.mark.tried(DOOR, "network refused: the three stages, evaluation, video, export, benchmark", "none of them asks for it")
+@pytest.mark.tried(
+    DOOR, "no network: the three stages, evaluation, video, export, benchmark", "no connection"
+)
 def test_everything_works_without_a_network(streets, weights, tmp_path, asked):
     words = [*training(streets, weights, tmp_path / "logs"), "--early-stop", "1", "--multi-step", "1"]
     assert main([*words, "--stage", "segnet", "--pretrained-backbone", "0"]) == 0
@@ -43,8 +45,10 @@ def test_everything_works_without_a_network(streets, weights, tmp_path, asked):
     assert asked == []
 
 
-@pytest.mark.tried(DOOR, "network refused: --stage segnet --pretrained-backbone 1", "asked for once, one line, status 2")
-def test_imagenet_weights_are_the_one_thing_asked_for(streets, weights, tmp_path, monkeypatch, capsys, asked):
+@pytest.mark.tried(
+    DOOR, "no network: --stage segnet --pretrained-backbone 1", "one attempt, one line, status 2"
+)
+def test_imagenet_weights_are_the_only_download(streets, weights, tmp_path, monkeypatch, capsys, asked):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

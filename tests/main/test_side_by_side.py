@@ -1,4 +1,4 @@
-"""Several runs at once: on one folder, one cache, one data set, one name."""
+"""Several runs at once with one folder, cache, data set or name."""
 import errno
 import filecmp
 import json
@@ -18,9 +18,12 @@ from utils.run_folder import LATEST, PREVIOUS
 
 
 @pytest.mark.slow
-@pytest.mark.tried(DOOR, "two runs of one name at once that share a cache and data to be made", "a folder each; cache and data whole")
+@pytest.mark.tried(
+    DOOR, "two runs of one name at once that share a cache and make their data", "a folder each; cache and data whole"
+)
 def test_twins(weights, streets, tmp_path):
-    script, data, cache, logs = tmp_path / "tiny.py", tmp_path / "data" / "streets", tmp_path / "cache", tmp_path / "logs"
+    script, data = tmp_path / "tiny.py", tmp_path / "data" / "streets"
+    cache, logs = tmp_path / "cache", tmp_path / "logs"
     script.write_text(on_streets(height=64, width=128, train=3, val=2, length=6, seed=11))
     words = training(data, weights, logs, "--cache-dir", str(cache), "--multi-step", "1", "--num-worker", "1")
     for twin in [Program(words, tmp_path / f"run_{i}", script) for i in range(2)]:
@@ -41,7 +44,9 @@ def words(streets, weights, tmp_path):
     return training(streets, weights, tmp_path / "logs", "--save-every", "1")
 
 
-@pytest.mark.tried(DOOR, "a run continued while another process trains in its folder", "refused in one line, until that process ends")
+@pytest.mark.tried(
+    DOOR, "a run continued while another process trains in its folder", "refused in one line, until that process ends"
+)
 @pytest.mark.parametrize("folder", ["new", "continued"])
 def test_a_folder_has_one_run_at_a_time(words, tmp_path, capsys, folder):
     if folder == "continued":
@@ -51,7 +56,7 @@ def test_a_folder_has_one_run_at_a_time(words, tmp_path, capsys, folder):
     latest = experiment(tmp_path / "logs") / LATEST
     before = iteration(latest) if latest.is_file() else 0
     first.wait_until(lambda: latest.is_file() and iteration(latest) > before)
-    first.process.send_signal(signal.SIGSTOP)  # holds it where it is, and with it the time that this test takes
+    first.process.send_signal(signal.SIGSTOP)  # it stays where it is while this test compares files
     kept = {path.name: path.read_bytes() for path in latest.parent.iterdir()}
     capsys.readouterr()
     assert main([*words, *again]) == 2
@@ -59,12 +64,12 @@ def test_a_folder_has_one_run_at_a_time(words, tmp_path, capsys, folder):
     assert str(latest.parent) in line and f"another process ({first.process.pid} on " in line
     assert "wait until it has ended, or choose another --checkname" in line
     assert kept == {path.name: path.read_bytes() for path in latest.parent.iterdir()}
-    first.kill()  # what is left of it, its loader process, keeps nobody out
+    first.kill()  # its loader process, still alive, locks nobody out
     assert main([*words, "--resume", "auto", "--early-stop", "1"]) == 0
     assert not experiment(tmp_path / "logs", 1).exists()
 
 
-@pytest.mark.tried(DOOR, "a file system without locks", "a warning, and the run goes on")
+@pytest.mark.tried(DOOR, "a file system without locks", "a warning, and the run continues")
 def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -93,14 +98,14 @@ def test_evaluating_while_training(words, weights, tmp_path):
         assert not (experiment(logs, number) / LATEST).exists()
 
 
-@pytest.mark.tried(DOOR, "files that a killed process had half-written", "cleared away by the next run of the folder")
-def test_temporary_files_of_the_dead_are_cleared_away(words, tmp_path):
+@pytest.mark.tried(DOOR, "half-written files of a killed process", "deleted by the next run in the folder")
+def test_temporary_files_of_killed_processes_are_deleted(words, tmp_path):
     assert main([*words, "--early-stop", "1"]) == 0
     folder = experiment(tmp_path / "logs")
     dead = [folder / f".{name}.99999.tmp" for name in (LATEST, PREVIOUS, "metrics.json", "log.csv")]
     for path in dead:
         shutil.copyfile(folder / LATEST, path)
     mine = folder / "notes.tmp"
-    mine.write_text("a file of the user's")
+    mine.write_text("a file of the user")
     assert main([*words, "--early-stop", "1", "--resume", "auto"]) == 0
     assert not any(path.exists() for path in dead) and mine.exists()

@@ -87,7 +87,7 @@ def test_missing_file_and_other_content(tmp_path):
 
 
 @pytest.mark.tried(DOOR, "disk full while a checkpoint is written", "one line, the earlier file intact")
-def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_earlier_file(tmp_path, monkeypatch):
     path = tmp_path / "a.tar"
     save_checkpoint(path, {"n": 1})
     before = path.read_bytes()
@@ -96,7 +96,9 @@ def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="a.tar: cannot be written .No space left on device.*the earlier file is intact"):
+    with pytest.raises(
+        UserError, match="a.tar: cannot be written .No space left on device.*the earlier file is intact"
+    ):
         save_checkpoint(path, {"n": 2})
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.tar"]
 
@@ -158,7 +160,8 @@ def test_impossible_values_are_refused_and_nothing_is_loaded(tmp_path, name, cha
 @pytest.mark.tried(DOOR, "zip bomb: a file of compressed parts", "refused in one line")
 def test_compressed_parts_are_not_unpacked(tmp_path):
     torch.save({"x": torch.zeros(10)}, tmp_path / "a.tar")
-    with zipfile.ZipFile(tmp_path / "a.tar") as source, zipfile.ZipFile(tmp_path / "b.tar", "w", zipfile.ZIP_DEFLATED) as target:
+    deflated = zipfile.ZipFile(tmp_path / "b.tar", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "a.tar") as source, deflated as target:
         for part in source.namelist():
             target.writestr(part, source.read(part))
     with pytest.raises(UserError, match="b.tar: cannot be read .*compressed parts, which torch never writes"):

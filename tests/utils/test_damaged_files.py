@@ -24,7 +24,9 @@ from utils.checkpoint import CHECKSUMS, WeightsFile, save_checkpoint
 
 DOOR = "Weights and checkpoints"
 MUTANTS = int(os.environ.get("MUTANTS", 150))  # of each format; `make reliability` sets more
-FORBIDDEN = {"os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "os.rename", "socket.connect"}
+FORBIDDEN = {
+    "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "os.rename", "socket.connect"
+}
 watching: list[str] | None = None  # forbidden events so far, inside nothing_happens()
 
 
@@ -52,8 +54,11 @@ def nothing_happens():
 def checkpoint() -> dict:
     """Content of a propagation checkpoint for four classes."""
     return {
-        "epoch": 3, "state_dict": released_state(fill(GuidedConv(4))), "state_dict_of": fill(build_flow(name="light")).state_dict(),
-        "optimizer": {"state": {0: {"momentum_buffer": torch.randn(4, 3)}}, "param_groups": [{"lr": 0.01, "params": [0]}]},
+        "epoch": 3, "state_dict": released_state(fill(GuidedConv(4))),
+        "state_dict_of": fill(build_flow(name="light")).state_dict(),
+        "optimizer": {
+            "state": {0: {"momentum_buffer": torch.randn(4, 3)}}, "param_groups": [{"lr": 0.01, "params": [0]}],
+        },
         "best_pred": np.float64(0.5), "args": argparse.Namespace(segnet="swiftnet", multi_step=[1, 2]),
     }
 
@@ -71,8 +76,8 @@ def zip_regions(content: bytes) -> list[tuple[int, int]]:
 
 
 def old_regions(content: bytes) -> list[tuple[int, int]]:
-    """(begin, end) of the five pickles at the start of a file of the format before 2020, and of each tensor's length and
-    values after them."""
+    """(begin, end) of the five pickles at the start of a file in the format before 2020, then of each tensor's length
+    and values."""
     file, edges = io.BytesIO(content), [0]
     for _ in range(5):
         for _ in pickletools.genops(file):
@@ -106,7 +111,7 @@ def same(a: object, b: object) -> bool:
 
 
 def tried(path) -> dict | None:
-    """Content of the file, once it is loaded into networks as the program does it; None where that raises, in one line."""
+    """Content of the file after it was loaded as the program loads it; None if that raises, in one line."""
     try:
         with nothing_happens():
             file = read_propagation(path)
@@ -142,11 +147,12 @@ def test_changed_byte_in_a_file_without_checksums(tmp_path, outcomes):
             outcomes["refused in one line"] += 1
         else:
             intact = same(whole, dict(loaded))
-            outcomes["loaded with every value as it was" if intact else "loaded with another value: that format has no checksums"] += 1
+            other = "loaded with another value: that format has no checksums"
+            outcomes["loaded with every value as it was" if intact else other] += 1
 
 
-@pytest.mark.tried(DOOR, "the same, with a SHA256SUMS beside the file", "refused in one line")
-def test_checksums_beside_the_file_find_every_changed_byte(tmp_path, outcomes):
+@pytest.mark.tried(DOOR, "the same, with a SHA256SUMS in its folder", "refused in one line")
+def test_sha256sums_finds_every_changed_byte(tmp_path, outcomes):
     path = tmp_path / "a.tar"
     torch.save(checkpoint(), path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
@@ -154,7 +160,9 @@ def test_checksums_beside_the_file_find_every_changed_byte(tmp_path, outcomes):
     assert tried(path) is not None
     for damaged in mutants(content, old_regions(content)):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="its sha256 is .*, but .*SHA256SUMS lists .*; the file is damaged or a different one"):
+        with pytest.raises(
+            UserError, match="its sha256 is .*, but .*SHA256SUMS lists .*; the file is damaged or a different one"
+        ):
             read_propagation(path)
         outcomes["refused in one line"] += 1
 
@@ -170,21 +178,31 @@ class Call:
 
 
 CALLS = {
-    "os.system": Call(os.system, "touch ran"), "eval": Call(eval, "open('ran', 'w')"), "exec": Call(exec, "open('ran', 'w')"),
-    "Popen": Call(subprocess.Popen, ["touch", "ran"]), "open": Call(open, "ran", "w"), "import": Call(__import__, "this"),
-    "getattr": Call(getattr, "x", "__class__"), "torch.load": Call(torch.load, "a.tar"), "numpy.load": Call(np.load, "a.tar"),
+    "os.system": Call(os.system, "touch ran"), "eval": Call(eval, "open('ran', 'w')"), "exec": Call(
+        exec, "open('ran', 'w')"
+    ),
+    "Popen": Call(subprocess.Popen, ["touch", "ran"]), "open": Call(open, "ran", "w"), "import": Call(
+        __import__, "this"
+    ),
+    "getattr": Call(getattr, "x", "__class__"), "torch.load": Call(torch.load, "a.tar"), "numpy.load": Call(
+        np.load, "a.tar"
+    ),
     "dtype of objects": np.dtype(object), "array of objects": np.array([Call(os.system, "touch ran")], object),
 }
 
 
-@pytest.mark.tried(DOOR, "pickle that calls a function: eleven functions, three places, three formats", "not run, refused in one line")
+@pytest.mark.tried(
+    DOOR, "pickle that calls a function: eleven functions, three places, three formats", "not run, refused in one line"
+)
 @pytest.mark.parametrize("kind", ["pickle", "old", "new"])
 @pytest.mark.parametrize("place", ["alone", "among others", "as a weight"])
 @pytest.mark.parametrize("call", CALLS)
 def test_calls_are_not_made(tmp_path, monkeypatch, kind, place, call):
     monkeypatch.chdir(tmp_path)
     hidden, path = CALLS[call], tmp_path / "a.tar"
-    content = {"alone": hidden, "among others": {"epoch": 1, "x": [hidden]}, "as a weight": {"state_dict": {"w": hidden}}}[place]
+    content = {
+        "alone": hidden, "among others": {"epoch": 1, "x": [hidden]}, "as a weight": {"state_dict": {"w": hidden}},
+    }[place]
     if kind == "pickle":
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:

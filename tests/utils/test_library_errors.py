@@ -12,16 +12,19 @@ from tests.main.program import ENVIRONMENT, ROOT, refusal, training
 from utils.library_errors import as_user_error
 
 DOOR = "Processes and disks"
-CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.1 GiB of which 1.0 GiB is free."
-CPU = "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 640 bytes. Error code 12"
-OPENCV = "OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 1258 bytes in function 'OutOfMemoryError'"
+CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.1 GiB of which 1 GiB is free."
+CPU = "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 640 bytes. Error 12"
+OPENCV = "OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 1258 bytes in function 'x'"
 
 
-@pytest.mark.tried(DOOR, "out of memory, on the GPU, on the CPU, in a library, in a loader process", "one line that names the flag")
+@pytest.mark.tried(
+    DOOR, "out of memory, on the GPU, on the CPU, in a library, in a loader process", "one line that names the flag"
+)
 @pytest.mark.parametrize(
     "error, words, message",
     [
-        (torch.OutOfMemoryError(CUDA), [], r"out of memory on cuda:1 .tried to allocate 2.50 GiB.; lower --batch-size .now 8. or "
+        (torch.OutOfMemoryError(CUDA), [],
+         r"out of memory on cuda:1 .tried to allocate 2.50 GiB.; lower --batch-size .now 8. or "
          "--crop-height and --crop-width, or use --amp bf16"),
         (torch.OutOfMemoryError(CUDA), ["--amp", "bf16", "--use-crop", "0"],
          r"lower --batch-size .now 8. or the size of the frames .--use-crop 1.$"),
@@ -32,13 +35,19 @@ OPENCV = "OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to
          r"out of memory on cuda:1; lower --batch-size"),
         (RuntimeError(CPU), [], r"out of memory on the CPU .tried to allocate 640 bytes.; lower --batch-size"),
         (MemoryError(), ["--benchmark", "video"], r"out of memory on the CPU; lower --scale"),
-        (MemoryError("Caught MemoryError in DataLoader worker process 0.\nTraceback"), [], r"out of memory on the CPU; lower --batch-size"),
+        (
+            MemoryError("Caught MemoryError in DataLoader worker process 0.\nTraceback"), [],
+            r"out of memory on the CPU; lower --batch-size",
+        ),
         (cv2.error(OPENCV), [], r"out of memory on the CPU .tried to allocate 1258 bytes"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), [],
-         r"a loader process died .by signal: Killed.*memory ran out; lower --num-worker .now 4; 0: no loader processes"),
+         r"a loader process died .by signal: Killed.*memory ran out; lower --num-worker .now 4; 0: no loader"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), [],
          r"shared memory ./dev/shm. is too small; lower --num-worker"),
-        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), [], r"a loader process died .without an error message."),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), [],
+            r"a loader process died .without an error message.",
+        ),
     ],
 )
 def test_error_names_the_flag_to_lower(error, words, message):
@@ -46,12 +55,16 @@ def test_error_names_the_flag_to_lower(error, words, message):
     assert re.search(message, line), line
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("x"), cv2.error("bad argument"), RuntimeError("")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shape mismatch"), ValueError("x"), cv2.error("bad argument"), RuntimeError("")]
+)
 def test_other_errors_are_not_translated(error):
     assert as_user_error(error, parse([]), torch.device("cpu")) is None
 
 
-@pytest.mark.tried(DOOR, "memory that really runs out in training: address space limited", "one line that names the flag")
+@pytest.mark.tried(
+    DOOR, "memory that really runs out in training: address space limited", "one line that names the flag"
+)
 def test_out_of_memory_in_training(streets, weights, tmp_path):
     script = tmp_path / "limited.py"
     script.write_text(
@@ -66,8 +79,8 @@ def test_out_of_memory_in_training(streets, weights, tmp_path):
         "Trainer._step = limited\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    done = subprocess.run([sys.executable, str(script), *training(streets, weights, tmp_path / "logs")], env=ENVIRONMENT, cwd=ROOT,
-                          capture_output=True, text=True, timeout=120)
+    command = [sys.executable, str(script), *training(streets, weights, tmp_path / "logs")]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr[-2000:]
     assert re.search("out of memory on the CPU.*; lower --batch-size .now 2. or --crop-height", refusal(done.stderr))
 
@@ -76,6 +89,8 @@ def test_out_of_memory_in_training(streets, weights, tmp_path):
 def test_no_compiler(streets, weights, tmp_path):
     words = [*training(streets, weights, tmp_path / "logs"), "--compile", "1", "--early-stop", "1"]
     environment = {**ENVIRONMENT, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, str(ROOT / "main.py"), *words], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2, done.stderr[-2000:]
     assert "torch.compile found no C++ compiler" in refusal(done.stderr)
