@@ -1,4 +1,4 @@
-"""An optional cache of decoded pictures on disk: raw bytes, memory-mapped, so that a second epoch decodes nothing."""
+"""Optional cache of decoded pictures on disk, as memory-mapped bytes, so that a second epoch decodes nothing."""
 import contextlib
 import hashlib
 import os
@@ -16,17 +16,17 @@ Decode = Callable[[Path], np.ndarray]
 
 
 class PictureCache:
-    """Decoded pictures under `folder`, one .npy file each, made when first asked for.
+    """Decoded pictures under `folder`, one .npy file each, written when first read.
 
-    Several processes may share it: a file is written aside and renamed, so that it is there whole or not at all. Its
-    name holds size and modification time of the source, so a changed source is decoded anew, and the old entry removed.
+    Processes may share it: files are written whole or not at all. Their names contain the size and modification time
+    of the source, so a changed source is decoded again and its old entry removed.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
 
     def announce(self, pictures: Iterable[Path], decode: Decode) -> None:
-        """Say how much all `pictures` will take before any is written. Raises UserError where the disk has less."""
+        """Log the space that all `pictures` need, before any is written. Raises UserError where the disk has less."""
         pictures = sorted(set(pictures))
         if not pictures:
             return
@@ -35,29 +35,29 @@ class PictureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be made ({error.strerror}); choose another --cache-dir") from error
+            raise UserError(f"{self.folder}: cannot be created ({error.strerror}); change --cache-dir") from error
         free, needed = shutil.disk_usage(self.folder).free, missing * each
         logger.info(
-            "cache %s: %d of %d pictures to add, about %.2f GiB; %.2f GiB free", self.folder, missing, len(pictures),
-            needed / 2**30, free / 2**30,
+            "cache %s: %d of %d pictures to add, about %.2f GiB; %.2f GiB free",
+            self.folder, missing, len(pictures), needed / 2**30, free / 2**30,
         )
         if needed > free:
-            raise UserError(f"{self.folder}: too little space for the decoded frames; choose another --cache-dir, or none")
+            raise UserError(f"{self.folder}: too little space for the decoded frames; change or omit --cache-dir")
 
     def read(self, path: Path, decode: Decode) -> np.ndarray:
-        """What decode(path) returns, memory-mapped and read-only."""
+        """Return decode(path), memory-mapped and read-only. Raises UserError where the cache cannot be used."""
         entry = self._entry(path)
         try:
             return _mapped(entry)
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or a damaged one, which is replaced
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # missing, or damaged and to be replaced
             picture = decode(path)
         except OSError as error:
-            raise UserError(f"{entry}: cannot be read ({error.strerror}); mend --cache-dir, choose another, or drop it") from error
+            raise UserError(f"{entry}: cannot be read ({error.strerror}); change or omit --cache-dir") from error
         self._write(entry, picture)
         return picture
 
     def _holds(self, path: Path) -> bool:
-        with contextlib.suppress(UserError):  # what is wrong with a picture is said when it is needed
+        with contextlib.suppress(UserError):  # an unreadable picture is reported when it is needed
             return self._entry(path).is_file()
         return True
 
@@ -70,7 +70,7 @@ class PictureCache:
         return self.folder / key[:2] / f"{key}-{source.st_size}-{source.st_mtime_ns}.npy"
 
     def _write(self, entry: Path, picture: np.ndarray) -> None:
-        with written_whole(entry, "free some space or drop --cache-dir") as file:
+        with written_whole(entry, "free some space, or omit --cache-dir") as file:
             np.save(file, picture)
         key = entry.name.split("-")[0]
         for other in entry.parent.glob(f"{key}-*.npy"):
@@ -79,22 +79,23 @@ class PictureCache:
 
 
 def _mapped(entry: Path) -> np.ndarray:
-    """A decoded picture, (H,W) or (H,W,3) uint8, memory-mapped. Raises OSError, and ValueError where it is no whole one: left by
-    a machine that lost power, say."""
+    """Map a decoded picture, (H,W) or (H,W,3) uint8. Raises OSError, and ValueError if it is damaged or incomplete."""
     try:
-        picture = np.lib.format.open_memmap(entry, mode="r")  # takes no pickled objects, which could run code
+        picture = np.lib.format.open_memmap(entry, mode="r")  # rejects pickled objects, which could run code
     except OSError:
         raise
-    except Exception as error:  # what a damaged header raises is of many kinds
-        raise ValueError(f"{entry}: no .npy file") from error
-    whole = picture.dtype == np.uint8 and picture.flags.c_contiguous and picture.shape[2:] in ((), (3,)) and picture.ndim >= 2
-    if not whole or not picture.size or entry.stat().st_size != picture.offset + picture.nbytes:
-        raise ValueError(f"{entry}: no decoded picture")
+    except Exception as error:  # damaged headers raise many types
+        raise ValueError(f"{entry}: not an .npy file") from error
+    valid = picture.ndim >= 2 and picture.shape[2:] in ((), (3,)) and picture.dtype == np.uint8
+    if not valid or not picture.flags.c_contiguous or not picture.size:
+        raise ValueError(f"{entry}: not a decoded picture")
+    if entry.stat().st_size != picture.offset + picture.nbytes:
+        raise ValueError(f"{entry}: incomplete")
     return picture
 
 
 def _size_of_first(pictures: Iterable[Path], decode: Decode) -> int:
-    """Bytes of the first picture that can be decoded: what is wrong with the others is said when they are needed."""
+    """Return the bytes of the first picture that can be decoded; unreadable ones are reported when they are needed."""
     for path in pictures:
         with contextlib.suppress(UserError):
             return decode(path).nbytes

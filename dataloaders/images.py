@@ -103,8 +103,8 @@ def content_of(path: Path) -> bytes:
     width, height = _size_by_header(content)
     if width * height > MOST_PIXELS:
         raise UserError(
-            f"{path}: {width} x {height} pixels by its header, in {len(content)} bytes; at most {MOST_PIXELS} are read; restore "
-            "the file, or make it smaller"
+            f"{path}: {width} x {height} pixels by its header, in {len(content)} bytes; at most {MOST_PIXELS} are "
+            "read; restore the file, or make it smaller"
         )
     return content
 
@@ -112,8 +112,8 @@ def content_of(path: Path) -> bytes:
 def decode(path: Path, content: bytes, flags: int) -> np.ndarray:
     """Decode the bytes of a file other than a JPEG with OpenCV's `flags`: (H,W) or (H,W,channels), BGR.
 
-    OpenCV returns nothing for a damaged PNG, where torchvision (0.29) ends the whole process, which then cannot name the
-    file. Raises UserError where the picture is unreadable.
+    For a damaged PNG, OpenCV returns nothing where torchvision (0.29) ends the whole process, which then cannot name
+    the file. Raises UserError where the picture is unreadable.
     """
     try:
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)

@@ -15,12 +15,13 @@ NOT_EVALUATED = set(range(7))  # as labelIds; as trainIds they are road, buildin
 
 
 def wrong_kind(ids: np.ndarray, dataset: DatasetConfig) -> str:
-    """Return why a label with these counts of pixels, (256,) by id, seems to be of another kind; empty if it does not."""
+    """Return why a label with these counts of pixels, (256,) by id, seems of another kind; empty if it is right."""
     present = set(np.flatnonzero(ids).tolist())
     if not present & {*dataset.label_ids, *(label_id for label_id, _ in dataset.also)}:
         some = ", ".join(map(str, sorted(present)[:SHOWN])) + (", ..." if len(present) > SHOWN else "")
         return f"holds no id of a class of {dataset.name}, only {some}"
-    if dataset.label_ids == CITYSCAPES.label_ids and 255 in present and present <= TRAIN_IDS and present & NOT_EVALUATED:
+    train_ids = 255 in present and present <= TRAIN_IDS and present & NOT_EVALUATED
+    if dataset.label_ids == CITYSCAPES.label_ids and train_ids:
         return "looks like trainIds (0 to 18, 255); labelIds are required"
     return ""
 

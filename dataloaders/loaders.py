@@ -1,4 +1,4 @@
-"""The way into the data: labelled frames of a data set by name, and loaders over them."""
+"""Entry point to the data: labelled frames of a data set by name, and loaders over them."""
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic":
 
 
 def prepare_data(*, dataset: str, root: Path) -> None:
-    """Check that the data set is there; make it, if it is the synthetic one. Raises UserError."""
+    """Check that the data set is there; render it if it is the synthetic one. Raises UserError."""
     if dataset == "synthetic" and not (root / "synthetic.json").is_file():
         ensure_streets(root, StreetSettings())
     if dataset == CUSTOM:
-        dataset_config(dataset, str(root))  # root is a file or a folder; reading it tells
+        dataset_config(dataset, str(root))  # reads the description
     elif not root.is_dir():
         default = dataset_config(dataset, str(root)).default_path
         found = "a file, where a folder was expected" if root.exists() else "no such folder"
-        if root == Path(default):  # a newcomer's first try, perhaps
+        if root == Path(default):  # perhaps a newcomer's first try
             raise UserError(
-                f"{root}: {found}; put {dataset} there (data/README.md tells where it comes from) or name its folder with "
-                "--data-path; without data, try make demo, --dataset synthetic, or --video IN --output OUT with a video of yours"
+                f"{root}: {found}; put {dataset} there (data/README.md tells where it comes from) or name its folder "
+                "with --data-path; without data, try make demo, --dataset synthetic, or --video IN --output OUT with a "
+                "video of yours"
             )
         raise UserError(f"{root}: {found}; --data-path must be the folder of {dataset} (default {default})")
 
@@ -48,15 +49,15 @@ def labelled_frames(
 
 
 class EpochSampler(Sampler[int]):
-    """Indices of one rank for one pass: a shuffle that depends on the seed words alone, whole global batches only.
+    """Indices of one rank for one pass: a shuffle that depends only on the seed `words`, in whole global batches.
 
-    A rank's batches interleave so that the ranks' batches together are the batches of a single process.
+    The batches of all ranks together are those of a single process. skip: batches to leave out at the start.
     """
 
     def __init__(self, length: int, *, batch: int, words: Sequence[int], rank: int, ranks: int, skip: int):
         order = np.random.default_rng(list(words)).permutation(length)
         usable = length // batch * batch
-        if usable == 0:  # fewer samples than a batch: one small batch, as even over the ranks as can be
+        if usable == 0:  # fewer samples than a batch: one small batch, of the same size on every rank
             usable = length // ranks * ranks
         share = max(1, min(batch, usable) // ranks)
         groups = order[:usable].reshape(-1, ranks, share) if usable else order[:0].reshape(0, ranks, share)
@@ -70,9 +71,9 @@ class EpochSampler(Sampler[int]):
 
 
 class _Passes(Dataset):
-    """The data sets of all passes as one, indexed by (pass, sample), so that one set of workers serves them all.
+    """The data sets of all passes as one, indexed by (pass, sample), so that they share their workers.
 
-    skip_bad: a sample that cannot be read is replaced by the next that can, which carries the reasons as `bad`.
+    skip_bad: an unreadable sample is replaced by the next readable one, whose `bad` lists the reasons.
     """
 
     def __init__(self, datasets: Mapping[int, SizedDataset], skip_bad: bool):
@@ -84,7 +85,7 @@ class _Passes(Dataset):
 
 
 def _readable(dataset: SizedDataset, index: int) -> dict:
-    """Item `index`, or the next one that can be read, with what was wrong with those before it as `bad`. Raises UserError."""
+    """Return item `index` or the next readable one; `bad`: errors of those skipped. Raises UserError if all fail."""
     bad: list[str] = []
     for number in range(len(dataset)):
         try:
@@ -95,62 +96,66 @@ def _readable(dataset: SizedDataset, index: int) -> dict:
 
 
 class TrainingLoader:
-    """Shuffled batches of `batch` over all ranks (this rank's share of them); the incomplete last one is left out.
+    """This rank's share of shuffled batches, `batch` samples over all ranks; the incomplete last batch is dropped.
 
-    Its worker processes stay from pass to pass and epoch to epoch. skip_bad: another sample takes the place of one that
-    cannot be read; what was wrong with such is the batch's `bad`, lines of text.
+    A batch has the keys of the items, stacked: `clip` (N,T,H,W,3), `label` (N,H,W), `name` list of N, and so on.
+    skip_bad: unreadable samples are replaced by others; the batch's `bad` lists the errors, one line each. The worker
+    processes stay from pass to pass and epoch to epoch.
     """
 
     def __init__(
-        self, datasets: Mapping[int, SizedDataset], *, batch: int, workers: int, rank: int = 0, ranks: int = 1, skip_bad: bool = False
+        self, datasets: Mapping[int, SizedDataset], *, batch: int, workers: int, rank: int = 0, ranks: int = 1,
+        skip_bad: bool = False,
     ):
         self.datasets, self.batch, self.rank, self.ranks = datasets, batch, rank, ranks
-        self._order: list[tuple[int, int]] = []  # filled anew, in place, for every pass
-        self._loader = _loader(_Passes(datasets, skip_bad), sampler=self._order, batch=max(1, batch // ranks), workers=workers)
+        self._order: list[tuple[int, int]] = []  # refilled in place for every pass
+        passes = _Passes(datasets, skip_bad)
+        self._loader = _loader(passes, sampler=self._order, batch=max(1, batch // ranks), workers=workers)
 
     def start(self, which: int, *, seed: Sequence[int], skip: int = 0) -> tuple[int, Iterator[dict]]:
-        """Batches of one pass over data set `which`, in an order that depends on `seed` alone: their number, and they.
+        """Return the number of batches of one pass over data set `which`, and an iterator over them.
 
-        `skip` leaves out the first batches: those that an interrupted run has done.
+        Their order depends only on `seed`. skip: first batches to leave out, which an interrupted run has done.
         """
-        sampler = EpochSampler(
-            len(self.datasets[which]), batch=self.batch, words=seed, rank=self.rank, ranks=self.ranks, skip=skip
-        )
+        length = len(self.datasets[which])
+        sampler = EpochSampler(length, batch=self.batch, words=seed, rank=self.rank, ranks=self.ranks, skip=skip)
         self._order[:] = [(which, sample) for sample in sampler]
         return (len(self._loader), iter(self._loader)) if self._order else (0, iter(()))
 
 
-def evaluation_loader(dataset: SizedDataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: int | None = None) -> DataLoader:
-    """Every sample exactly once over all ranks, one by one, in order; at most `limit` of them."""
+def evaluation_loader(
+    dataset: SizedDataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: int | None = None
+) -> DataLoader:
+    """Return a loader of every sample exactly once over all ranks, one by one, in order; at most `limit` of them."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     return _loader(dataset, sampler=list(indices[rank::ranks]), batch=1, workers=workers)
 
 
 def video_loader(frames: SizedDataset, *, workers: int) -> DataLoader:
-    """The frames of videos one by one, in order; an item is as the data set gives it, without a batch axis."""
+    """Return a loader of the frames of videos one by one, in order: the items of the data set, without a batch axis."""
     return _loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
 
 
 def _one_size(samples: list[dict]) -> dict:
-    """A batch of samples. Raises UserError where their frames or labels differ in size."""
+    """Stack samples to a batch; join their `bad`. Raises UserError where their frames or labels differ in size."""
     first = samples[0]
     if isinstance(first, dict) and "bad" in first:
-        return _one_size([{k: x for k, x in sample.items() if k != "bad"} for sample in samples]) | {
-            "bad": [line for sample in samples for line in sample["bad"]]
-        }
+        bad = [line for sample in samples for line in sample["bad"]]
+        return _one_size([{k: x for k, x in sample.items() if k != "bad"} for sample in samples]) | {"bad": bad}
     for sample in samples[1:] if isinstance(first, dict) else ():
         for part, sides in (("clip", slice(-3, -1)), ("label", slice(None))):
             if part in first and sample[part].shape != first[part].shape:
                 (h, w), (other_h, other_w) = sample[part].shape[sides], first[part].shape[sides]
+                what = "frames have" if part == "clip" else "label has"
                 raise UserError(
-                    f"{sample['name']}: its {'frames have' if part == 'clip' else 'label has'} {w} x {h} pixels, those of "
-                    f"{first['name']} {other_w} x {other_h}; a batch wants one size: --batch-size 1, or pictures of one size"
+                    f"{sample['name']}: its {what} {w} x {h} pixels, those of {first['name']} {other_w} x {other_h}; "
+                    "use --batch-size 1, or pictures of one size"
                 )
     return default_collate(samples)
 
 
 class _Loader(DataLoader):
-    """A loader whose processes leave signals to the program: it still wants their samples, and ends them itself."""
+    """A loader whose processes ignore signals: the program still needs their samples, and ends them itself."""
 
     def __iter__(self) -> Any:
         with starting_processes():

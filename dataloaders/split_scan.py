@@ -1,4 +1,4 @@
-"""What a finder of labelled frames reports about one split: training stops at the first problem, --check 1 lists them all."""
+"""What finders report about a split: training stops at the first problem, --check 1 lists them all."""
 import contextlib
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

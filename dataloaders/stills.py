@@ -1,10 +1,10 @@
-"""Short clips made from one labelled picture each: what came before it, as a moving camera and moving objects would show it.
+"""Short clips made from single labelled pictures, as a moving camera and moving objects would show them.
 
-The clip's last frame is the untouched picture, so that its label is exact. Earlier frames show the same scene from where the
-camera was before: classes lie at depths of their own (parallax), connected regions of movable classes move by themselves and
-cover and uncover what is behind them, and light, focus and noise vary. The true optical flow is known.
+The last frame is the picture itself, so its label is exact. Earlier frames show the scene from earlier positions of the
+camera. Each class has its own depth (parallax). Connected regions of movable classes move by themselves, and cover and
+uncover the background. Light, focus and noise vary. The true optical flow is known.
 
-A frame is computed only where it is looked at: at the rows and columns of a training crop, or of its 1/8 view.
+Frames are computed only at the rows and columns that are needed: those of a training crop, or of its 1/8 view.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ from config.schema import DatasetConfig
 from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, SizedDataset
 
-MOST_OBJECTS = 10  # the largest regions of movable classes that move by themselves; the others move with the camera alone
-LEAST_PIXELS = 60  # of a region
+MOST_OBJECTS = 10  # the largest regions of movable classes move by themselves; the others are part of the scene
+LEAST_PIXELS = 60  # of a region that moves
 HORIZON = 0.42  # mean height of the vanishing point, from the top
 STATIC_DEPTHS = {"sky": 0.02, "static": 0.35}  # inverse depth, 1 at the lower edge of the picture
-COARSE = 4  # depth and hidden background are made at a quarter of the picture's size: they are smooth
+COARSE = 4  # depth and hidden background are smooth, so a quarter of the picture's size is enough
 # x (N,C,H,W), columns and rows (N,h,w) in pixels of x -> (N,C,h,w), bilinear
 SampleAt = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class StillsDataset(SizedDataset):
-    """Labelled pictures, each with what a clip of `steps` + 1 frames is made from.
+    """Labelled pictures, from each of which a clip of `steps` + 1 frames is made.
 
-    Items are those of ClipDataset with a clip of one frame; `objects` (H,W) uint8: 1, 2, ... on connected regions of movable
-    classes, from the farthest (highest lower edge), else 0; and `steps`.
+    Items: `clip` (1,H,W,3) uint8 RGB, `label` (H,W) uint8 and `name`, as of ClipDataset; `objects` (H,W) uint8, 1, 2,
+    ... on connected regions of movable classes, the farthest (by lower edge) first, 0 elsewhere; and `steps`, int.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class StillsDataset(SizedDataset):
 
 
 def find_objects(label: np.ndarray, movable: Sequence[int]) -> np.ndarray:
-    """Class indices (H,W) uint8 -> numbers of the moving objects (H,W) uint8, in the order in which they are painted.
+    """Return the number of the moving object at every pixel of `label` (H,W) as uint8: 0 for none, far objects first.
 
-    Regions that the picture's edge cuts stay part of the scene: nobody knows the rest of them.
+    Regions that touch the picture's edge stay part of the scene: the rest of them is unknown.
     """
     boxes, objects = [], np.zeros_like(label)
     for kind in movable:
@@ -78,21 +78,22 @@ def _cut(stat: np.ndarray, label: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Camera:
-    """How the camera moves from frame to frame, one picture's draw. Lengths are fractions of the picture's width or height."""
+    """How the camera of one picture's clip moves a frame. Lengths are fractions of the picture's width or height."""
 
-    vanishing: tuple[float, float]  # x, y
-    forward: float  # shrinking towards the vanishing point a frame, at inverse depth 1
-    yaw: float  # a frame
+    vanishing: tuple[float, float]  # x, y of the vanishing point
+    forward: float  # shrinking towards the vanishing point, at inverse depth 1
+    yaw: float
     pitch: float
-    roll: float  # radians a frame
-    shake: tuple[tuple[float, float], ...]  # beside that, by frame
+    roll: float  # radians
+    shake: tuple[tuple[float, float], ...]  # x, y in addition, by frame
 
     def offset(self, back: int) -> tuple[float, float, float]:
-        """Shift x, y and turn of the frame `back` frames ago."""
+        """Return the shift x, y and the rotation of the frame `back` frames ago."""
         return self.yaw * back + self.shake[back - 1][0], self.pitch * back + self.shake[back - 1][1], self.roll * back
 
 
 def draw_camera(rng: np.random.Generator, steps: int) -> Camera:
+    """Draw a camera for a clip of `steps` + 1 frames."""
     return Camera(
         vanishing=(rng.normal(0.5, 0.05), rng.normal(HORIZON, 0.04)), forward=max(-0.02, rng.uniform(-0.03, 0.13)),
         yaw=rng.normal(0, 0.008), pitch=rng.normal(0, 0.002), roll=rng.normal(0, 0.002),
@@ -102,8 +103,7 @@ def draw_camera(rng: np.random.Generator, steps: int) -> Camera:
 
 @dataclass(frozen=True)
 class Object:
-    """One moving object of one picture: its box in the last frame, and its own motion a frame (fractions of width and height,
-    growth)."""
+    """A moving object: its box in the last frame, pixels; velocity (fractions of width, height), growth a frame."""
 
     number: int
     top: int
@@ -115,20 +115,22 @@ class Object:
 
 
 def draw_objects(rng: np.random.Generator, objects: np.ndarray) -> list[Object]:
+    """Draw the motion of every object of `objects` (H,W), numbers as of `find_objects`."""
     found = []
     for number in range(1, int(objects.max()) + 1):
         rows, columns = (np.flatnonzero((objects == number).any(axis)) for axis in (1, 0))
         moves = rng.random() < 0.7
         velocity = (rng.normal(0, 0.012), rng.normal(0, 0.002)) if moves else (0.0, 0.0)
         growth = rng.normal(0, 0.02) if moves else 0.0
-        found.append(Object(number, int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1, velocity, growth))
+        box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        found.append(Object(number, *box, velocity, growth))
     return found
 
 
 class MadeClips:
     """Clips that end at pictures (N,H,W,3) uint8 with labels and objects (N,H,W) uint8, on the tensors' device.
 
-    seeds: words for each picture, on which its clip depends alone. steps: frames before the last.
+    seeds: integers for each picture, the only source of randomness of its clip. steps: frames before the last.
     """
 
     def __init__(
@@ -146,18 +148,18 @@ class MadeClips:
         self.shots = [[draw_shot(rng, back) for rng in self.rngs] for back in range(1, steps + 1)]
 
     def frame(self, back: int, rows: Tensor, columns: Tensor) -> Tensor:
-        """The frame `back` frames before the last at `rows` (h,) and `columns` (w,), pixels: (N,3,h,w) float32, 0..255."""
+        """Return the frame `back` frames before the last at `rows` (h,), `columns` (w,): (N,3,h,w) float32, 0..255."""
         x, y, owner = self._sources(back, rows, columns)
         seen = self.sample_at(self.layers, *mirrored(x, y, self.size))  # (N,6,h,w)
-        # A blur of one pixel of the picture is less than one of a coarser view.
+        # A blur of one pixel is less than one pixel of a coarser view.
         dense = 1 / max(1.0, float(rows[-1] - rows[0]) / max(len(rows) - 1, 1))
         return exposed(torch.where((owner > 0)[:, None], seen[:, :3], seen[:, 3:]), self.shots[back - 1], dense)
 
     def flow(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """True flow from the last frame to the one before: (N,2,h,w) pixels of the picture, x first, at `rows` and `columns`;
-        and (N,h,w) bool, whether that frame shows the point.
+        """Return the true flow from the last frame to the previous one, at `rows` (h,) and `columns` (w,).
 
-        It is the inverse of how that frame is made: by fixed-point iteration for the scene, in closed form for objects.
+        (N,2,h,w) pixels of the picture, x first; and (N,h,w) bool, whether the previous frame shows the point. Inverts
+        `frame`: by fixed-point iteration for the scene, in closed form for objects.
         """
         at_x, at_y = self._points(rows, columns)  # (N,h,w)
         x, y = at_x, at_y
@@ -180,15 +182,15 @@ class MadeClips:
         return columns.to(device).expand(shape).clone(), rows.to(device)[:, None].expand(shape).clone()
 
     def _sources(self, back: int, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the frame `back` frames ago looks in the picture, x and y (N,h,w); and the object there, 0 for the scene."""
+        """Return where the frame `back` frames ago samples the picture, x, y (N,h,w), and which object, 0 for none."""
         at_x, at_y = self._points(rows, columns)
         x, y = self._scene(back, at_x, at_y)
         owner = self._owners(back, at_x, at_y, (x, y))
         return x, y, owner
 
     def _scene(self, back: int, at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:
-        """For what does not move: points (N,h,w) of the frame `back` frames ago -> the same points in the picture."""
-        last_y, last_x = self.depth.shape[1] - 1, self.depth.shape[2] - 1  # beyond its last points, depth goes on
+        """Return where points (N,h,w) of the static scene, in the frame `back` frames ago, are in the picture."""
+        last_y, last_x = self.depth.shape[1] - 1, self.depth.shape[2] - 1  # depth is constant beyond its last points
         depth = self.sample_at(self.depth[:, None], (at_x / COARSE).clamp(0, last_x), (at_y / COARSE).clamp(0, last_y))[:, 0]  # (N,h,w)
         x, y = torch.empty_like(at_x), torch.empty_like(at_y)
         for n, camera in enumerate(self.cameras):
@@ -196,22 +198,27 @@ class MadeClips:
         return x, y
 
     def _owners(self, back: int, at_x: Tensor, at_y: Tensor, sources: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Which object (0: none) the frame `back` frames ago shows at points (N,h,w). Where one is shown, `sources`, if given,
-        are made to look at it."""
+        """Return which object, 0 for none, the frame `back` frames ago shows at points (N,h,w).
+
+        `sources`, x and y (N,h,w), are changed in place to the object's pixels in the picture where one is shown.
+        """
         owner = torch.zeros(at_x.shape, dtype=self.objects.dtype, device=at_x.device)
         for n, (camera, movers) in enumerate(zip(self.cameras, self.movers)):
-            for mover in movers:  # the nearest last, over the others
+            for mover in movers:  # the nearest last, it covers the others
                 now, then, grown = place(mover, camera, back, self.size)
                 x, y = now[0] + (at_x[n] - then[0]) / grown, now[1] + (at_y[n] - then[1]) / grown
                 mine = nearest(self.objects[n : n + 1], x[None], y[None])[0] == mover.number
                 owner[n] = torch.where(mine, torch.full_like(owner[n], mover.number), owner[n])
                 if sources is not None:
-                    sources[0][n], sources[1][n] = torch.where(mine, x, sources[0][n]), torch.where(mine, y, sources[1][n])
+                    sources[0][n] = torch.where(mine, x, sources[0][n])
+                    sources[1][n] = torch.where(mine, y, sources[1][n])
         return owner
 
 
-def inverse_depth(label: Tensor, cameras: Sequence[Camera], dataset: DatasetConfig, rngs: Sequence[np.random.Generator]) -> Tensor:
-    """Inverse depth (N,H,W) of every pixel, 1 at the lower edge of level ground: by class, smooth at the borders."""
+def inverse_depth(
+    label: Tensor, cameras: Sequence[Camera], dataset: DatasetConfig, rngs: Sequence[np.random.Generator]
+) -> Tensor:
+    """Return the inverse depth (N,H,W) by class, smooth at borders; 1 at the lower edge of level ground."""
     count, height, width = label.shape
     rows = torch.arange(height, device=label.device) / max(height - 1, 1)  # (H,)
     ground = torch.stack([((rows - c.vanishing[1]) / (1 - c.vanishing[1])).clamp(min=0.02) for c in cameras])  # (N,H)
@@ -226,19 +233,21 @@ def inverse_depth(label: Tensor, cameras: Sequence[Camera], dataset: DatasetConf
         is_ground[index] = name in dataset.ground
     ids = label.long()
     depth = torch.gather(factors.to(label.device), 1, ids.flatten(1)).view(label.shape)
-    # What stands lower in the picture than its depth allows stands nearer: the ground's depth there bounds it.
+    # What is lower in the picture than its depth allows is nearer: the depth of the ground there is the limit.
     depth = torch.where(is_ground.to(label.device)[ids], ground, torch.minimum(depth, ground.clamp(min=0.15) + 0.1))
     kernel = max(3, height // 40 * 2 + 1)
-    return F.avg_pool2d(depth[:, None], kernel, stride=1, padding=kernel // 2, count_include_pad=False)[:, 0]
+    return F.avg_pool2d(depth[:, None], kernel, stride=1, padding=kernel // 2, count_include_pad=False)[:, 0]  # (N,H,W)
 
 
-def look(camera: Camera, depth: Tensor, back: int, x: Tensor, y: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Points x, y (h,w) of the frame `back` frames ago, at inverse `depth` -> where the last frame shows the same."""
+def look(
+    camera: Camera, depth: Tensor, back: int, x: Tensor, y: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return where the last frame shows the points x, y (h,w), at inverse `depth`, of the frame `back` frames ago."""
     height, width = size
     from_x, from_y = x - camera.vanishing[0] * width, y - camera.vanishing[1] * height
     shift_x, shift_y, turn = camera.offset(back)
-    swing = 0.5 + 0.5 * depth  # turning moves all alike; what is near moves somewhat more, as cameras also sway
-    grown = 1 / (1 - camera.forward * back * depth).clamp(min=0.3)  # distances from the vanishing point, now against then
+    swing = 0.5 + 0.5 * depth  # rotation moves everything alike; near points move more, as cameras also sway
+    grown = 1 / (1 - camera.forward * back * depth).clamp(min=0.3)  # distance from the vanishing point, now over then
     return (
         camera.vanishing[0] * width + from_x * grown + shift_x * width * swing - turn * from_y,
         camera.vanishing[1] * height + from_y * grown + shift_y * height * swing + turn * from_x,
@@ -249,7 +258,7 @@ Point = tuple[float, float]
 
 
 def place(mover: Object, camera: Camera, back: int, size: tuple[int, int]) -> tuple[Point, Point, float]:
-    """Centre (x, y) of an object in the last frame, its centre `back` frames ago, and its size then against now."""
+    """Return an object's centre (x, y) in the last frame, its centre `back` frames ago, and its size then over now."""
     height, width = size
     now = ((mover.left + mover.right - 1) / 2, (mover.top + mover.bottom - 1) / 2)
     ground = max(0.05, (mover.bottom / height - camera.vanishing[1]) / (1 - camera.vanishing[1]))
@@ -264,16 +273,16 @@ def place(mover: Object, camera: Camera, back: int, size: tuple[int, int]) -> tu
 
 
 def nearest(x: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """x (N,H,W) at the nearest pixels to columns, rows (N,h,w); 0 outside."""
+    """Return x (N,H,W) at the pixels nearest to columns, rows (N,h,w): (N,h,w), 0 outside."""
     height, width = x.shape[1:]
     column, row = columns.round(), rows.round()
     within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-    return torch.gather(x.flatten(1), 1, index.flatten(1)).view(index.shape) * within
+    return torch.gather(x.flatten(1), 1, index.flatten(1)).view(index.shape) * within  # (N,h,w)
 
 
 def mirrored(x: Tensor, y: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Coordinates that lie beyond the picture's edges, reflected into it: what nobody saw is made up of what lies beside it."""
+    """Return coordinates beyond the picture's edges reflected into it: the unseen is filled with what is next to it."""
     folded = []
     for each, side in ((x, size[1]), (y, size[0])):
         period = max(2 * (side - 1), 1)
@@ -283,7 +292,7 @@ def mirrored(x: Tensor, y: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tenso
 
 
 def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
-    """Pictures (N,3,H,W) in which the colours around them have closed over the objects (N,H,W)."""
+    """Return pictures (N,3,H,W) with the objects (N,H,W) filled by the colours around them."""
     known = (objects == 0)[:, None]  # (N,1,H,W)
     weight = F.avg_pool2d(known.float(), COARSE, ceil_mode=True)
     levels = [(F.avg_pool2d(colours * known, COARSE, ceil_mode=True), weight)]
@@ -300,7 +309,7 @@ def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Shot:
-    """How one frame of one clip was taken: softness 0..1, gain, offset and grain on the 0..255 scale, seed of the grain."""
+    """How a frame is taken: softness 0..1, gain, offset and grain on the 0..255 scale, seed of the grain."""
 
     softness: float
     gain: float
@@ -310,6 +319,7 @@ class Shot:
 
 
 def draw_shot(rng: np.random.Generator, back: int) -> Shot:
+    """Draw how the frame `back` frames before the last is taken."""
     softness = rng.uniform(0.2, 0.9) if rng.random() < 0.4 else 0.0
     return Shot(
         softness, 1 + rng.normal(0, 0.01) * back, rng.normal(0, 1.5) * back, rng.uniform(0, 4), int(rng.integers(2**62))
@@ -317,9 +327,9 @@ def draw_shot(rng: np.random.Generator, back: int) -> Shot:
 
 
 def exposed(frame: Tensor, shots: Sequence[Shot], dense: float) -> Tensor:
-    """Earlier frames (N,3,h,w) as a camera gives them: other light, a softer focus at times, noise.
+    """Return frames (N,3,h,w) as a camera takes them: other light, sometimes a softer focus, noise.
 
-    dense: how many of the picture's rows a row stands for, inverted.
+    dense: rows of the frame for each row of the picture, at most 1.
     """
     softened = F.avg_pool2d(frame, 3, stride=1, padding=1, count_include_pad=False)
     taken = []

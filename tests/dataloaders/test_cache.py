@@ -1,4 +1,4 @@
-"""The cache of decoded pictures: what is damaged in it is made anew, and nothing in it is believed or run."""
+"""The cache of decoded pictures: damaged entries are replaced, and nothing in it is trusted or executed."""
 import pickle
 import shutil
 from pathlib import Path
@@ -36,7 +36,7 @@ def entry_of(cache: PictureCache) -> Path:
 
 
 class Trap:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -51,7 +51,9 @@ def saved(tmp_path: Path, array: np.ndarray, save=np.save) -> bytes:
     return (tmp_path / "other.npy").read_bytes()
 
 
-@pytest.mark.tried(DOOR, "entry of the cache of decoded frames: of another kind or shape, a pickle, an archive, empty, too long", REPLACED)
+@pytest.mark.tried(
+    DOOR, "entry of the cache of decoded frames: of another kind or shape, a pickle, an archive, empty, too long", REPLACED
+)
 @pytest.mark.parametrize(
     "make",
     [
@@ -70,7 +72,7 @@ def saved(tmp_path: Path, array: np.ndarray, save=np.save) -> bytes:
         lambda where: pickle.dumps(Trap(where / "sprung")),
     ],
 )
-def test_entry_that_is_no_picture_is_replaced(tmp_path, source, cache, make):
+def test_entry_that_is_not_a_picture_is_replaced(tmp_path, source, cache, make):
     entry_of(cache).write_bytes(make(tmp_path))
     for _ in range(2):
         assert (cache.read(source, read_image) == PICTURE).all()
@@ -103,8 +105,8 @@ def test_entry_with_a_wrong_byte_in_its_header_is_replaced(outcomes, source, cac
     assert outcomes[REPLACED] > header
 
 
-@pytest.mark.tried(DOOR, "folder of the cache of decoded frames removed while it is used", "made again")
-def test_folder_may_go_while_it_is_used(source, cache):
+@pytest.mark.tried(DOOR, "folder of the cache of decoded frames removed while it is used", "created again")
+def test_folder_may_be_removed_while_it_is_used(source, cache):
     kept = cache.read(source, read_image)
     shutil.rmtree(cache.folder)
     assert (kept == PICTURE).all() and (cache.read(source, read_image) == PICTURE).all()
@@ -118,7 +120,7 @@ def test_folder_may_go_while_it_is_used(source, cache):
 def test_file_in_the_folders_place_is_refused(tmp_path, source, place):
     cache = PictureCache(tmp_path / place)
     for use in (lambda: cache.read(source, read_image), lambda: cache.announce([source], read_image)):
-        with pytest.raises(UserError, match=f"{place}.*: cannot be (made|written) .*--cache-dir") as caught:
+        with pytest.raises(UserError, match=f"{place}.*: cannot be (created|written) .*--cache-dir") as caught:
             use()
         assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
@@ -131,30 +133,30 @@ def test_folder_in_an_entrys_place_is_refused(source, cache):
     entry = entry_of(cache)
     entry.unlink()
     entry.mkdir()
-    with pytest.raises(UserError, match="cannot be read .Is a directory.; mend --cache-dir, choose another, or drop it"):
+    with pytest.raises(UserError, match="cannot be read .Is a directory.; change or omit --cache-dir"):
         cache.read(source, read_image)
 
 
 @pytest.mark.tried(DOOR, "disk that fails while a frame is cached", "refused in one line, nothing half-written")
-def test_failing_disk_leaves_nothing(tmp_path, source, monkeypatch):
+def test_failing_disk_writes_nothing(tmp_path, source, monkeypatch):
     def fail(file, array):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", fail)
-    with pytest.raises(UserError, match="cannot be written .No space left on device.; free some space or drop --cache-dir"):
+    with pytest.raises(UserError, match="cannot be written .No space left on device.; free some space, or omit --cache-dir"):
         PictureCache(tmp_path / "cache").read(source, read_image)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-@pytest.mark.tried(DOOR, "damaged frames among those that the cache is announced for", "left to whoever needs them")
-def test_announcement_leaves_damaged_frames_to_whoever_needs_them(tmp_path, source):
+@pytest.mark.tried(DOOR, "damaged frames when the cache is prepared", "accepted; each is reported when it is read")
+def test_announcement_skips_damaged_frames(tmp_path, source):
     (tmp_path / "0.png").write_bytes(b"no picture")
     (tmp_path / "1.png").symlink_to("nowhere")
     PictureCache(tmp_path / "cache").announce([source, tmp_path / "0.png", tmp_path / "1.png"], read_image)
 
 
-def test_frames_and_labels_are_both_kept(tmp_path, source):
+def test_frames_and_labels_are_both_cached(tmp_path, source):
     cache = PictureCache(tmp_path / "cache")
     cv2.imwrite(str(tmp_path / "l.png"), PICTURE[..., 0])
     for _ in range(2):

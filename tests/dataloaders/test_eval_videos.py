@@ -1,4 +1,4 @@
-"""Videos to evaluate on: the runs that labelled frames and their pasts make up, and labels that are not their frame's."""
+"""Videos to evaluate on: labelled frames joined with their pasts, and labels that do not fit their frame."""
 from pathlib import Path
 
 import cv2
@@ -29,7 +29,7 @@ def item(folder: Path, frame: tuple[int, int], label: tuple[int, int], ahead: tu
 
 
 @pytest.mark.tried(
-    DOOR, "frame missing in the middle of a sequence", "the past ends there, and no clip reaches over it"
+    DOOR, "frame missing in the middle of a sequence", "the past ends there, so no clip crosses the gap"
 )
 def test_a_gap_begins_a_new_video():
     videos = videos_of([labelled(2, 2), labelled(4, 1), labelled(8, 2)])  # 5 is missing
@@ -38,24 +38,29 @@ def test_a_gap_begins_a_new_video():
 
 
 @pytest.mark.tried(
-    DOOR, "label of another size than its frame, in an evaluation", "taken where the shape is the frame's"
+    DOOR, "label of another size than its frame, in evaluation", "accepted if its aspect ratio is the frame's"
 )
-@pytest.mark.parametrize("frame, label", [((64, 128), (64, 128)), ((64, 128), (32, 64)), ((64, 128), (128, 256)), ((360, 480), (720, 960)),
-                                          ((270, 480), (1080, 1920)), ((37, 91), (18, 45)), ((37, 91), (19, 46)), ((64, 128), (1, 2))])
-def test_label_of_the_frames_shape_is_taken(tmp_path, frame, label):
+@pytest.mark.parametrize(
+    "frame, label",
+    [((64, 128), (64, 128)), ((64, 128), (32, 64)), ((64, 128), (128, 256)), ((360, 480), (720, 960)),
+     ((270, 480), (1080, 1920)), ((37, 91), (18, 45)), ((37, 91), (19, 46)), ((64, 128), (1, 2))],
+)
+def test_label_of_the_frames_aspect_ratio_is_accepted(tmp_path, frame, label):
     found = item(tmp_path, frame, label)
     assert found["label"].shape == label and (found["label"] == 0).all() and found["image"].shape == (*frame, 3)
 
 
-@pytest.mark.tried(DOOR, "label of another shape than its frame, in an evaluation", "refused in one line")
-@pytest.mark.parametrize("frame, label", [((64, 128), (60, 128)), ((64, 128), (128, 64)), ((64, 128), (32, 60)), ((360, 480), (720, 964)),
-                                          ((1024, 2048), (512, 1020)), ((64, 128), (64, 64))])
-def test_label_of_another_shape_is_refused(tmp_path, frame, label):
+@pytest.mark.tried(DOOR, "label of another aspect ratio than its frame, in evaluation", "refused in one line")
+@pytest.mark.parametrize(
+    "frame, label",
+    [((64, 128), (60, 128)), ((64, 128), (128, 64)), ((64, 128), (32, 60)), ((360, 480), (720, 964)),
+     ((1024, 2048), (512, 1020)), ((64, 128), (64, 64))],
+)
+def test_label_of_another_aspect_ratio_is_refused(tmp_path, frame, label):
     with pytest.raises(UserError) as caught:
         item(tmp_path, frame, label)
-    assert str(caught.value).startswith(
-        f"{tmp_path}/l.png: {label[1]} x {label[0]} pixels, but its frame {tmp_path}/f.png has {frame[1]} x {frame[0]}; save it at"
-    )
+    sizes = f"{label[1]} x {label[0]} pixels, but its frame {tmp_path}/f.png has {frame[1]} x {frame[0]}; save it at"
+    assert str(caught.value).startswith(f"{tmp_path}/l.png: {sizes}")
 
 
 @pytest.mark.tried(DOOR, "flow of another size than its frames", "refused in one line")

@@ -1,4 +1,4 @@
-"""Clips made from stills: exact labels, true flow, objects that cover and uncover, the same every time."""
+"""Clips made from stills: exact labels, true flow, objects that cover and uncover, reproducible."""
 import cv2
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def clean(monkeypatch):
     monkeypatch.setattr(stills, "exposed", lambda frame, shots, dense: frame)
 
 
-def test_objects_are_regions_from_far_to_near_that_the_edge_does_not_cut():
+def test_objects_are_regions_from_far_to_near_that_do_not_touch_the_edge():
     label = np.full(SIZE, ROAD, np.uint8)
     label[60:90, 10:40], label[20:32, 60:80], label[36:52, :8], label[2:5, 100:103] = CAR, CAR, CAR, CAR
     objects = find_objects(label, [CAR])
@@ -53,7 +53,7 @@ def test_objects_are_regions_from_far_to_near_that_the_edge_does_not_cut():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_flow_leads_to_the_same_point_of_the_frame_before(clean, seed):
+def test_the_flow_leads_to_the_same_point_of_the_previous_frame(clean, seed):
     made = make(seeds=[(seed,)])
     before, (flow, visible) = made.frame(1, ROWS, COLUMNS), made.flow(ROWS, COLUMNS)
     last = scene()[0].permute(0, 3, 1, 2).float()
@@ -61,7 +61,7 @@ def test_the_flow_leads_to_the_same_point_of_the_frame_before(clean, seed):
     moved = (fetched - last).abs().mean(1)[visible]
     stayed = (before - last).abs().mean(1)[visible]
     assert visible.float().mean() > 0.75
-    assert moved.mean() < 0.35 * stayed.mean() + 1.0  # what is left is interpolation and depth's borders
+    assert moved.mean() < 0.35 * stayed.mean() + 1.0  # the rest is interpolation and borders of depth
 
 
 def test_objects_move_against_the_scene_and_hide_and_show_it():
@@ -78,7 +78,7 @@ def test_objects_move_against_the_scene_and_hide_and_show_it():
     assert covered > 50 and uncovered > 50 and moved >= 4
 
 
-def test_hidden_ground_takes_the_colours_around_it():
+def test_hidden_ground_has_the_colours_around_it():
     image, _, objects = scene()
     image = torch.full_like(image, 90)
     image[objects > 0] = 250
@@ -86,13 +86,13 @@ def test_hidden_ground_takes_the_colours_around_it():
     assert (behind - 90).abs().max() < 1
 
 
-def test_the_same_words_make_the_same_clip_whatever_else_is_in_the_batch():
+def test_the_same_seed_makes_the_same_clip_in_any_batch():
     alone, together = make(seeds=[(5, 1)]), make(seeds=[(3, 3), (5, 1)])
     first, second = alone.frame(2, ROWS, COLUMNS), together.frame(2, ROWS, COLUMNS)
     assert torch.equal(first[0], second[1]) and not torch.equal(second[0], second[1])
 
 
-def test_depth_goes_on_to_the_edges_and_the_flow_inverts_the_motion():
+def test_depth_reaches_the_edges_and_the_flow_inverts_the_motion():
     for seed in range(10):
         made = make(seeds=[(seed,)])
         at_x, at_y = made._points(ROWS, COLUMNS)
@@ -105,14 +105,14 @@ def test_depth_goes_on_to_the_edges_and_the_flow_inverts_the_motion():
         assert ((x[0, -1] - x[0, -4]).abs() < 6).all() and ((y[0, :, -1] - y[0, :, -4]).abs() < 6).all()
 
 
-def test_a_frame_is_the_same_whenever_it_is_asked_for():
+def test_a_frame_does_not_depend_on_the_order_of_calls():
     made = make()
     first = made.frame(2, ROWS, COLUMNS)
     made.frame(1, ROWS, COLUMNS)
     assert torch.equal(first, made.frame(2, ROWS, COLUMNS))
 
 
-def test_only_the_rows_and_columns_asked_for_are_made(clean):
+def test_only_the_requested_rows_and_columns_are_computed(clean):
     whole = make().frame(3, ROWS, COLUMNS)
     part = make().frame(3, ROWS[8::16], COLUMNS[4::8].flip(0))
     assert part.shape == (1, 3, 6, 16)
@@ -124,16 +124,17 @@ def test_earlier_frames_are_farther_from_the_last():
     for seed in range(6):
         made = make(seeds=[(seed,)])
         last = scene()[0].permute(0, 3, 1, 2).float()
-        far = [total + float((made.frame(back, ROWS, COLUMNS) - last).abs().mean()) for back, total in enumerate(far, 1)]
+        for back in range(1, 5):
+            far[back - 1] += float((made.frame(back, ROWS, COLUMNS) - last).abs().mean())
     assert far == sorted(far) and far[0] > 6
 
 
-def test_what_lies_beyond_the_edge_is_mirrored():
+def test_points_beyond_the_edge_are_mirrored():
     x, y = mirrored(torch.tensor([-2.0, 3.0, 9.0, 11.0]), torch.tensor([0.0, -1.0, 4.0, 5.5]), (5, 10))
     assert x.tolist() == [2.0, 3.0, 9.0, 7.0] and y.tolist() == [0.0, 1.0, 4.0, 2.5]
 
 
-def test_items_hold_what_a_clip_is_made_from(tmp_path):
+def test_items_have_the_inputs_of_a_clip(tmp_path):
     image, label, objects = (x[0].numpy() for x in scene())
     cv2.imwrite(str(tmp_path / "a.png"), image)
     cv2.imwrite(str(tmp_path / "l.png"), label)
