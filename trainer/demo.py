@@ -1,7 +1,7 @@
 """The demonstration: everything the program does, on synthetic streets, in a few minutes on two CPU cores.
 
-Its settings are quicker than the recipes (small crops, few epochs, a flow network taught on true flow first); what it
-shows is the order of the methods, not the paper's accuracy.
+It trains faster than the published recipes (config/recipes.py: demo-...), so it shows the order of the methods, not the
+accuracy that they can reach.
 """
 import time
 from dataclasses import replace
@@ -12,6 +12,7 @@ import torch
 
 from config.datasets import DATASETS
 from config.options import Options
+from config.recipes import RECIPES
 from dataloaders.loaders import prepare_data
 from evaluation.evaluate import Evaluation, Seen
 from inference.video_writer import VideoFile
@@ -25,49 +26,43 @@ from utils.visualize import grid, overlay, with_caption, write_picture
 
 FOLDER = Path("demo")
 METHODS = ("per-frame", "copy", "warp", "gsv")
-POSITIONS = (1, 2)  # beside position 0
+POSITIONS = (1, 2)  # in addition to position 0
 TITLES = {"per-frame": "every frame segmented", "copy": "keyframe's labels copied", "warp": "warped only", "gsv": "GSVNet"}
 
 
 def run_demo(options: Options, device: torch.device) -> None:
-    """Make the data, train the three stages, evaluate, and leave tables, pictures and a video in `demo/`."""
+    """Render the streets, train the three stages, evaluate, and write tables, pictures and a video to `demo/`."""
     started = time.monotonic()
+    path = DATASETS["synthetic"].default_path
     common = replace(
-        options, demo=False, dataset="synthetic", data_path=DATASETS["synthetic"].default_path, checkname="demo",
-        log_folder=str(FOLDER / "logs"), pretrained_backbone=False, num_worker=2, eval_multi_step=POSITIONS,
-        multi_step=POSITIONS, crop_height=192, crop_width=384, scale=0.75, resume="0",
+        options, demo=False, data_path=path, checkname="demo", log_folder=str(FOLDER / "logs"), resume="0"
     )
     _heading("synthetic streets", started)
-    prepare_data(dataset="synthetic", root=Path(common.data_path))
+    prepare_data(dataset="synthetic", root=Path(path))
     _heading("keyframe segmenter", started)
-    segnet = Trainer(segmenter_settings(common), device, Ranks()).train() / BEST
+    segnet = Trainer(replace(common, **RECIPES["demo-segmenter"].settings), device, Ranks()).train() / BEST
     _heading("flow network, on true flow", started)
-    flow = Trainer(flow_settings(common), device, Ranks()).train() / BEST
+    flow = Trainer(replace(common, **RECIPES["demo-flow"].settings), device, Ranks()).train() / BEST
     _heading("propagation", started)
-    common = replace(common, segnet_weights=str(segnet), flow_weights=str(flow))
-    trained = Trainer(propagation_settings(common), device, Ranks()).train() / LATEST
+    common = replace(
+        common, segnet_weights=str(segnet), flow_weights=str(flow), **RECIPES["demo-propagation"].settings
+    )
+    trained = Trainer(common, device, Ranks()).train() / LATEST
     _heading("evaluation on streets not trained on", started)
     evaluate_demo(replace(common, resume=str(trained)), device)
-    logger.info("done in %.1f minutes; see %s", (time.monotonic() - started) / 60, FOLDER)
+    logger.info("done in %.1f minutes; the results are in %s/", (time.monotonic() - started) / 60, FOLDER)
+    logger.info("\nto try next:\n%s", "\n".join(f"  {line}" for line in next_commands(segnet, flow, trained)))
 
 
-def segmenter_settings(common: Options) -> Options:
-    return replace(
-        common, stage="segnet", optim="adam", lr=2e-3, weight_decay=1e-4, batch_size=8, epoch=5, flip=0.5,
-        crop_height=128, crop_width=256, random_scale=(0.5, 1.0), eval_interval=5,
-    )
-
-
-def flow_settings(common: Options) -> Options:
-    return replace(common, stage="flow", optim="adam", lr=2e-3, weight_decay=0.0, batch_size=16, epoch=6, eval_interval=6)
-
-
-def propagation_settings(common: Options) -> Options:
-    """The paper's losses and passes; Adam, small batches and a quick decay, which learn most in few steps."""
-    return replace(
-        common, stage="gsv", optim="adam", lr=1e-3, guide_lr=2e-3, optical_flow_lr=1e-4, lr_gamma=0.6, weight_decay=0.0,
-        batch_size=4, epoch=2, eval_interval=2, crop_height=160, crop_width=320, random_scale=(1.0, 1.0),
-    )
+def next_commands(segnet: Path, flow: Path, trained: Path) -> list[str]:
+    """Commands that use the three trained files: evaluate, segment a video, continue the training for two more epochs."""
+    weights = f"--dataset synthetic --segnet-weights {segnet}"
+    resumed = f"--checkname demo --log-folder {FOLDER / 'logs'} --resume auto"
+    return [
+        f"python main.py --evaluate 1 {weights} --resume {trained}",
+        f"python main.py --video demo --output {FOLDER / 'street.mp4'} {weights} --resume {trained}",
+        f"python main.py --recipe demo-propagation --epoch 4 {weights} --flow-weights {flow} {resumed}",
+    ]
 
 
 def evaluate_demo(options: Options, device: torch.device) -> None:
@@ -98,7 +93,7 @@ def comparison(metrics: dict[str, dict]) -> list[str]:
 
 
 class Scenes:
-    """Collects, while frames are evaluated, overlay pictures of some and a side-by-side video of all at position 2."""
+    """Write, while frames are evaluated, overlay pictures of some and a side-by-side video of all at position 2."""
 
     def __init__(self, evaluation: Evaluation, every: int = 40):
         self.colours, self.every, self.seen = evaluation.dataset.colours, every, 0
