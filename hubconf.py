@@ -21,7 +21,8 @@ from utils.run_folder import run_options as _run_options
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "yaml"]
 
 
-def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings: _Any) -> _VideoSegmenter:
+def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | None = None,
+                    **settings: _Any) -> _VideoSegmenter:
     """A VideoSegmenter: SwiftNet on keyframes, propagation between them.
 
     weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: of
@@ -31,7 +32,8 @@ def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | Non
     return _gsvnet("swiftnet", weights_dir, run, interval, settings)
 
 
-def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None = None, **settings: _Any) -> _VideoSegmenter:
+def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None = None,
+                   **settings: _Any) -> _VideoSegmenter:
     """A VideoSegmenter: BiSeNet on keyframes, propagation between them. Arguments as of gsvnet_swiftnet."""
     return _gsvnet("bisenet", weights_dir, run, interval, settings)
 

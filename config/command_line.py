@@ -1,4 +1,4 @@
-"""The command line: words -> Options. Suggests the nearest known name, and rejects values and combinations without meaning."""
+"""The command line: words -> Options. Rejects unknown names (with the nearest one), invalid values, contradictions."""
 import argparse
 import dataclasses
 import os
@@ -11,9 +11,9 @@ from config.errors import UserError, did_you_mean
 from config.options import FIELDS, Options, flag, groups, tasks
 from config.recipes import RECIPES, STAGE_DEFAULTS
 
-REQUIRED = {  # an option -> the option without which it has no effect, and that one's value, if only one will do
-    "pictures": ("check", 1), "split": ("check", 1), "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1),
-    "export_size": ("export", None), "cut_threshold": ("schedule", "cut"), "budget": ("schedule", "budget"),
+REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
+    "pictures": ("check", 1), "split": ("check", 1), "export_size": ("export", None), "results": ("benchmark", "table"),
+    "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"), "budget": ("schedule", "budget"),
 }
 
 
@@ -75,31 +75,34 @@ def _parser() -> Parser:
     recipes = "\n".join(f"  {name:24} {recipe.expected}" for name, recipe in RECIPES.items())
     parser = Parser(
         prog="main.py", argument_default=argparse.SUPPRESS, usage="main.py [options]",
-        description="GSVNet: fast semantic segmentation of video. Trains, unless told to do something else. Switches take 0 or 1.",
+        description="GSVNet: fast semantic segmentation of video. Trains unless an option asks for something else.",
         epilog=f"recipes (--recipe NAME) and what they reach; commands and times are in docs/options.md:\n{recipes}",
     )
     kinds: dict[type, Callable[[str], object]] = {bool: switch, int: whole_number, float: number, str: str}
     for title, names in groups().items():
         group = parser.add_argument_group(title)
         for name in names:
-            field, spelt = FIELDS[name], [flag(name)] + (["--local_rank"] if name == "local_rank" else [])
+            details, default = FIELDS[name].metadata, default_of(name)
             group.add_argument(
-                *spelt, dest=name, type=kinds[field.metadata["kind"]], nargs=field.metadata["count"],
-                metavar=values_of(name), help=field.metadata["help"] + (f" (default: {shown})" if (shown := default_of(name)) else ""),
+                flag(name), *(["--local_rank"] if name == "local_rank" else []), dest=name, type=kinds[details["kind"]],
+                nargs=details["count"], metavar=values_of(name),
+                help=details["help"] + (f" (default: {default})" if default else ""),
             )
     return parser
 
 
 def values_of(name: str) -> str | tuple[str, ...]:
     """What --help shows for an option's value: its choices, or a placeholder."""
-    limits = FIELDS[name].metadata
-    return limits["shown"] or "|".join(limits["choices"]) or {bool: "0|1", int: "N", float: "X", str: "TEXT"}[limits["kind"]]
+    details = FIELDS[name].metadata
+    return details["shown"] or "|".join(details["choices"]) or {bool: "0|1", int: "N", float: "X"}[details["kind"]]
 
 
 def default_of(name: str) -> str:
     """An option's default as it would be typed, "" for no value."""
     default = getattr(Options(), name)
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(int(default) if isinstance(default, bool) else default)
+    if isinstance(default, tuple):
+        return " ".join(map(str, default))
+    return str(int(default) if isinstance(default, bool) else default)
 
 
 def switch(text: str) -> bool:
@@ -129,10 +132,11 @@ def check_value(
     name: str, value: Any, *, choices: Sequence[str] = (), low: float | None = None, above: float | None = None,
     high: float | None = None,
 ) -> None:
-    """Raise UserError if `value`, or an item of it, is none of the choices or outside of the bounds of the flag `name`."""
+    """Raise UserError if a value of the flag `name`, or an item of it, is not among the choices or out of bounds."""
     for item in value if isinstance(value, tuple) else [value]:
         if choices and item not in choices:
-            raise UserError(f"{name}: invalid value {item!r}{did_you_mean(item, choices)}; choose from {', '.join(choices)}")
+            hint = did_you_mean(item, choices)
+            raise UserError(f"{name}: invalid value {item!r}{hint}; choose from {', '.join(choices)}")
         if low is not None and item < low:
             raise UserError(f"{name} must be at least {low}, not {item}")
         if above is not None and item <= above:
@@ -150,13 +154,13 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         actual = getattr(options, other)
         if given.get(name) and not (actual if value is None else actual == value):
             shown = values_of(other) if value is None else value
-            raise UserError(f"{flag(name)} has an effect only with {flag(other)} {shown}; add that, or drop {flag(name)}")
+            raise UserError(f"{flag(name)} has an effect only with {flag(other)} {shown}; add that or drop it")
     if not re.fullmatch(r"[^/\\\s][^/\\]{0,150}", options.checkname) or set(options.checkname) == {"."}:
-        raise UserError(f"--checkname {options.checkname!r}: must be a plain name, which becomes part of a folder's name")
+        raise UserError(f"--checkname {options.checkname!r}: must be a plain name, since it becomes a folder's name")
     if options.random_scale and options.random_scale[0] > options.random_scale[1]:
         raise UserError("--random-scale takes LOW HIGH, the lower bound first")
     if given.get("flip") and not options.use_crop:
-        raise UserError(f"--flip {given['flip']}: --use-crop 0 switches off all augmentation, the flip too; drop one of them")
+        raise UserError("--flip: --use-crop 0 switches off all augmentation, the flip too; drop one of the two options")
     if options.stage == "flow" and options.optical_flow_network == "none":
         raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
     _check_evaluation(options, training=not todo)
@@ -167,7 +171,7 @@ def _check_evaluation(options: Options, *, training: bool) -> None:
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
-        raise UserError(f"--stage segnet --evaluate 1 takes --method per-frame or copy; {options.method} needs --stage gsv")
+        raise UserError(f"--stage segnet --evaluate 1: --method must be per-frame or copy, not {options.method}")
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
     if training and options.method in ("copy", "warp"):

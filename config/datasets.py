@@ -11,5 +11,5 @@ NAMES = (*DATASETS, CUSTOM)
 
 
 def dataset_config(name: str, path: str) -> DatasetConfig:
-    """What there is to know of data set `name`, whose files (or, for custom, description) are at `path`. Raises UserError."""
+    """Return the configuration of a data set; path: its folder, or a custom one's description. Raises UserError."""
     return read_custom(path).config if name == CUSTOM else DATASETS[name]

@@ -1,6 +1,5 @@
 """The options of the program: one table of typed values with ranges and help texts."""
 import dataclasses
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +15,14 @@ ENGINES = ("auto", "eager", "compile", "onnx")
 BENCHMARKS = ("train", "loader", "eval", "table", "video", "schedule")
 
 
-def _option(default: Any, help: str, *, kind: Callable = str, choices: Sequence = (), low: float | None = None,
-            above: float | None = None, high: float | None = None, count: Any = None, shown: Any = None) -> Any:
-    """A field of Options. low, high: inclusive bounds; above: an exclusive one. count: argparse's nargs. shown: in --help."""
-    metadata = dict(help=help, kind=kind, choices=choices, low=low, above=above, high=high, count=count, shown=shown)
+def _option(default: Any, help: str, **limits: Any) -> Any:
+    """A field of Options. limits: `choices`; `low` and `high` (inclusive bounds), `above` (an exclusive one); `count`
+    (argparse's nargs); `shown` (the placeholder in --help); `kind`, the default's type unless it is given."""
+    kind = type(default[0] if isinstance(default, tuple) and default else default)
+    metadata = dict(help=help, kind=kind, choices=(), low=None, above=None, high=None, count=None, shown="") | limits
     if isinstance(default, tuple):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def _switch(default: bool, help: str) -> Any:
-    return _option(default, help, kind=bool)
 
 
 @dataclass(frozen=True)
@@ -34,173 +30,137 @@ class Options:
     """Every option of the program, after parsing. A field `crop_height` is the flag `--crop-height`."""
 
     # what to do
-    stage: str = _option(
-        "gsv", "what to train or evaluate: propagation, keyframe segmenter, or the flow network alone", choices=STAGES
-    )
-    recipe: str = _option("", "named settings, listed below; flags that are given win", choices=tuple(RECIPES), shown="NAME")
-    evaluate: bool = _switch(False, "evaluate instead of training")
-    demo: bool = _switch(False, "train and evaluate everything on synthetic streets, in a few minutes")
-    check: bool = _switch(False, "check frames and labels of --dataset; write check.json and pictures to --output")
-    benchmark: str = _option(
-        "", "measure: a training step, the loader, evaluation, the published comparison, a video stream, keyframes at "
-        "scene cuts", choices=BENCHMARKS,
-    )
-    early_stop: bool = _switch(False, "dry run: 5 training and 10 evaluation iterations; benchmarks measure once")
+    stage: str = _option("gsv", "part to train or evaluate: propagation, keyframe segmenter, or flow network alone",
+                         choices=STAGES)
+    recipe: str = _option("", "named settings, listed below; options given override them", choices=tuple(RECIPES),
+                          shown="NAME")
+    evaluate: bool = _option(False, "evaluate instead of training")
+    demo: bool = _option(False, "train and evaluate everything on synthetic streets, in a few minutes")
+    check: bool = _option(False, "check frames and labels of --dataset; write check.json and pictures to --output")
+    benchmark: str = _option("", "measure a training step, the loader, evaluation, the published comparison, a video "
+                             "stream, or keyframes at scene cuts", choices=BENCHMARKS)
+    early_stop: bool = _option(False, "dry run: 5 training and 10 evaluation iterations; benchmarks measure once")
     # networks
     segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
     optical_flow_network: str = _option("light", "flow network; none: assume no motion", choices=FLOW_NETWORKS)
-    intra: bool = _switch(True, "feed the intra features of the current frame to the guided block")
-    edge: bool = _switch(True, "feed the edge map of the warped labels to the guided block")
+    intra: bool = _option(True, "feed the intra features of the current frame to the guided block")
+    edge: bool = _option(True, "feed the edge map of the warped labels to the guided block")
     # data
     dataset: str = _option("cityscapes_2k", "data set; custom: your own, described by --data-path", choices=NAMES)
-    data_path: str = _option(
-        "", "folder of the data set (default: data/NAME); custom: its YAML file, see docs/custom_data.md", shown="PATH"
-    )
-    split: tuple[str, ...] = _option((), "splits that --check reads (default: all)", choices=SPLITS, count="+")
-    pictures: int = _option(6, "frames of each split that --check draws with their labels", kind=int, low=0)
-    clip_source: str = _option(
-        "video", "source of the training clips: the data set's video, or clips made from its labelled stills",
-        choices=("video", "stills"),
-    )
-    on_bad_sample: str = _option(
-        "error", "when a training sample cannot be read: stop, or skip it, count and list it", choices=("error", "skip")
-    )
-    num_worker: int = _option(4, "loader processes per rank; files that --check reads at a time", kind=int, low=0, high=512)
-    cache_dir: str = _option(
-        "", "folder for decoded frames, memory-mapped (default: none; the size is logged first)", shown="DIR"
-    )
+    data_path: str = _option("", "folder of the data set (default: data/NAME); custom: its YAML file, see "
+                             "docs/custom_data.md", shown="PATH")
+    split: tuple[str, ...] = _option((), "splits that --check reads (default: all)", kind=str, count="+",
+                                     choices=SPLITS)
+    pictures: int = _option(6, "frames of each split that --check draws with their labels", low=0)
+    clip_source: str = _option("video", "source of training clips: the data set's video, or its labelled stills",
+                               choices=("video", "stills"))
+    on_bad_sample: str = _option("error", "if a training sample cannot be read: stop, or skip it, count and list it",
+                                 choices=("error", "skip"))
+    num_worker: int = _option(4, "loader processes per rank; files that --check reads at a time", low=0, high=512)
+    cache_dir: str = _option("", "folder for decoded frames, memory-mapped (default: none)", shown="DIR")
     # augmentation
-    use_crop: bool = _switch(True, "augment in training: random scale, crop and flip; 0: none of them")
-    crop_height: int = _option(768, "height of the training crop, pixels", kind=int, low=32)
-    crop_width: int = _option(1536, "width of the training crop, pixels", kind=int, low=32)
+    use_crop: bool = _option(True, "augment in training: random scale, crop and flip; 0: none of them")
+    crop_height: int = _option(768, "height of the training crop, pixels", low=32)
+    crop_width: int = _option(1536, "width of the training crop, pixels", low=32)
     random_scale: tuple[float, ...] = _option(
         (), "range of the random scale (default: the stage's; gsv: one of 0.75, 1, 1.5, 1.75)", kind=float, above=0,
-        count=2, shown=("LOW", "HIGH"),
-    )
-    flip: float = _option(0.4, "probability of a horizontal flip", kind=float, low=0, high=1)
+        count=2, shown=("LOW", "HIGH"))
+    flip: float = _option(0.4, "probability of a horizontal flip", low=0, high=1)
     # optimisation
-    optim: str = _option(
-        "sgd", "optimizer; adam in stage gsv: weight decay 1e-4 and constant learning rates by default",
-        choices=("sgd", "adam"),
-    )
-    lr: float = _option(
-        0.01, "learning rate: intra network and filter bank; in other stages the trained network", kind=float, above=0
-    )
-    guide_lr: float = _option(0.04, "learning rate of the guiding network", kind=float, above=0)
-    optical_flow_lr: float = _option(1e-4, "learning rate of the flow network", kind=float, above=0)
-    lr_gamma: float = _option(0.992, "factor on the learning rates every 100 iterations", kind=float, above=0, high=1)
-    weight_decay: float = _option(5e-4, "weight decay", kind=float, low=0)
-    param_ce: float = _option(10.0, "weight of the whole loss", kind=float, low=0)
-    param_ce_distil: float = _option(10.0, "weight of the distillation relative to the cross-entropy", kind=float, low=0)
-    class_weights: bool = _switch(True, "weight the cross-entropy of the propagation by class, as released")
-    distil: bool = _switch(True, "distil from the segmenter on the last frame")
-    train_filter: bool = _switch(False, "train the filter bank")
-    train_optical_flow: bool = _switch(True, "train the flow network")
-    finetune_all: bool = _switch(False, "backpropagate through all propagation steps, not only the last two")
-    freeze_bn: bool = _switch(False, "keep the BatchNorm statistics fixed")
-    batch_size: int = _option(8, "batch size over all ranks", kind=int, low=1)
-    epoch: int = _option(100, "epochs", kind=int, low=1)
-    multi_step: tuple[int, ...] = _option(
-        (1, 2, 3, 4), "clip intervals trained in an epoch, one after the other", kind=int, low=1, count="+"
-    )
-    save_every: int = _option(
-        0, "optimizer steps between checkpoints within an epoch (0: only after each epoch)", kind=int, low=0
-    )
-    seed: int = _option(1, "seed of all random numbers", kind=int, low=0, high=2**32 - 1)
+    optim: str = _option("sgd", "optimizer; stage gsv with adam: weight decay 1e-4, constant learning rates by default",
+                         choices=("sgd", "adam"))
+    lr: float = _option(0.01, "learning rate: intra network and filter bank; in other stages everything", above=0)
+    guide_lr: float = _option(0.04, "learning rate of the guiding network", above=0)
+    optical_flow_lr: float = _option(1e-4, "learning rate of the flow network", above=0)
+    lr_gamma: float = _option(0.992, "factor on the learning rates every 100 iterations", above=0, high=1)
+    weight_decay: float = _option(5e-4, "weight decay", low=0)
+    param_ce: float = _option(10.0, "weight of the whole loss", low=0)
+    param_ce_distil: float = _option(10.0, "weight of the distillation relative to the cross-entropy", low=0)
+    class_weights: bool = _option(True, "weight the cross-entropy of the propagation by class, as released")
+    distil: bool = _option(True, "distil from the segmenter on the last frame")
+    train_filter: bool = _option(False, "train the filter bank")
+    train_optical_flow: bool = _option(True, "train the flow network")
+    finetune_all: bool = _option(False, "backpropagate through all propagation steps, not only the last two")
+    freeze_bn: bool = _option(False, "keep the BatchNorm statistics fixed")
+    batch_size: int = _option(8, "batch size over all ranks", low=1)
+    epoch: int = _option(100, "epochs", low=1)
+    multi_step: tuple[int, ...] = _option((1, 2, 3, 4), "clip intervals trained in an epoch", low=1, count="+")
+    save_every: int = _option(0, "optimizer steps between checkpoints (0: only after each epoch)", low=0)
+    seed: int = _option(1, "seed of all random numbers", low=0, high=2**32 - 1)
     # evaluation
-    eval_multi_step: tuple[int, ...] = _option(
-        (1, 2, 3, 4), "positions evaluated: frames since the keyframe", kind=int, low=1, count="*"
-    )
-    eval_single: bool = _switch(True, "evaluate position 0, the keyframe itself, too")
-    eval_interval: int = _option(1, "epochs between evaluations", kind=int, low=1)
+    eval_multi_step: tuple[int, ...] = _option((1, 2, 3, 4), "positions evaluated: frames since the keyframe", low=1,
+                                               count="*")
+    eval_single: bool = _option(True, "evaluate position 0, the keyframe itself, too")
+    eval_interval: int = _option(1, "epochs between evaluations", low=1)
     method: str = _option("gsv", "how the segmentation gets from keyframes to other frames", choices=METHODS)
-    scale: float = _option(0.75, "scale at which keyframes are segmented in evaluation", kind=float, above=0, high=2)
-    temporal: bool = _switch(True, "also measure consistency over time (TC, mVC) in --evaluate 1")
-    results: tuple[str, ...] = _option(
-        (), "metrics.json files for the accuracy columns of --benchmark table", count="*", shown="FILE"
-    )
+    scale: float = _option(0.75, "scale at which keyframes are segmented in evaluation", above=0, high=2)
+    temporal: bool = _option(True, "also measure consistency over time (TC, mVC) in --evaluate 1")
+    results: tuple[str, ...] = _option((), "metrics.json files for the accuracy columns of --benchmark table", kind=str,
+                                       count="*", shown="FILE")
     metrics_file: str = _option("", "also write metrics.json to this file", shown="FILE")
     save_predictions: str = _option("", "folder for predicted label maps", shown="DIR")
-    visualization: bool = _switch(False, "write overlay pictures of the evaluated frames to the run folder")
+    visualization: bool = _option(False, "write overlay pictures of the evaluated frames to the run folder")
     # video and export
-    video: str = _option(
-        "", "segment this video: a file, a folder or quoted glob of pictures, a camera's number, or demo, a rendered "
-        "street", shown="IN",
-    )
+    video: str = _option("", "segment this video: a file, a folder or quoted glob of pictures, a camera's number, or "
+                         "demo, a rendered street", shown="IN")
     output: tuple[str, ...] = _option(
         (), "of --video: a video (.mp4, .avi, .mkv), a folder for label maps, or one of each; of --check: a folder "
-        "(default: check)", count="+", shown="OUT",
-    )
-    interval: int = _option(3, "keyframe interval: every so many frames is a keyframe", kind=int, low=1)
-    schedule: str = _option(
-        "fixed", "which frames of --video are keyframes: one every --interval; also at scene cuts; as many as --budget "
-        "allows", choices=("fixed", "cut", "budget"),
-    )
-    cut_threshold: float = _option(
-        0.5, "of --schedule cut: mean change of the picture, in standard deviations, at a cut", kind=float, above=0
-    )
-    budget: float = _option(0.0, "of --schedule budget: milliseconds per frame, on average", kind=float, above=0)
-    style: str = _option(
-        "overlay", "what the written video shows: colours over the frame, colours alone, or frame and colours",
-        choices=("overlay", "colour", "side-by-side"),
-    )
-    ids: str = _option("dataset", "values of label maps: the data set's ids, or class indices", choices=("dataset", "train"))
-    fps: float = _option(0.0, "frames per second of --video (0: its own; 30 for pictures)", kind=float, low=0, high=1000)
-    engine: str = _option(
-        "auto", "what runs the networks of a video: plain PyTorch, torch.compile, ONNX Runtime; auto: the fastest here",
-        choices=ENGINES,
-    )
+        "(default: check)", kind=str, count="+", shown="OUT")
+    interval: int = _option(3, "keyframe interval: every so many frames is a keyframe", low=1)
+    schedule: str = _option("fixed", "keyframes of --video: one every --interval; also at scene cuts; as many as "
+                            "--budget allows", choices=("fixed", "cut", "budget"))
+    cut_threshold: float = _option(0.5, "of --schedule cut: mean change of the picture at a cut, standard deviations",
+                                   above=0)
+    budget: float = _option(0.0, "of --schedule budget: milliseconds per frame, on average", above=0)
+    style: str = _option("overlay", "what the written video shows: colours over the frame, colours alone, or both",
+                         choices=("overlay", "colour", "side-by-side"))
+    ids: str = _option("dataset", "label maps hold the data set's ids, or class indices", choices=("dataset", "train"))
+    fps: float = _option(0.0, "frames per second of --video (0: its own; 30 for pictures)", low=0, high=1000)
+    engine: str = _option("auto", "what runs the networks of a video: PyTorch, torch.compile, ONNX Runtime; auto: the "
+                          "fastest here", choices=ENGINES)
     export: str = _option("", "folder for the networks as ONNX and torch.export files, see docs/export.md", shown="DIR")
-    export_size: tuple[int, int] = _option(
-        (1024, 2048), "frame size that --export is for", kind=int, low=32, count=2, shown=("H", "W")
-    )
+    export_size: tuple[int, int] = _option((1024, 2048), "frame size that --export is for", low=32, count=2,
+                                           shown=("H", "W"))
     # weights and run folders
     weights_dir: str = _option("./weights", "folder of the released files", shown="DIR")
-    segnet_weights: str = _option("", "file of the keyframe segmenter (default: the released one)", shown="FILE")
-    flow_weights: str = _option(
-        "", "file of the flow network to start from: a --stage flow run's, or FlowNet2-S", shown="FILE"
-    )
-    pretrained_backbone: bool = _switch(True, "start the segmenter stage from ImageNet weights (downloads them)")
-    resume: str = _option(
-        "0", "0: start fresh; 1: the released GSVNet file; auto: the last run of this --checkname; or a file",
-        shown="0|1|auto|FILE",
-    )
-    load_flow: bool = _switch(True, "take the flow network from the resumed file too")
-    reset_optimizer: bool = _switch(True, "start with a fresh optimizer at epoch 0 when resuming from a file")
-    reset_best_pred: bool = _switch(True, "forget the resumed file's best score")
+    segnet_weights: str = _option("", "keyframe segmenter (default: the released one)", shown="FILE")
+    flow_weights: str = _option("", "flow network to start from: of a --stage flow run, or FlowNet2-S",
+                                shown="FILE")
+    pretrained_backbone: bool = _option(True, "start the segmenter stage from ImageNet weights (downloads them)")
+    resume: str = _option("0", "0: start fresh; 1: the released GSVNet file; auto: this --checkname's last run; or a "
+                          "file", shown="0|1|auto|FILE")
+    load_flow: bool = _option(True, "take the flow network from the resumed file too")
+    reset_optimizer: bool = _option(True, "start with a fresh optimizer at epoch 0 when resuming from a file")
+    reset_best_pred: bool = _option(True, "forget the resumed file's best score")
     checkname: str = _option("test", "name of the run", shown="NAME")
     log_folder: str = _option("./logs", "folder of the run folders", shown="DIR")
     # machine
     device: str = _option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     amp: str = _option("off", "mixed precision in training", choices=("off", "bf16", "fp16"))
-    compile: bool = _switch(False, "compile the networks with torch.compile before training")
-    sync_bn: bool = _switch(False, "compute BatchNorm statistics over all processes")
-    apex: bool = _switch(False, "use the fused optimizers of an installed NVIDIA apex instead of torch's")
-    local_rank: int = _option(0, "rank on this machine (set by the launcher)", kind=int, low=0)
-    debug: bool = _switch(False, "show the traceback of an error")
+    compile: bool = _option(False, "compile the networks with torch.compile before training")
+    sync_bn: bool = _option(False, "compute BatchNorm statistics over all processes")
+    apex: bool = _option(False, "use the fused optimizers of an installed NVIDIA apex instead of torch's")
+    local_rank: int = _option(0, "rank on this machine (set by the launcher)", low=0)
+    debug: bool = _option(False, "show the traceback of an error")
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
-COMMON = (
-    "stage", "recipe", "evaluate", "demo", "video", "output", "dataset", "data_path", "segnet", "segnet_weights", "resume",
-    "checkname", "batch_size", "epoch", "method", "device",
-)
-_STARTS = {  # the first field of each section
-    "what to do": "stage", "networks": "segnet", "data": "dataset", "augmentation": "use_crop", "optimisation": "optim",
-    "evaluation": "eval_multi_step", "video and export": "video", "weights and run folders": "weights_dir",
-    "machine": "device",
-}
 TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark")  # instead of training; one at a time
+_COMMON = ("stage", "recipe", "evaluate", "demo", "video", "output", "dataset", "data_path", "segnet", "segnet_weights",
+           "resume", "checkname", "batch_size", "epoch", "method", "device")
+_SECTIONS = {  # first field -> title
+    "stage": "what to do", "segnet": "networks", "dataset": "data", "use_crop": "augmentation", "optim": "optimisation",
+    "eval_multi_step": "evaluation", "video": "video and export", "weights_dir": "weights and run folders",
+    "device": "machine",
+}
 
 
 def groups() -> dict[str, list[str]]:
     """Title -> names of options: the most used ones first, then the others by section of the table."""
-    titles = {first: title for title, first in _STARTS.items()}
-    found: dict[str, list[str]] = {"common options": list(COMMON)}
-    title = ""
+    found, title = {"common options": list(_COMMON)}, ""
     for name in FIELDS:
-        title = titles.get(name, title)
-        found.setdefault(title, []).extend([] if name in COMMON else [name])
+        title = _SECTIONS.get(name, title)
+        found.setdefault(title, []).extend([] if name in _COMMON else [name])
     return found
 
 
@@ -211,6 +171,5 @@ def flag(name: str) -> str:
 
 def tasks(options: Options) -> list[str]:
     """The flags that ask for something other than training, as a message shows them: "--video", "--evaluate 1"."""
-    return [
-        flag(name) + (" 1" if FIELDS[name].metadata["kind"] is bool else "") for name in TASKS if getattr(options, name)
-    ]
+    asked = [name for name in TASKS if getattr(options, name)]
+    return [flag(name) + (" 1" if FIELDS[name].metadata["kind"] is bool else "") for name in asked]

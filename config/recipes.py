@@ -1,5 +1,4 @@
-"""Named settings: the stages' released defaults, and recipes with what they reach, on what, and how long they take."""
-from collections.abc import Mapping
+"""Named settings: the stages' published defaults, and recipes with the figures they reach, and in how much time."""
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,116 +21,79 @@ STAGE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `--recipe NAME` sets, as if it were given; the command; and what it is expected to reach, in how long.
+    """What `--recipe NAME` sets, as if each option were given; what it is expected to reach; and how long it takes.
 
-    Capitals in the command are yours to fill in: a data set's folder, or an earlier run's model_best.pth.tar.
+    words: what else to give. Capitals stand for a data set's folder, or the model_best.pth.tar of an earlier run.
     """
 
-    settings: Mapping[str, Any]
-    command: str
+    name: str
+    settings: dict[str, Any]
+    words: str
     expected: str
     time: str
 
+    @property
+    def command(self) -> str:
+        return f"python main.py --recipe {self.name} {self.words}".strip()
 
+
+_NETWORKS = "--segnet-weights SEGNET --flow-weights FLOW"
+_DEMO_TIME = "part of `make demo`, 6.9 minutes on 2 cores of an x86-64 virtual machine without GPU, 24 November 2026"
+_STREETS_TIME = "{} minutes on 2 cores of an AMD EPYC virtual machine without GPU, 24 November 2026"
+_CAMVID_TIME = "{} minutes on 1 core of an AMD EPYC virtual machine without GPU, November 2026"
 _DEMO = dict(
     dataset="synthetic", pretrained_backbone=False, num_worker=2, scale=0.75, multi_step=(1, 2), eval_multi_step=(1, 2),
     crop_height=192, crop_width=384,
 )
-_DEMO_MACHINE = "two cores of an x86-64 virtual machine, no GPU, 24 November 2026"
-_STREETS_MACHINE = "two cores of an AMD EPYC virtual machine, no GPU, 24 November 2026"
-_CAMVID_MACHINE = "one core of an AMD EPYC virtual machine, no GPU, 24 November 2026"
-_CAMVID_PROPAGATION = dict(
-    stage="gsv", dataset="camvid", clip_source="stills", train_optical_flow=False, optim="adam", weight_decay=0.0,
-    batch_size=8, crop_height=192, crop_width=288, random_scale=(0.6, 1.1),
+_CAMVID = dict(  # the propagation, on clips made from the stills
+    dataset="camvid", clip_source="stills", train_optical_flow=False, optim="adam", weight_decay=0.0, batch_size=8,
+    crop_height=192, crop_width=288, random_scale=(0.6, 1.1),
 )
-
-RECIPES: dict[str, Recipe] = {
-    # The three trainings of `make demo`: quick ones (small crops, few epochs, a flow network that learns true flow first).
-    "demo-segmenter": Recipe(
-        settings=_DEMO | dict(
-            stage="segnet", optim="adam", lr=2e-3, weight_decay=1e-4, batch_size=8, epoch=5, flip=0.5, crop_height=128,
-            crop_width=256, random_scale=(0.5, 1.0), eval_interval=5,
-        ),
-        command="python main.py --recipe demo-segmenter",
-        expected="synthetic streets, mIoU 45.89 % (position 0)",
-        time=f"part of make demo's 6.9 minutes, {_DEMO_MACHINE}",
-    ),
-    "demo-flow": Recipe(
-        settings=_DEMO | dict(
-            stage="flow", optim="adam", lr=2e-3, weight_decay=0.0, batch_size=16, epoch=6, eval_interval=6,
-        ),
-        command="python main.py --recipe demo-flow",
-        expected="synthetic streets, mIoU 43.33 % at position 2 by warping alone",
-        time=f"part of make demo's 6.9 minutes, {_DEMO_MACHINE}",
-    ),
+_ALL = (
+    # `make demo`: quick, with small crops and few epochs.
+    Recipe("demo-segmenter", _DEMO | dict(
+        stage="segnet", optim="adam", lr=2e-3, weight_decay=1e-4, batch_size=8, epoch=5, flip=0.5, crop_height=128,
+        crop_width=256, random_scale=(0.5, 1.0), eval_interval=5,
+    ), "", "mIoU 45.89 % (position 0)", _DEMO_TIME),
+    # On true flow, before the propagation trains it further.
+    Recipe("demo-flow", _DEMO | dict(
+        stage="flow", optim="adam", lr=2e-3, weight_decay=0.0, batch_size=16, epoch=6, eval_interval=6,
+    ), "", "mIoU 43.33 % at position 2 by warping alone, after demo-propagation", _DEMO_TIME),
     # The paper's losses and passes; Adam, small batches and a quick decay, which learn most in few steps.
-    "demo-propagation": Recipe(
-        settings=_DEMO | dict(
-            stage="gsv", optim="adam", lr=1e-3, guide_lr=2e-3, optical_flow_lr=1e-4, lr_gamma=0.6, weight_decay=0.0,
-            batch_size=4, epoch=2, eval_interval=2, crop_height=160, crop_width=320, random_scale=(1.0, 1.0),
-        ),
-        command="python main.py --recipe demo-propagation --segnet-weights SEGNET --flow-weights FLOW",
-        expected="synthetic streets, mIoU 45.62 % at position 2, average 45.98 %",
-        time=f"part of make demo's 6.9 minutes, {_DEMO_MACHINE}",
-    ),
+    Recipe("demo-propagation", _DEMO | dict(
+        optim="adam", lr=1e-3, guide_lr=2e-3, optical_flow_lr=1e-4, lr_gamma=0.6, weight_decay=0.0, batch_size=4,
+        epoch=2, eval_interval=2, crop_height=160, crop_width=320, random_scale=(1.0, 1.0),
+    ), _NETWORKS, "mIoU 45.62 % at position 2, mean 45.98 %", _DEMO_TIME),
     # Synthetic streets at length: python -m streets --root STREETS --train 90 --val 20 --length 20 --seed 5
-    "streets-segmenter": Recipe(
-        settings=dict(
-            stage="segnet", dataset="synthetic", pretrained_backbone=False, epoch=14, lr=2e-3, batch_size=8, crop_height=160,
-            crop_width=320, random_scale=(0.5, 1.0), scale=0.75, eval_interval=7, checkname="streets",
-        ),
-        command="python main.py --recipe streets-segmenter --data-path STREETS",
-        expected="mIoU 70.27 % (position 0)",
-        time=f"24 minutes, {_STREETS_MACHINE}",
-    ),
-    "streets-flow": Recipe(
-        settings=dict(stage="flow", dataset="synthetic", epoch=6, lr=2e-3, batch_size=16, checkname="streets"),
-        command="python main.py --recipe streets-flow --data-path STREETS",
-        expected="mIoU 60.72 % at position 2 by warping, with the propagation's fine-tuning",
-        time=f"7 minutes, {_STREETS_MACHINE}",
-    ),
-    "streets-propagation": Recipe(
-        settings=dict(
-            stage="gsv", dataset="synthetic", optim="adam", lr=1e-3, guide_lr=2e-3, optical_flow_lr=1e-4, lr_gamma=0.9,
-            weight_decay=0.0, batch_size=4, epoch=2, crop_height=160, crop_width=320, random_scale=(1.0, 1.0),
-            checkname="streets",
-        ),
-        command="python main.py --recipe streets-propagation --data-path STREETS --segnet-weights SEGNET --flow-weights FLOW",
-        expected="mIoU 63.74 % at position 2, mean 67.06 % at interval 3",
-        time=f"45 minutes, {_STREETS_MACHINE}",
-    ),
-    # CamVid's 367 training stills of the 360 x 480 download, without ImageNet weights; clips are made from stills.
-    "camvid-segmenter": Recipe(
-        settings=dict(
-            stage="segnet", dataset="camvid", pretrained_backbone=False, epoch=60, lr=1e-3, batch_size=8, crop_height=192,
-            crop_width=256, random_scale=(0.45, 1.1), scale=0.75, eval_interval=10, checkname="camvid",
-        ),
-        command="python main.py --recipe camvid-segmenter --data-path CAMVID",
-        expected="mIoU 61.60 % (position 0)",
-        time=f"32 minutes, {_CAMVID_MACHINE}",
-    ),
-    "camvid-flow": Recipe(
-        settings=dict(
-            stage="flow", clip_source="stills", dataset="camvid", epoch=40, lr=2e-3, batch_size=16, checkname="stills"
-        ),
-        command="python main.py --recipe camvid-flow --data-path CAMVID",
-        expected="end-point error 0.248 pixels of the 1/8 grid on clips made from val (0.584 for no motion)",
-        time=f"7 minutes, {_CAMVID_MACHINE}",
-    ),
-    "camvid-propagation": Recipe(
-        settings=_CAMVID_PROPAGATION | dict(lr=1e-3, guide_lr=2e-3, lr_gamma=0.6, epoch=3, checkname="first"),
-        command="python main.py --recipe camvid-propagation --data-path CAMVID --segnet-weights SEGNET --flow-weights FLOW",
-        expected="mIoU 59.01 % at position 2, mean 60.38 % at interval 3",
-        time=f"10 minutes, {_CAMVID_MACHINE}",
-    ),
-    # Continues camvid-propagation on the long intervals alone.
-    "camvid-propagation-long": Recipe(
-        settings=_CAMVID_PROPAGATION | dict(
-            lr=4e-4, guide_lr=8e-4, lr_gamma=0.4, epoch=2, multi_step=(3, 4), checkname="second"
-        ),
-        command="python main.py --recipe camvid-propagation-long --data-path CAMVID --segnet-weights SEGNET "
-        "--flow-weights FLOW --resume FIRST",
-        expected="mIoU 59.74 % at position 2, mean 60.74 % at interval 3",
-        time=f"4 minutes, {_CAMVID_MACHINE}",
-    ),
-}
+    Recipe("streets-segmenter", dict(
+        stage="segnet", dataset="synthetic", pretrained_backbone=False, epoch=14, lr=2e-3, batch_size=8, scale=0.75,
+        crop_height=160, crop_width=320, random_scale=(0.5, 1.0), eval_interval=7, checkname="streets",
+    ), "--data-path STREETS", "mIoU 70.27 % (position 0)", _STREETS_TIME.format(24)),
+    Recipe("streets-flow", dict(
+        stage="flow", dataset="synthetic", epoch=6, lr=2e-3, batch_size=16, checkname="streets",
+    ), "--data-path STREETS", "mIoU 60.72 % at position 2 by warping alone, after streets-propagation",
+        _STREETS_TIME.format(7)),
+    Recipe("streets-propagation", dict(
+        dataset="synthetic", optim="adam", lr=1e-3, guide_lr=2e-3, optical_flow_lr=1e-4, lr_gamma=0.9, weight_decay=0.0,
+        batch_size=4, epoch=2, crop_height=160, crop_width=320, random_scale=(1.0, 1.0), checkname="streets",
+    ), f"--data-path STREETS {_NETWORKS}", "mIoU 63.74 % at position 2, mean 67.06 % at interval 3",
+        _STREETS_TIME.format(45)),
+    # CamVid: the 367 training stills of the 360 x 480 download, a second apart; no ImageNet weights.
+    Recipe("camvid-segmenter", dict(
+        stage="segnet", dataset="camvid", pretrained_backbone=False, epoch=60, lr=1e-3, batch_size=8, scale=0.75,
+        crop_height=192, crop_width=256, random_scale=(0.45, 1.1), eval_interval=10, checkname="camvid",
+    ), "--data-path CAMVID", "mIoU 61.60 % (position 0)", _CAMVID_TIME.format(32)),
+    Recipe("camvid-flow", dict(
+        stage="flow", clip_source="stills", dataset="camvid", epoch=40, lr=2e-3, batch_size=16, checkname="stills",
+    ), "--data-path CAMVID", "end-point error 0.248 pixels of the 1/8 grid (no motion: 0.584)", _CAMVID_TIME.format(7)),
+    Recipe("camvid-propagation", _CAMVID | dict(
+        lr=1e-3, guide_lr=2e-3, lr_gamma=0.6, epoch=3, checkname="first",
+    ), f"--data-path CAMVID {_NETWORKS}", "mIoU 59.01 % at position 2, mean 60.38 % at interval 3",
+        _CAMVID_TIME.format(10)),
+    # Continues the one before on long intervals alone.
+    Recipe("camvid-propagation-long", _CAMVID | dict(
+        lr=4e-4, guide_lr=8e-4, lr_gamma=0.4, epoch=2, multi_step=(3, 4), checkname="second",
+    ), f"--data-path CAMVID {_NETWORKS} --resume FIRST", "mIoU 59.74 % at position 2, mean 60.74 % at interval 3",
+        _CAMVID_TIME.format(4)),
+)
+RECIPES = {recipe.name: recipe for recipe in _ALL}

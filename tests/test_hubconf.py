@@ -38,7 +38,8 @@ def trained(weights, tmp_path):
 def run_elsewhere(code: str, folder: Path) -> None:
     """Run code after LOAD in another folder, without this one on Python's path; it prints `done` at its end."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", LOAD + code], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LOAD + code], cwd=folder, env=environment, capture_output=True,
+                          text=True)
     assert done.stdout.splitlines()[-1:] == ["done"], done.stderr
 
 

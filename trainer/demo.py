@@ -27,7 +27,9 @@ from utils.visualize import grid, overlay, with_caption, write_picture
 FOLDER = Path("demo")
 METHODS = ("per-frame", "copy", "warp", "gsv")
 POSITIONS = (1, 2)  # in addition to position 0
-TITLES = {"per-frame": "every frame segmented", "copy": "keyframe's labels copied", "warp": "warped only", "gsv": "GSVNet"}
+TITLES = {
+    "per-frame": "every frame segmented", "copy": "keyframe's labels copied", "warp": "warped only", "gsv": "GSVNet",
+}
 
 
 def run_demo(options: Options, device: torch.device) -> None:
@@ -55,7 +57,7 @@ def run_demo(options: Options, device: torch.device) -> None:
 
 
 def next_commands(segnet: Path, flow: Path, trained: Path) -> list[str]:
-    """Commands that use the three trained files: evaluate, segment a video, continue the training for two more epochs."""
+    """Commands that use the trained files: evaluate, segment a video, train the propagation for two more epochs."""
     weights = f"--dataset synthetic --segnet-weights {segnet}"
     resumed = f"--checkname demo --log-folder {FOLDER / 'logs'} --resume auto"
     return [

@@ -1,4 +1,4 @@
-"""What the program says of a folder that is not what it wants."""
+"""Hints about a folder that is not the data set it should be."""
 from pathlib import Path
 
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from config.errors import UserError
 from config.folders import CITYSCAPES, advice, contents, kind_of, listed, nearest
 
-SIGNS = {  # entries that tell the layouts
+SIGNS = {  # entries that identify the layouts
     "cityscapes_2k": ["gtFine", "leftImg8bit"],
     "synthetic": ["gtFine", "leftImg8bit_sequence", "synthetic.json"],
     "camvid": ["train", "trainannot"],
@@ -32,17 +32,19 @@ def test_other_signs_of_a_layout(tmp_path, names):
     assert kind_of(lay(tmp_path / "data", *names)) in ("cityscapes_2k", "camvid")
 
 
-@pytest.mark.tried("Data", "folder of another data set", "named with the --dataset that it looks like")
-@pytest.mark.parametrize("kind, wanted", [(kind, wanted) for kind in SIGNS for wanted in (CITYSCAPES, ["camvid"], ["custom"])])
-def test_another_data_set_is_told(tmp_path, kind, wanted):
+@pytest.mark.tried("Data", "folder of another data set", "refused with the --dataset that it looks like")
+@pytest.mark.parametrize("kind, expected",
+                         [(kind, expected) for kind in SIGNS for expected in (CITYSCAPES, ["camvid"], ["custom"])])
+def test_another_data_set_is_recognised(tmp_path, kind, expected):
     root = lay(tmp_path / "data", *SIGNS[kind])
-    assert advice(root, wanted) == ("" if kind in wanted else f"; it looks like --dataset {kind}")
+    assert advice(root, expected) == ("" if kind in expected else f"; it looks like --dataset {kind}")
 
 
-@pytest.mark.tried("Data", "data set one or more folders above or below --data-path", "named with the path that looks right")
+@pytest.mark.tried("Data", "data set one or more folders above or below --data-path",
+                   "refused with the path that looks right")
 @pytest.mark.parametrize("kind", SIGNS)
 @pytest.mark.parametrize("way", [".", "deeper", "deeper/still", "deeper/still/more"])
-def test_data_set_above_or_below_is_told(tmp_path, kind, way):
+def test_data_set_above_or_below_is_suggested(tmp_path, kind, way):
     root = lay(tmp_path / "data" / "set", *SIGNS[kind])
     given = root.parent if way == "." else root / way
     given.mkdir(parents=True, exist_ok=True)
@@ -50,13 +52,14 @@ def test_data_set_above_or_below_is_told(tmp_path, kind, way):
     assert advice(given / "nowhere" / "at" / "all" / "of them", [kind]) == ""
 
 
-def test_contents_are_a_few_names_in_a_line(tmp_path):
+def test_contents_show_a_few_names_in_one_line(tmp_path):
     assert contents(tmp_path) == f"{tmp_path} is empty"
     lay(tmp_path, "b", "a.png", ".hidden")
     assert contents(tmp_path) == f"{tmp_path} holds a.png, b"
     lay(tmp_path, *"cdefgh")
     assert contents(tmp_path) == f"{tmp_path} holds a.png, b, c, d, e and 3 more"
-    assert contents(tmp_path / "a.png") == f"{tmp_path}/a.png: cannot be listed (Not a directory); mend the path or its permissions"
+    message = "cannot be listed (Not a directory); check the path and its permissions"
+    assert contents(tmp_path / "a.png") == f"{tmp_path}/a.png: {message}"
 
 
 @pytest.mark.tried("Data", "file name with a line break", "shown in one line")
@@ -65,18 +68,18 @@ def test_name_with_a_line_break_is_shown_in_one_line(tmp_path):
     assert contents(tmp_path) == f"{tmp_path} holds 'a\\nb'"
 
 
-@pytest.mark.tried("Data", "folder that may not be listed", "refused in one line")
-def test_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+@pytest.mark.tried("Data", "folder that cannot be listed", "refused in one line")
+def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     def closed(path):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", closed)
-    with pytest.raises(UserError, match="cannot be listed .Permission denied.; mend the path or its permissions"):
+    with pytest.raises(UserError, match="cannot be listed .Permission denied.; check the path and its permissions"):
         listed(tmp_path)
-    assert advice(tmp_path, ["camvid"]) == "" and contents(tmp_path).endswith("mend the path or its permissions")
+    assert advice(tmp_path, ["camvid"]) == "" and contents(tmp_path).endswith("check the path and its permissions")
 
 
-def test_nearest_is_the_last_folder_that_exists(tmp_path):
+def test_nearest_is_the_deepest_existing_folder(tmp_path):
     assert nearest(tmp_path / "a" / "b") == tmp_path
     lay(tmp_path, "a")
     assert nearest(tmp_path / "a" / "b") == tmp_path / "a"

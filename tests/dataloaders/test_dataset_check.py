@@ -205,7 +205,7 @@ def test_labels_without_any_frame_are_all_listed(tmp_path):
          "nowhere: no such folder; --data-path must be the folder of camvid"),
         (["--dataset", "synthetic", "--data-path", "nowhere"],
          "nowhere: no such folder; generate the streets with: python -m streets --root nowhere"),
-        (["--dataset", "custom"], "--dataset custom"),
+        (["--dataset", "custom"], "--dataset custom requires --data-path FILE.yaml"),
         (["--dataset", "kitti"], "--dataset: invalid value 'kitti'; choose from cityscapes_2k, "),
         (["--dataset", "camvid", "--splits", "val"], "unknown option --splits (did you mean --split?)"),
         (["--dataset", "camvid", "--split", "test"], "--split: invalid value 'test'; choose from train, val"),

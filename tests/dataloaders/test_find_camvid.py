@@ -102,7 +102,7 @@ def test_hidden_labels_are_skipped(tmp_path, layout):
 def test_closed_folder_is_an_error(tmp_path, monkeypatch, labels):
     (tmp_path / labels).mkdir()
     monkeypatch.setattr(Path, "iterdir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path))))
-    with pytest.raises(UserError, match=f"{labels}: cannot be listed .Permission denied.; mend the path or its permissions"):
+    with pytest.raises(UserError, match=f"{labels}: cannot be listed .Permission denied.; check the path and its permissions"):
         find_camvid(tmp_path, "val", 0)
 
 

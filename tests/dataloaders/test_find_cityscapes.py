@@ -90,7 +90,7 @@ def test_hidden_labels_are_skipped(tmp_path):
 def test_closed_folder_is_an_error(tmp_path, monkeypatch):
     touch(tmp_path, "ulm", 0, [0], [0])
     monkeypatch.setattr(Path, "iterdir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path))))
-    with pytest.raises(UserError, match="gtFine/val: cannot be listed .Permission denied.; mend the path or its permissions"):
+    with pytest.raises(UserError, match="gtFine/val: cannot be listed .Permission denied.; check the path and its permissions"):
         find_cityscapes(tmp_path, "val", 0)
 
 

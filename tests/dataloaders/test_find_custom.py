@@ -294,7 +294,7 @@ def test_mistakes_reach_the_user_in_one_line(harbour, tmp_path, capsys):
     words = ["--dataset", "custom", "--log-folder", str(tmp_path), "--stage", "segnet", "--pretrained-backbone", "0", "--device", "cpu"]
     broken = tmp_path / "broken.yaml"
     broken.write_text(example(0).replace("frames/train", "farmes/train"))
-    for path, message in ((broken, "broken.yaml: train: frames: .* matches no file"), (tmp_path, "holds no dataset.yaml")):
+    for path, message in ((broken, "broken.yaml: train: frames: .* matches no file"), (tmp_path, "no dataset.yaml there")):
         assert main([*words, "--data-path", str(path)]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and re.match(f"error: .*{message}", lines[0]), lines

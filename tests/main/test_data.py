@@ -225,7 +225,7 @@ def test_no_clip_is_long_enough(data, call, tmp_path, use, more, message):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "wants classes, train and val"), ("[1, 2]", "wants classes, train and val"), ("classes:\n\ta: 1", "line 2: not YAML"),
+        ("", "must have classes, train and val"), ("[1, 2]", "must have classes, train and val"), ("classes:\n\ta: 1", "line 2: not YAML"),
         ("classes: !!python/object/apply:os.system ['touch ran']", "could not determine a constructor for the tag"),
         ("a: &a [1]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in itertools.pairwise("abcdefghijk")),
          "unknown key a"),
