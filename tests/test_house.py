@@ -78,7 +78,6 @@ def test_importing_prints_and_writes_nothing(tmp_path):
 
 
 def test_tests_mirror_the_tree():
-    """Every room has a folder of tests; the only other one is `tests/cuda`, which needs a GPU. `tests/main` runs the whole
-    program."""
+    """One folder of tests for each room, and `tests/cuda`, which needs a GPU. `tests/main` runs the whole program."""
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
     assert folders - {"cuda"} == set(LEVELS) - {"hubconf"}
