@@ -31,7 +31,7 @@ from evaluation.tables import percent
 from inference.engines import Engine, build_engine
 from models.build import build_gsvnet
 from models.flow_none import NoFlow
-from models.gsvnet import GSVNet
+from models.gsvnet import GSVNet, State
 from models.resize import grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.logging import logger
@@ -171,9 +171,9 @@ def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: 
     alone = GSVNet(net.segmenter, NoFlow(), net.guided)  # an engine copies its networks, and FlowNet2-S is large
     segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, amp=engine.amp)
     view = engine.view(image)
-    works = {"network keyframe": lambda: segmenter.keyframe(scaled)}
+    works = {"network keyframe": lambda: segmenter.keyframe(scaled, view)}
     if row.flow is not None:
-        works["network propagated"] = lambda: engine.propagate(logits, view, view)
+        works["network propagated"] = lambda: engine.propagate(State(logits, view), view)
     return works
 
 
@@ -182,13 +182,11 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
     size, previous = (image.shape[1], image.shape[2]), engine.view(image)
 
     def keyframe() -> None:
-        if row.flow is not None:
-            engine.view(image)  # required by the next frame's flow
-        engine.keyframe(image)
+        engine.keyframe(image, previous if row.flow is None else engine.view(image))  # no flow: no view of its own
         engine.labels(logits, size)
 
     def propagated() -> None:
-        engine.propagate(logits, previous, engine.view(image))
+        engine.propagate(State(logits, previous), engine.view(image))
         engine.labels(logits, size)
 
     return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.flow is not None else {})

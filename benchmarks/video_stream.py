@@ -86,13 +86,14 @@ def engine_works(name: str, engine: Engine, net: GSVNet, frames: Sequence[np.nda
     """What is timed of an engine: "NAME t" (frame t of a stream), "NAME alone" (a keyframe), "NAME STAGE"."""
     stream, alone = (VideoSegmenter(net, engine=engine, schedule=FixedInterval(n)) for n in (len(frames), 1))
     image = torch.from_numpy(frames[0])[None]
-    size, view, logits = (image.shape[1], image.shape[2]), engine.view(image), engine.keyframe(image)
+    size, view = (image.shape[1], image.shape[2]), engine.view(image)
+    state = engine.keyframe(image, view)
     return {
         **{f"{name} {t}": partial(stream, frame) for t, frame in enumerate(frames)},
         f"{name} alone": partial(alone, frames[-1]),
-        f"{name} view": partial(engine.view, image), f"{name} keyframe": partial(engine.keyframe, image),
-        f"{name} propagate": partial(engine.propagate, logits, view, view),
-        f"{name} labels": partial(engine.labels, logits, size),
+        f"{name} view": partial(engine.view, image), f"{name} keyframe": partial(engine.keyframe, image, view),
+        f"{name} propagate": partial(engine.propagate, state, view),
+        f"{name} labels": partial(engine.labels, state.logits, size),
     }
 
 

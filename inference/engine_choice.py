@@ -56,11 +56,12 @@ def choose_engine(
 def seconds_a_frame(engine: Engine, size: tuple[int, int], interval: int, device: torch.device) -> float:
     """What keyframe and propagation take on average, at that keyframe interval, without view and label map."""
     image = noise(size)
-    view, logits = engine.view(image), engine.keyframe(image)
-    keyframe = _seconds(lambda: engine.keyframe(image), device)
+    view = engine.view(image)
+    state = engine.keyframe(image, view)
+    keyframe = _seconds(lambda: engine.keyframe(image, view), device)
     if interval == 1:
         return keyframe
-    return (keyframe + (interval - 1) * _seconds(lambda: engine.propagate(logits, view, view), device)) / interval
+    return (keyframe + (interval - 1) * _seconds(lambda: engine.propagate(state, view), device)) / interval
 
 
 def noise(size: tuple[int, int]) -> torch.Tensor:
@@ -74,7 +75,7 @@ def _set_up(name: str, net: GSVNet, size: tuple[int, int], *, scale: float, devi
         engine = build_engine(name, net, scale=scale, device=device, amp=amp)
         image = noise(size)
         view = engine.view(image)
-        engine.propagate(engine.keyframe(image), view, view)
+        engine.propagate(engine.keyframe(image, view), view)
     except UserError:
         raise
     except Exception as error:  # of whatever kind compilers and runtimes raise; other engines may do

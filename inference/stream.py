@@ -1,4 +1,4 @@
-"""Segmenting video as it comes: frames in, label maps out."""
+"""Segment video as it comes: frames in, label maps out."""
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from config.errors import UserError
 from config.options import Options
 from inference.engines import Engine, build_engine
 from inference.keyframe_schedule import FixedInterval, Schedule
-from models.gsvnet import GSVNet
+from models.gsvnet import GSVNet, State
 from models.load import networks_for_inference
 from models.resize import align
 from utils.run_folder import run_options
@@ -23,11 +23,10 @@ from utils.run_folder import run_options
 
 @dataclass(frozen=True)
 class StreamState:
-    """What one frame of a stream leaves for the next: its logits (1,C,h,w), its view (1,3,h,w), its size (H,W), and how many
-    frames ago the last keyframe was."""
+    """Where a stream stands: the networks' state after its last frame (N = 1), that frame's size (H,W), and how many frames
+    ago the last keyframe was."""
 
-    logits: Tensor
-    view: Tensor
+    last: State
     size: tuple[int, int]
     since: int
 
@@ -42,8 +41,8 @@ class VideoSegmenter:
     segmenter = VideoSegmenter.from_run("logs/run/.../experiment_0")
     for labels in segmenter.stream(frames): ...      # or labels = segmenter(frame), one at a time
 
-    Frames are (H,W,3) uint8 RGB, labels (H,W) uint8 class indices. A frame of another size begins a new stream. `state`
-    is what the last frame left.
+    Frames are (H,W,3) uint8 RGB, labels (H,W) uint8 class indices. A frame of another size begins a new stream. `state` is
+    the stream's after the last frame, None before the first.
     """
 
     def __init__(
@@ -91,87 +90,91 @@ class VideoSegmenter:
             yield self(frame)
 
     def __call__(self, frame: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The next frame -> its labels at `size`, the frame's own by default. Raises UserError, and stays where it was."""
+        """The next frame -> its labels at `size`, the frame's own by default. Raises UserError and keeps the state."""
         began = time.perf_counter()
         image, size = as_image(frame), None if size is None else as_size(size)  # (1,H,W,3)
         self.state = self.advance(self.state, image)
-        labels = self.engine.labels(self.state.logits, size or self.state.size).numpy()  # (H,W)
+        labels = self.engine.labels(self.state.last.logits, size or self.state.size).numpy()  # (H,W)
         self.schedule.spent(self.state.is_keyframe, time.perf_counter() - began)
         return labels
 
     def logits(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Logits (C,h,w) float32 of the last frame on the propagation grid, or align-upsampled to `size`."""
         if self.state is None:
-            raise UserError("VideoSegmenter.logits: no frame was segmented yet")
-        return (self.state.logits if size is None else align(self.state.logits, as_size(size)))[0].cpu().numpy()
+            raise UserError("VideoSegmenter.logits: no frame has been segmented yet")
+        logits = self.state.last.logits
+        return (logits if size is None else align(logits, as_size(size)))[0].cpu().numpy()  # (C,h,w) or (C,H,W)
 
     def advance(self, state: StreamState | None, image: Tensor) -> StreamState:
-        """One frame (1,H,W,3) on from `state`; keeps nothing."""
+        """The state after a frame (1,H,W,3) that follows `state`; keeps nothing."""
         size, view = (image.shape[1], image.shape[2]), self.engine.view(image)
         if state is not None and state.size == size:
             since = state.since + 1
-            if not self.schedule.wants_keyframe(since, state.view, view):
-                return StreamState(self.engine.propagate(state.logits, state.view, view), view, size, since)
-        return StreamState(self.engine.keyframe(image), view, size, 0)
+            if not self.schedule.wants_keyframe(since, state.last.view, view):
+                return StreamState(self.engine.propagate(state.last, view), size, since)
+        return StreamState(self.engine.keyframe(image, view), size, 0)
 
 
 class CameraGroup:
     """Several streams of one frame size at once, a keyframe every `interval` frames in each.
 
-    Their keyframes are staggered, so that every call has as many of them as the next, as near as can be; what is alike goes
-    through the networks as one batch. A stream's first frame is a keyframe whenever it comes.
+    Keyframes are staggered: every call computes as many as any other, or one more. Keyframes go through the networks as one
+    batch, propagated frames as another. A stream's first frame is always a keyframe.
     """
 
     def __init__(self, engine: Engine, count: int, interval: int = 3):
         if count < 1 or interval < 1:
-            raise UserError(f"CameraGroup: wants at least 1 stream and an interval of at least 1, not {count} and {interval}")
+            raise UserError(f"CameraGroup: requires at least 1 stream and an interval of at least 1, not {count} and {interval}")
         self.engine, self.interval = engine, interval
         self.phase = [number * interval // count for number in range(count)]
         self.states: list[StreamState | None] = [None] * count
         self.time = 0
 
     def reset(self, number: int) -> None:
-        """Stream `number` begins anew: its next frame is a keyframe."""
+        """Begin stream `number` anew: its next frame is a keyframe."""
         if not 0 <= number < len(self.states):
-            raise UserError(f"CameraGroup.reset: streams count from 0 to {len(self.states) - 1}; there is no {number}")
+            raise UserError(f"CameraGroup.reset: no stream {number}; streams are numbered 0 to {len(self.states) - 1}")
         self.states[number] = None
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The next frame of every stream, (H,W,3) uint8 RGB each -> their labels (H,W) uint8.
 
-        Raises UserError, and stays where it was.
+        Raises UserError and changes no state.
         """
         if len(frames) != len(self.states):
             raise UserError(f"CameraGroup: {len(frames)} frames for {len(self.states)} streams")
         images = [as_image(frame) for frame in frames]
         if len({image.shape for image in images}) > 1:
-            raise UserError("CameraGroup: the frames of one call have one size; use a VideoSegmenter each for others")
-        views = self.engine.view(torch.cat(images))  # (N,3,h,w)
+            raise UserError("CameraGroup: all frames of a call have one size; use a VideoSegmenter for each stream of another size")
+        views = self.engine.view(torch.cat(images)).split(1)  # N times (1,3,h,w)
         size = (images[0].shape[1], images[0].shape[2])
-        keyframes = [
-            i for i, state in enumerate(self.states)
-            if state is None or state.size != size or (self.time + self.phase[i]) % self.interval == 0
-        ]
-        carried = {i: state for i, state in enumerate(self.states) if state is not None and i not in keyframes}
-        logits: dict[int, Tensor] = {}
-        for part in self._batches(keyframes):
-            found = self.engine.keyframe(torch.cat([images[i] for i in part]))  # (n,C,h,w)
-            logits.update(zip(part, found.split(1)))
-        for part in self._batches(list(carried)):
-            states = [carried[i] for i in part]
-            found = self.engine.propagate(
-                torch.cat([state.logits for state in states]), torch.cat([state.view for state in states]), views[part]
-            )
-            logits.update(zip(part, found.split(1)))
-        for i in range(len(frames)):
-            since = carried[i].since + 1 if i in carried else 0
-            self.states[i] = StreamState(logits[i], views[i : i + 1], size, since)
+        propagated = {
+            i: state for i, state in enumerate(self.states)
+            if state is not None and state.size == size and (self.time + self.phase[i]) % self.interval
+        }
+        found: dict[int, StreamState] = {}
+        for part in self._batches([i for i in range(len(frames)) if i not in propagated]):
+            image, view = (torch.cat([x[i] for i in part]) for x in (images, views))  # (n,H,W,3), (n,3,h,w)
+            found |= {i: StreamState(last, size, 0) for i, last in zip(part, _split(self.engine.keyframe(image, view)))}
+        for part in self._batches(list(propagated)):
+            before, view = _join([propagated[i].last for i in part]), torch.cat([views[i] for i in part])  # (n,3,h,w)
+            after = zip(part, _split(self.engine.propagate(before, view)))
+            found |= {i: StreamState(last, size, propagated[i].since + 1) for i, last in after}
+        self.states = [found[i] for i in range(len(frames))]
         self.time += 1
-        return [self.engine.labels(logits[i], size).numpy() for i in range(len(frames))]
+        return [self.engine.labels(found[i].last.logits, size).numpy() for i in range(len(frames))]
 
     def _batches(self, numbers: list[int]) -> list[list[int]]:
-        """As one batch, or one by one where the engine takes no more."""
+        """The streams as one batch, or one by one for an engine that takes no more."""
         return ([numbers] if numbers else []) if self.engine.batched else [[i] for i in numbers]
+
+
+def _join(states: Sequence[State]) -> State:
+    return State(torch.cat([state.logits for state in states]), torch.cat([state.view for state in states]))  # (n,C,h,w), (n,3,h,w)
+
+
+def _split(state: State) -> list[State]:
+    return [State(logits, view) for logits, view in zip(state.logits.split(1), state.view.split(1))]  # (1,C,h,w), (1,3,h,w)
 
 
 def as_image(frame: np.ndarray) -> Tensor:
@@ -180,10 +183,10 @@ def as_image(frame: np.ndarray) -> Tensor:
         array = np.asarray(frame)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors on a GPU
         first = str(error).splitlines()[0]
-        raise UserError(f"a frame is an array (H,W,3) of uint8, RGB; this {type(frame).__name__} is none: {first}") from error
+        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {type(frame).__name__} ({first})") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise UserError(f"a frame is an array (H,W,3) of uint8, RGB; this one is {array.shape} of {array.dtype}")
-    return torch.from_numpy(np.require(array, requirements=("C", "W")))[None]  # torch warns of what cannot be written to
+        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {array.dtype} of shape {array.shape}")
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))[None]  # torch warns about read-only arrays
 
 
 def as_size(size: Sequence[int]) -> tuple[int, int]:
@@ -193,5 +196,5 @@ def as_size(size: Sequence[int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:
-        raise UserError(f"a size is (H,W), two whole numbers of at least 1; this one is {size!r}")
+        raise UserError(f"a size has to be (H,W), two whole numbers of at least 1, not {size!r}")
     return height, width

@@ -18,7 +18,7 @@ from inference.engine_choice import choose_engine
 from inference.engines import ENGINES, OnnxEngine, build_engine
 from inference.stream import CameraGroup, VideoSegmenter
 from models.build import build_flow
-from models.gsvnet import GSVNet
+from models.gsvnet import GSVNet, State
 from models.guided_conv import GuidedConv
 from models.released import released_name
 from tests.released import fill, filled_gsvnet
@@ -75,8 +75,9 @@ def test_onnx_gives_numbers_where_no_kernel_is_above_zero(tiny_net):
     norm = tiny_net.guided.guide.decoder[1]
     norm.bias.data.fill_(-100.0)
     engines_ = [build_engine(name, tiny_net, scale=0.75, device=CPU) for name in ("eager", "onnx")]
-    logits, view = torch.randn(1, 5, 8, 16), torch.randn(1, 3, 8, 16)
-    eager, onnx = (engine.propagate(logits, view, view) for engine in engines_)
+    view = torch.randn(1, 3, 8, 16)
+    state = State(torch.randn(1, 5, 8, 16), view)
+    eager, onnx = (engine.propagate(state, view).logits for engine in engines_)
     assert torch.isfinite(eager).all() and torch.equal(eager, onnx)
 
 
@@ -130,10 +131,10 @@ class Fake:
     def view(self, image):
         return image
 
-    def keyframe(self, image):
+    def keyframe(self, image, view):
         Fake.clock += self.costs[0]
 
-    def propagate(self, logits, previous, view):
+    def propagate(self, state, view):
         Fake.clock += self.costs[1]
 
 

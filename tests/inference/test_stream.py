@@ -16,7 +16,7 @@ from inference.engines import build_engine
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import CameraGroup, VideoSegmenter
 from main import main
-from models.gsvnet import grid_view
+from models.gsvnet import State, grid_view
 from models.label_map import label_map
 from tests.released import filled_gsvnet
 from utils.run_folder import BEST
@@ -129,12 +129,12 @@ def test_labels_and_logits_at_another_size(segmenter, frames):
     assert segmenter.logits().shape == (19, 8, 16)
     large = segmenter.logits((64, 128))
     assert large.dtype == np.float32 and large.shape == (19, 64, 128)
-    assert (large.argmax(axis=0) == label_map(segmenter.state.logits, (64, 128)).numpy()).mean() > 0.999
+    assert (large.argmax(axis=0) == label_map(segmenter.state.last.logits, (64, 128)).numpy()).mean() > 0.999
 
 
 @pytest.mark.tried("Video", NO_FRAME, "refused in one line, the stream stays where it was")
 def test_what_is_no_frame_is_refused(segmenter, frames, outcomes):
-    with pytest.raises(UserError, match="no frame was segmented yet"):
+    with pytest.raises(UserError, match="no frame has been segmented yet"):
         segmenter.logits()
     segmenter(frames[0])
     before, frame = segmenter.state, frames[0]
@@ -143,7 +143,7 @@ def test_what_is_no_frame_is_refused(segmenter, frames, outcomes):
         frame[None], frame.transpose(2, 0, 1), np.dstack([frame, frame]), np.zeros((0, 8, 3), np.uint8), np.zeros((8, 0, 3), np.uint8),
         None, "frame", 3, [], {}, frame.tolist(), [[1], [1, 2]], torch.rand(8, 8, 3), torch.zeros(3, 8, 8, dtype=torch.uint8), OnTheGpu(),
     ):
-        with pytest.raises(UserError, match=r"a frame is an array \(H,W,3\) of uint8, RGB; this "):
+        with pytest.raises(UserError, match=r"a frame has to be an \(H,W,3\) uint8 RGB array, not "):
             segmenter(wrong)
         assert segmenter.state is before
         outcomes["refused in one line, the stream stays where it was"] += 1
@@ -155,7 +155,7 @@ def test_sizes_that_are_none(segmenter, frames, size):
     segmenter(frames[0])
     before = segmenter.state
     for ask in (lambda: segmenter(frames[1], size=size), lambda: segmenter.logits(size)):
-        with pytest.raises(UserError, match=r"a size is \(H,W\), two whole numbers of at least 1; this one is "):
+        with pytest.raises(UserError, match=r"a size has to be \(H,W\), two whole numbers of at least 1, not "):
             ask()
     assert segmenter.state is before
 
@@ -178,10 +178,10 @@ def test_frames_that_lie_otherwise_in_memory(segmenter, frames, kind, recwarn):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"engine": "egaer"}, "no engine 'egaer'; it takes one of: eager, compile, onnx"),
-        ({"engine": "auto"}, "auto chooses for --video only"),
-        ({"amp": "fp8"}, "no precision 'fp8'; amp takes one of: off, bf16, fp16"),
-        ({"scale": 0}, "scale is what keyframes are resized by: a number above 0, not 0"),
+        ({"engine": "egaer"}, "no engine 'egaer'; choose one of: eager, compile, onnx"),
+        ({"engine": "auto"}, "auto works with --video only"),
+        ({"amp": "fp8"}, "no precision 'fp8'; choose one of: off, bf16, fp16"),
+        ({"scale": 0}, "scale has to be a number above 0, not 0: keyframes are resized by it"),
         ({"scale": -1.0}, "a number above 0, not -1.0"),
         ({"scale": float("nan")}, "a number above 0, not nan"),
         ({"scale": float("inf")}, "a number above 0, not inf"),
@@ -231,7 +231,7 @@ def test_cameras_of_a_group_are_streams_of_their_own(net, frames, batched):
         for number, (segmenter, frame) in enumerate(zip(alone, now)):
             labels = segmenter(frame)
             assert group.states[number].since == segmenter.state.since
-            assert close(group.states[number].logits.numpy(), segmenter.state.logits.numpy())
+            assert close(group.states[number].last.logits.numpy(), segmenter.state.last.logits.numpy())
             assert (found[number] == labels).mean() > 0.999
     group.reset(1)
     group([camera[0] for camera in cameras])
@@ -245,8 +245,8 @@ def test_load_of_a_group_is_level(count, interval):
     class Nothing:
         batched = True
         view = staticmethod(lambda image: torch.zeros(len(image), 3, 1, 1))
-        keyframe = staticmethod(lambda image: torch.zeros(len(image), 2, 1, 1))
-        propagate = staticmethod(lambda logits, previous, view: logits)
+        keyframe = staticmethod(lambda image, view: State(torch.zeros(len(image), 2, 1, 1), view))
+        propagate = staticmethod(lambda state, view: State(state.logits, view))
         labels = staticmethod(lambda logits, size: torch.zeros(size, dtype=torch.uint8))
 
     group, frame = CameraGroup(Nothing(), count, interval), np.zeros((8, 8, 3), np.uint8)
@@ -267,14 +267,14 @@ def test_group_refuses_what_it_cannot_batch(net, frames):
     group = CameraGroup(build_engine("eager", net, scale=0.75, device=torch.device("cpu")), 2)
     with pytest.raises(UserError, match="CameraGroup: 1 frames for 2 streams"):
         group(frames[:1])
-    with pytest.raises(UserError, match="the frames of one call have one size"):
+    with pytest.raises(UserError, match="all frames of a call have one size"):
         group([frames[0], frames[0][:32]])
     group(frames[:2])
     before = list(group.states)
-    with pytest.raises(UserError, match="a frame is an array"):
+    with pytest.raises(UserError, match="a frame has to be an"):
         group([frames[0], None])
     for number in (-1, 2):
-        with pytest.raises(UserError, match=f"streams count from 0 to 1; there is no {number}"):
+        with pytest.raises(UserError, match=f"CameraGroup.reset: no stream {number}; streams are numbered 0 to 1"):
             group.reset(number)
     assert group.states == before and group.time == 1
 
