@@ -91,13 +91,18 @@ class VideoFile:
         if self.frames % CHECK_EVERY == 0 and _is_full(self.path.parent):
             raise self._incomplete()
 
+    def close(self) -> None:
+        """Complete the video. Raises UserError if the disk did not take all of it."""
+        self._closing.close()
+
     def __enter__(self) -> "VideoFile":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
-            self._closing.close()
-        else:  # an error of its own instead of the caller's, whose OSError would be taken for the video's
+        try:
+            if kind is None:
+                self.close()
+        finally:  # not with the caller's error: its OSError would be taken for the video's
             self._closing.__exit__(GeneratorExit, GeneratorExit(), None)
 
     def _complete(self, error: type | None, *_: object) -> None:
