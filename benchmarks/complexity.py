@@ -23,7 +23,8 @@ def gmac(module: nn.Module, *inputs: Tensor) -> float:
 def published_fusion_gmac(classes: int, height: int, width: int) -> float:
     """GMAC that the published form of the guided block needs in addition to ours, on the h x w grid.
 
-    It applies the nine 3 x 3 filters to every class (81 per class and pixel) and the Laplacian as a convolution (9). Ours
-    combines the filters first (81 per pixel, counted) and needs ten multiply-adds per class, which the counter omits.
+    It applies the nine 3 x 3 filters to every class (81 per class and pixel) and the Laplacian as a convolution (9).
+    Ours combines the filters first (81 per pixel, counted) and needs ten multiply-adds per class, which the counter
+    omits.
     """
     return (81 * classes + 9 - 81) * height * width / 1e9

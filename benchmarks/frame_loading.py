@@ -1,9 +1,10 @@
 """--benchmark loader: frames per second of image decoders and of whole loaders, one of them the published way."""
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,18 +43,19 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
     paths = sorted({path for frame in clips.frames[:count] for path in frame.frames})[:DECODER_FRAMES]
     decoders: dict[str, Decode] = {
         "Pillow": lambda path: np.array(Image.open(path).convert("RGB")),
-        "OpenCV": opencv_image,
+        "OpenCV": lambda path: cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB),
         "ours (OpenCV for PNG, torchvision.io for JPEG)": read_image,
     }
-    decode = rates({name: partial(read_all, read, paths) for name, read in decoders.items()}, len(paths), rounds)
+    decode = rates({name: partial(apply, read, paths) for name, read in decoders.items()}, len(paths), rounds)
     segmenter = SEGMENTERS[options.segnet]
     plain = PlainClips(frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std)
     with tempfile.TemporaryDirectory(dir=options.cache_dir or None) as folder:
         cached = ClipDataset(frames, interval, dataset, PictureCache(Path(folder)))
         loaders: dict[str, SizedDataset] = {
-            "published way (Pillow, float frames, label loop)": plain, "ours": clips, "ours, decoded frames cached": cached,
+            "published way (Pillow, float frames, label loop)": plain, "ours": clips,
+            "ours, decoded frames cached": cached,
         }
-        works = {name: partial(load_all, data, count) for name, data in loaders.items()}
+        works = {name: partial(apply, data.__getitem__, range(count)) for name, data in loaders.items()}
         whole = rates(works, count * (interval + 1), rounds)
     size, first = read_image(paths[0]).shape, next(iter(whole.values()))
     rows = [(f"decode: {name}", f"{rate:.1f}", "") for name, rate in decode.items()]
@@ -68,19 +70,7 @@ def rates(works: dict[str, Callable[[], object]], frames: int, rounds: Rounds) -
     return {name: frames / statistics.median(seconds) for name, seconds in turns(works, rounds).items()}
 
 
-def read_all(read: Decode, paths: list[Path]) -> list[np.ndarray]:
-    """Decode the files."""
-    return [read(path) for path in paths]
-
-
-def load_all(data: SizedDataset, count: int) -> list[dict]:
-    """Load the first `count` clips."""
-    return [data[i] for i in range(count)]
-
-
-def opencv_image(path: Path) -> np.ndarray:
-    """RGB (H,W,3) uint8. Raises UserError."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise UserError(f"{path}: OpenCV cannot read it; restore the file from the data set")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+def apply(function: Callable[[Any], object], items: Sequence) -> None:
+    """Call the function for every item."""
+    for item in items:
+        function(item)

@@ -1,8 +1,8 @@
 """The published program's way, written plainly: what the benchmarks compare this program with. Nothing else uses it.
 
-It computes the same values at the cost of the published form: every frame is normalised as a float at full size on the CPU,
-labels are mapped class by class, networks run as built (NCHW, BatchNorm apart), keyframe and teacher take one pass each,
-the guided block stacks its filtered candidates, and all logits are upsampled.
+It computes the same values at the cost of the published form: every frame is normalised as a float at full size on the
+CPU, labels are mapped class by class, networks run as built (NCHW, BatchNorm apart), keyframe and teacher take one pass
+each, the guided block stacks its filtered candidates, and all logits are upsampled.
 """
 from collections.abc import Sequence
 
@@ -119,7 +119,8 @@ class PlainStream:
     def __call__(self, t: int, image: np.ndarray) -> Tensor:
         """Frame t of its keyframe group, (H,W,3) uint8 RGB -> class indices (H,W) uint8."""
         segmenter = self.net.segmenter
-        frame = torch.stack([plain_frame(image, segmenter.pixel_mean, segmenter.pixel_std)]).to(self.device)  # (1,3,H,W)
+        frame = plain_frame(image, segmenter.pixel_mean, segmenter.pixel_std)
+        frame = torch.stack([frame]).to(self.device)  # (1,3,H,W)
         view = plain_view(frame)
         if t == 0:
             self.logits = plain_keyframe(self.net, frame, self.scale)

@@ -26,13 +26,15 @@ DRY_RUN = "dry run (--early-stop 1): little work, timed once; no figures to repo
 def run_benchmark(options: Options, device: torch.device) -> dict:
     """Run the benchmark that `--benchmark` names, print its table and write it as JSON; returns the JSON's content.
 
-    Keys: `benchmark` (name), `machine` (see `measure.machine`), `dry_run`, and those that the benchmark returns. `markdown`
-    (lines) and `figure`, if it returns them, become files next to the JSON.
+    Keys: `benchmark` (name), `machine` (see `measure.machine`), `dry_run`, and those that the benchmark returns, of
+    which `markdown` (lines) and `figure` become files next to the JSON.
     """
     if options.early_stop:
-        torch.set_num_threads(1)  # small frames gain nothing from threads, which wait for each other on a busy machine
-    content: dict[str, Any] = {"benchmark": options.benchmark, "machine": machine(device), "dry_run": options.early_stop}
-    content |= BENCHMARKS[options.benchmark](options, device)
+        torch.set_num_threads(1)  # on a busy machine, threads wait for each other longer than small frames take
+    content: dict[str, Any] = {
+        "benchmark": options.benchmark, "machine": machine(device), "dry_run": options.early_stop,
+        **BENCHMARKS[options.benchmark](options, device),
+    }
     head = [machine_line(content["machine"]), *([DRY_RUN] if options.early_stop else [])]
     for line in [*head, *content["table"]]:
         logger.info("%s", line)

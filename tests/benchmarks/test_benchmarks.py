@@ -39,7 +39,8 @@ def test_published_loss_computes_the_same_total():
     criterion = PropagationLoss(SYNTHETIC.class_weights, param_ce=10, param_distil=10, ignore=SYNTHETIC.ignore)
     logits, teacher, label = torch.randn(2, 19, 8, 12), torch.randn(2, 19, 16, 24), torch.randint(0, 19, (2, 64, 96))
     label[:, :8] = SYNTHETIC.ignore
-    assert torch.allclose(plain_loss(criterion, logits, label, teacher), criterion(logits, label, teacher)["total"], rtol=1e-5)
+    total = criterion(logits, label, teacher)["total"]
+    assert torch.allclose(plain_loss(criterion, logits, label, teacher), total, rtol=1e-5)
 
 
 def test_published_loader_returns_the_same_clips(streets):
@@ -50,18 +51,27 @@ def test_published_loader_returns_the_same_clips(streets):
     assert torch.equal(plain["label"], ours["label"].long())
 
 
+SIZES = (
+    "--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--multi-step", "2",
+    "--eval-multi-step", "1", "2",
+)
+
+
+def benchmark(name, path, *words):
+    """Run the benchmark on the CPU; the JSON that it writes."""
+    assert main(["--benchmark", name, "--device", "cpu", "--metrics-file", str(path), *map(str, words)]) == 0
+    return json.loads(path.read_text())
+
+
 @pytest.mark.parametrize(
-    "name, keys", [("loader", {"decoders", "loaders"}), ("train", {"published", "ours"}), ("eval", {"seconds", "ratio"})]
+    "name, keys",
+    [("loader", {"decoders", "loaders"}), ("train", {"published", "ours"}), ("eval", {"seconds", "ratio"})],
 )
 def test_benchmark_prints_a_table_and_writes_json(streets, tmp_path, capsys, name, keys):
-    path = tmp_path / "result.json"
-    assert main(["--benchmark", name, "--dataset", "synthetic", "--data-path", str(streets), "--metrics-file", str(path),
-                 "--device", "cpu", "--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0",
-                 "--multi-step", "2", "--eval-multi-step", "1", "2"]) == 0
-    content = json.loads(path.read_text())
-    assert keys <= set(content) and content["machine"]["torch"] == torch.__version__
+    content = benchmark(name, tmp_path / "result.json", "--dataset", "synthetic", "--data-path", streets, *SIZES)
+    assert keys <= set(content) and content["machine"]["torch"] == torch.__version__ and not content["dry_run"]
     printed = capsys.readouterr().out
-    assert all(line in printed for line in content["table"])
+    assert all(line in printed for line in content["table"]) and "dry run" not in printed
 
 
 DATA = ("train", "loader", "eval", "schedule")  # benchmarks that read a data set
@@ -69,18 +79,19 @@ DATA = ("train", "loader", "eval", "schedule")  # benchmarks that read a data se
 
 @pytest.mark.parametrize("name", [*DATA, "table", "video"])
 def test_dry_run_is_quick_and_named_as_such(streets, weights, tmp_path, monkeypatch, capsys, name):
-    """One round of little work; no benchmark warms up."""
+    """One round of little work, without a warm-up."""
     monkeypatch.setattr(measure, "DRY_RUN_SIZE", (64, 128))
     monkeypatch.setattr(scene_cuts, "DRY_RUN_FRAMES", 12)
     rounds = []
     monkeypatch.setattr(measure.Rounds, "of", classmethod(counted(rounds, measure.Rounds.of.__func__)))
-    path, words = tmp_path / "result.json", ["--dataset", "synthetic", "--data-path", str(streets)] if name in DATA else []
-    words += ["--resume", "1", "--weights-dir", str(weights)] if name == "schedule" else []
-    assert main(["--benchmark", name, "--early-stop", "1", "--device", "cpu", "--metrics-file", str(path), "--crop-height", "64",
-                 "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--multi-step", "2", "--eval-multi-step", "1",
-                 *words]) == 0
+    words = ["--dataset", "synthetic", "--data-path", streets] if name in DATA else []
+    words += ["--resume", "1", "--weights-dir", weights] if name == "schedule" else []
+    content = benchmark(name, tmp_path / "result.json", "--early-stop", "1", *SIZES, *words)
     assert all(x == measure.Rounds(counted=1, warm_up=0) for x in rounds)
-    assert json.loads(path.read_text())["dry_run"] and "dry run (--early-stop 1)" in capsys.readouterr().out
+    assert rounds or (name == "eval" and all(len(times) == 1 for times in content["seconds"].values())) or (
+        name == "schedule" and content["frames"] <= 12 + scene_cuts.SHOTS[1]
+    )
+    assert content["dry_run"] and "dry run (--early-stop 1)" in capsys.readouterr().out
 
 
 def counted(found, of):
@@ -101,14 +112,19 @@ def small(monkeypatch):
 
 
 def test_comparison_has_every_row_with_measured_and_published_figures(small, tmp_path, capsys):
-    rows = [{"position": k, "frames": 9, "miou": miou, "confusion": [[6, 2], [2, 0]]} for k, miou in enumerate((0.6, 0.5, 0.4))]
-    result = {"dataset": "cityscapes_2k", "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75, "positions": rows}
+    rows = [
+        {"position": k, "frames": 9, "miou": miou, "confusion": [[6, 2], [2, 0]]}
+        for k, miou in enumerate((0.6, 0.5, 0.4))
+    ]
+    result = {
+        "dataset": "cityscapes_2k", "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75,
+        "positions": rows,
+    }
     (tmp_path / "metrics.json").write_text(json.dumps(result))
     (tmp_path / "ablation.json").write_text(json.dumps(result | {"edge": False, "positions": rows[:1] * 3}))
     path = tmp_path / "table.json"
-    assert main(["--benchmark", "table", "--engine", "eager", "--device", "cpu", "--metrics-file", str(path), "--results",
-                 str(tmp_path / "metrics.json"), str(tmp_path / "ablation.json")]) == 0
-    found = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    words = ("--engine", "eager", "--results", tmp_path / "metrics.json", tmp_path / "ablation.json")
+    found = {row["name"]: row for row in benchmark("table", path, *words)["rows"]}
     assert len(found) == 10
     ours = found["GSVNet SwiftNet-R18 0.75, light flow"]
     assert (ours["avg_miou"], ours["min_miou"]) == (pytest.approx(0.5), 0.4) and ours["published"][:2] == [72.5, 70.3]
@@ -116,7 +132,8 @@ def test_comparison_has_every_row_with_measured_and_published_figures(small, tmp
     for row in found.values():
         for kind in ("network", "end_to_end"):
             low, high = row[kind]["keyframe_ms"]
-            assert 0 < low <= high and row[kind]["fps"] > 0 and (row[kind]["propagated_ms"] is None) == (row["flow"] is None)
+            assert 0 < low <= high and row[kind]["fps"] > 0
+            assert (row[kind]["propagated_ms"] is None) == (row["flow"] is None)
     page, printed = path.with_suffix(".md").read_text(), capsys.readouterr().out
     assert "| 50.00 | 30.00 | 40.00 | cityscapes_2k | 9 | 72.5 | 70.3 |" in page and torch.__version__ in page
     assert "GSVNet BiSeNet-R18 0.75, flownet flow" in printed
@@ -147,19 +164,29 @@ def test_invalid_results_are_refused(tmp_path, capsys):
 
 
 def test_stream_is_compared_with_the_published_way(small, weights, tmp_path):
-    path = tmp_path / "video.json"
-    assert main(["--benchmark", "video", "--engine", "eager", "--device", "cpu", "--metrics-file", str(path), "--resume", "1",
-                 "--weights-dir", str(weights)]) == 0
-    content = json.loads(path.read_text())
+    words = ("--engine", "eager", "--resume", "1", "--weights-dir", weights)
+    content = benchmark("video", tmp_path / "video.json", *words)
     assert set(content["rows"]) == {"plain", "eager"} and content["agreement"]["eager"] >= 0.999
     assert set(content["rows"]["eager"]["stages_ms"]) == {"view", "keyframe", "propagate", "labels"}
 
 
+def test_several_runs_of_a_stream_become_one_table_with_ranges():
+    runs = []
+    for factor in (1.0, 1.2, 1.1):
+        seconds = {f"{name} {t}": [x] for name, times in {"plain": (4, 1, 1), "eager": (2, 0.5, 0.5)}.items()
+                   for t, x in enumerate(times)}
+        seconds["eager alone"] = [2.0]
+        seconds |= {f"eager {stage}": [0.5 * factor] for stage in video.STAGES}
+        seconds["eager 0"] = [2 * factor]
+        runs.append({name: video.figures(name, seconds, 3) for name in ("plain", "eager")})
+    plain, eager = video.runs_table(runs).rows
+    assert plain[:2] == ("published way", "4000.00 (4000.00 to 4000.00)") and plain[-2:] == ("", "")
+    assert eager[1] == "2200.00 (2000.00 to 2400.00)" and eager[-2] == "1.88 (1.76 to 2.00)"
+
+
 def test_cuts_are_rekeyed_at_no_more_keyframes(streets, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(scene_cuts, "FRAMES", 24)
-    path = tmp_path / "schedule.json"
-    assert main(["--benchmark", "schedule", "--dataset", "synthetic", "--data-path", str(streets), "--device", "cpu", "--interval",
-                 "3", "--resume", "1", "--weights-dir", str(weights), "--metrics-file", str(path), "--cut-threshold", "0.4",
-                 "--schedule", "cut"]) == 0
-    fixed, cut = json.loads(path.read_text())["rows"]
+    words = ["--dataset", "synthetic", "--data-path", streets, "--resume", "1", "--weights-dir", weights]
+    words += ["--interval", "3", "--cut-threshold", "0.4", "--schedule", "cut"]
+    fixed, cut = benchmark("schedule", tmp_path / "schedule.json", *words)["rows"]
     assert 0 < cut["keyframes"] <= fixed["keyframes"] and fixed["miou"] > 0
