@@ -57,10 +57,16 @@ def networks_to_measure(options: Options) -> tuple[GSVNet, str]:
 
 
 def machine(device: torch.device) -> dict:
-    """What the figures were measured on: device, threads, clock_mhz (None if unknown), torch, torchvision, python, date."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    """The machine: device, threads, clock_mhz (now; None if unknown), torch, torchvision, python (versions), date."""
+    if device.type == "cuda":
+        name, clock = torch.cuda.get_device_name(device), None
+        with contextlib.suppress(Exception):  # requires NVIDIA's management library, which not every machine has
+            clock = int(torch.cuda.clock_rate(device))
+    else:
+        name = _from_proc("cpuinfo", r"model name\s*:\s*(.+)") or platform.processor() or platform.machine()
+        clock = round(float(_from_proc("cpuinfo", r"cpu MHz\s*:\s*([\d.]+)") or 0)) or None
     return {
-        "device": f"{device.type} ({name})", "threads": torch.get_num_threads(), "clock_mhz": clock_mhz(device),
+        "device": f"{device.type} ({name})", "threads": torch.get_num_threads(), "clock_mhz": clock,
         "torch": torch.__version__, "torchvision": torchvision.__version__, "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -69,31 +75,14 @@ def machine(device: torch.device) -> dict:
 def machine_line(machine: dict) -> str:
     """`machine` as one line of text."""
     clock = f", {machine['clock_mhz']} MHz" if machine["clock_mhz"] else ""
-    return (
-        f"{machine['device']}{clock}, {machine['threads']} threads, torch {machine['torch']}, torchvision {machine['torchvision']}, "
-        f"Python {machine['python']}, {machine['date']}"
-    )
+    versions = ", ".join(f"{name} {machine[name.lower()]}" for name in ("torch", "torchvision", "Python"))
+    return f"{machine['device']}{clock}, {machine['threads']} threads, {versions}, {machine['date']}"
 
 
-def processor() -> str:
-    """The CPU's name."""
-    found = _cpu_line(r"model name\s*:\s*(.+)")
-    return found or platform.processor() or platform.machine()
-
-
-def clock_mhz(device: torch.device) -> int | None:
-    """Current clock of the GPU or of the first core; None if the system does not report it."""
-    if device.type == "cuda":
-        with contextlib.suppress(Exception):  # requires NVIDIA's management library, which not every machine has
-            return int(torch.cuda.clock_rate(device))
-        return None
-    found = _cpu_line(r"cpu MHz\s*:\s*([\d.]+)")
-    return round(float(found)) if found else None
-
-
-def _cpu_line(pattern: str) -> str | None:
+def _from_proc(name: str, pattern: str) -> str | None:
+    """What the pattern's group matches in a file of /proc; None if nothing does, or without such a file."""
     with contextlib.suppress(OSError):
-        found = re.search(pattern, Path("/proc/cpuinfo").read_text())
+        found = re.search(pattern, Path("/proc", name).read_text())
         return found[1] if found else None
     return None
 
@@ -101,7 +90,7 @@ def _cpu_line(pattern: str) -> str | None:
 def turns(
     works: Mapping[str, Callable[[], object]], rounds: Rounds, wait: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """Seconds of each work in every counted round. The works take turns, so that the machine's load affects all alike."""
+    """Seconds of each work in every counted round. Works take turns, so that the machine's load affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds.total):
         for name, work in works.items():
@@ -164,11 +153,7 @@ def memory_gib(device: torch.device) -> float:
         return torch.cuda.memory_allocated(device) / 2**30
     with contextlib.suppress(OSError, AttributeError):  # the C library keeps freed memory until it is trimmed
         ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
-        if found:
-            return int(found[1]) / 2**20
-    return 0.0
+    return int(_from_proc("self/status", r"VmRSS:\s*(\d+) kB") or 0) / 2**20
 
 
 def reset_peak(device: torch.device) -> None:
@@ -184,8 +169,5 @@ def peak_gib(device: torch.device) -> float:
     """Peak memory since `reset_peak`, of this process: on the GPU, or in main memory for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-        if found:
-            return int(found[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    found = _from_proc("self/status", r"VmHWM:\s*(\d+) kB")
+    return (int(found) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20
