@@ -5,6 +5,7 @@ Accuracy comes from metrics.json files (`--results`). Published figures have col
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ from benchmarks.measure import (
     peak_gib,
     reset_peak,
     turns,
-    waiter,
 )
 from config.datasets import dataset_config
 from config.errors import UserError
@@ -34,6 +34,7 @@ from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
 from models.resize import grid_size, scaled_size
 from utils.charts import scatter_figure
+from utils.device import synchronise
 from utils.logging import logger
 from utils.metrics import scores
 from utils.text_table import Table
@@ -137,7 +138,7 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     image, logits = sample_inputs(classes, frame_size(options))
     logits = logits.to(device)
     reset_peak(device)
-    works, wait = end_to_end_works(engine, row, image, logits), waiter(device)
+    works, wait = end_to_end_works(engine, row, image, logits), partial(synchronise, device)
     for work in works.values():
         work()
     wait()

@@ -22,6 +22,7 @@ import torchvision
 from config.options import Options
 from models.gsvnet import GSVNet
 from models.load import fresh_networks, networks_for_inference, resume_path
+from utils.device import synchronise
 
 SIZE, DRY_RUN_SIZE = (1024, 2048), (128, 256)  # frames (H,W) of benchmarks that read no data set
 
@@ -102,11 +103,6 @@ def turns(
     return {name: seconds[rounds.warm_up :] for name, seconds in times.items()}
 
 
-def waiter(device: torch.device) -> Callable[[], object]:
-    """A function that waits until the device is idle."""
-    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
-
-
 def median_and_p95(seconds: list[float]) -> tuple[float, float]:
     """Median and 95th percentile in milliseconds."""
     ordered = sorted(seconds)
@@ -122,11 +118,11 @@ class Parts:
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        self._wait()
+        synchronise(self.device)
         reset_peak(self.device)
         start = time.perf_counter()
         yield
-        self._wait()
+        synchronise(self.device)
         self.seconds.setdefault(part, []).append(time.perf_counter() - start)
         self.peak = max(self.peak, peak_gib(self.device))
 
@@ -135,10 +131,6 @@ class Parts:
         skip = self.rounds.warm_up
         values = {part: 1e3 * statistics.median(times[skip:]) for part, times in self.seconds.items()}
         return {"milliseconds": values | {"step": sum(values.values())}, "peak_gib": self.peak}
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def milliseconds(values: tuple[float, float] | None) -> str:

@@ -14,6 +14,7 @@ from dataloaders.loaders import TrainingLoader
 from models.gsvnet import GSVNet
 from models.load import fresh_networks
 from trainer.stages.propagation import PropagationStage
+from trainer.trainable import keyframe_and_teacher
 from utils.distributed import Ranks
 from utils.text_table import Table
 
@@ -65,7 +66,7 @@ def stage_steps(options: Options, stage: PropagationStage, part: Parts) -> Itera
         with part("augment"):
             ends, views, label = stage.inputs(batch, (options.seed, step))
         with part("keyframe + teacher"), stage.autocast():
-            key_logits, teacher = stage.frozen_logits(ends)
+            key_logits, teacher = keyframe_and_teacher(stage.frozen, ends, distil=options.distil)
         with part("propagation forward, loss"):
             with stage.autocast():
                 logits = stage.trained(key_logits, views)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Rounds, frame_size, median_and_p95, milliseconds, networks_to_measure, turns, waiter
+from benchmarks.measure import Rounds, frame_size, median_and_p95, milliseconds, networks_to_measure, turns
 from benchmarks.published_way import PlainStream
 from config.errors import UserError
 from config.options import Options
@@ -23,6 +23,7 @@ from inference.keyframe_schedule import FixedInterval
 from inference.stream import VideoSegmenter
 from models.gsvnet import GSVNet
 from streets import StreetSettings, render_sequence
+from utils.device import synchronise
 from utils.logging import logger
 from utils.text_table import Table
 
@@ -46,7 +47,7 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     works: Works = {f"plain {t}": partial(plain, t, frame) for t, frame in enumerate(frames)}
     for name, engine in engines.items():
         works |= engine_works(name, engine, net, frames)
-    seconds = turns(works, Rounds.of(options, GROUPS), waiter(device))
+    seconds = turns(works, Rounds.of(options, GROUPS), partial(synchronise, device))
     rows = {name: figures(name, seconds, interval) for name in ("plain", *engines)}
     agree = {}
     for name, engine in engines.items():

@@ -49,7 +49,7 @@ def with_past(frames: Sequence[LabelledFrame], interval: int) -> list[LabelledFr
 class ClipDataset(SizedDataset):
     """Clips of `interval` + 1 frames that end at a labelled frame, as bytes.
 
-    Items: `clip` (T,H,W,3) uint8 RGB, as decoded (networks take `transforms.channels_first` of it); `label` (H,W) uint8
+    Items: `clip` (T,H,W,3) uint8 RGB, as decoded (networks take `resize.channels_first` of it); `label` (H,W) uint8
     class indices (`ignore` where unlabelled); `name`. Normalising and resizing happen on the device. Reading raises
     UserError for unreadable files and for sizes that differ.
     """

@@ -6,7 +6,7 @@ uncover the background. Light, focus and noise vary. The true optical flow is kn
 
 Frames are computed only at the rows and columns that are needed: those of a training crop, or of its 1/8 view.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,14 +18,13 @@ from torch.nn import functional as F
 from config.schema import DatasetConfig
 from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, SizedDataset
+from models.warp import sample_at
 
 MOST_OBJECTS = 10  # the largest regions of movable classes move by themselves; the others are part of the scene
 LEAST_PIXELS = 60  # of a region that moves
 HORIZON = 0.42  # mean height of the vanishing point, from the top
 STATIC_DEPTHS = {"sky": 0.02, "static": 0.35}  # inverse depth, 1 at the lower edge of the picture
 COARSE = 4  # depth and hidden background are smooth, so a quarter of the picture's size is enough
-# x (N,C,H,W), columns and rows (N,h,w) in pixels of x -> (N,C,h,w), bilinear
-SampleAt = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class StillsDataset(SizedDataset):
@@ -128,34 +127,35 @@ def draw_objects(rng: np.random.Generator, objects: np.ndarray) -> list[Object]:
 
 
 class MadeClips:
-    """Clips that end at pictures (N,H,W,3) uint8 with labels and objects (N,H,W) uint8, on the tensors' device.
+    """Clips that end at pictures (N,H,W,3) uint8 with labels (N,H,W) uint8, on the pictures' device.
 
-    seeds: integers for each picture, the only source of randomness of its clip. steps: frames before the last.
+    objects: (N,H,W) uint8 on the CPU. seeds: integers for each picture, the only source of randomness of its clip. steps:
+    frames before the last.
     """
 
     def __init__(
-        self, image: Tensor, label: Tensor, objects: Tensor, steps: int, dataset: DatasetConfig, *, sample_at: SampleAt,
+        self, image: Tensor, label: Tensor, objects: Tensor, steps: int, dataset: DatasetConfig, *,
         seeds: Sequence[Sequence[int]],
     ):
-        self.objects, self.sample_at = objects, sample_at
         self.size = (label.shape[1], label.shape[2])
         self.rngs = [np.random.default_rng(list(words)) for words in seeds]
         self.cameras = [draw_camera(rng, steps) for rng in self.rngs]
-        self.movers = [draw_objects(rng, each) for rng, each in zip(self.rngs, objects.cpu().numpy())]
+        self.movers = [draw_objects(rng, each) for rng, each in zip(self.rngs, objects.numpy())]
+        self.objects = objects.to(image.device, non_blocking=True)
         self.depth = inverse_depth(label[:, ::COARSE, ::COARSE], self.cameras, dataset, self.rngs)  # (N,H/4,W/4)
         colours = image.permute(0, 3, 1, 2).float()  # (N,3,H,W)
-        self.layers = torch.cat([colours, without_objects(colours, objects)], dim=1)  # (N,6,H,W)
+        self.layers = torch.cat([colours, without_objects(colours, self.objects)], dim=1)  # (N,6,H,W)
         self.shots = [[draw_shot(rng, back) for rng in self.rngs] for back in range(1, steps + 1)]
 
-    def frame(self, back: int, rows: Tensor, columns: Tensor) -> Tensor:
+    def frame(self, back: int, rows: np.ndarray, columns: np.ndarray) -> Tensor:
         """Return the frame `back` frames before the last at `rows` (h,), `columns` (w,): (N,3,h,w) float32, 0..255."""
         x, y, owner = self._sources(back, rows, columns)
-        seen = self.sample_at(self.layers, *mirrored(x, y, self.size))  # (N,6,h,w)
+        seen = sample_at(self.layers, *mirrored(x, y, self.size))  # (N,6,h,w)
         # A blur of one pixel is less than one pixel of a coarser view.
         dense = 1 / max(1.0, float(rows[-1] - rows[0]) / max(len(rows) - 1, 1))
         return exposed(torch.where((owner > 0)[:, None], seen[:, :3], seen[:, 3:]), self.shots[back - 1], dense)
 
-    def flow(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def flow(self, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the true flow from the last frame to the previous one, at `rows` (h,) and `columns` (w,).
 
         (N,2,h,w) pixels of the picture, x first; and (N,h,w) bool, whether the previous frame shows the point. Inverts
@@ -177,11 +177,12 @@ class MadeClips:
         within = (x > -0.5) & (x < self.size[1] - 0.5) & (y > -0.5) & (y < self.size[0] - 0.5)
         return torch.stack([x - at_x, y - at_y], dim=1), within & (owner == here)
 
-    def _points(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        device, shape = self.layers.device, (len(self.cameras), len(rows), len(columns))
-        return columns.to(device).expand(shape).clone(), rows.to(device)[:, None].expand(shape).clone()
+    def _points(self, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor]:
+        shape = (len(self.cameras), len(rows), len(columns))
+        y, x = (torch.from_numpy(axis).to(self.layers.device, non_blocking=True) for axis in (rows, columns))
+        return x.expand(shape).clone(), y[:, None].expand(shape).clone()  # (N,h,w) each
 
-    def _sources(self, back: int, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sources(self, back: int, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Return where the frame `back` frames ago samples the picture, x, y (N,h,w), and which object, 0 for none."""
         at_x, at_y = self._points(rows, columns)
         x, y = self._scene(back, at_x, at_y)
@@ -191,7 +192,8 @@ class MadeClips:
     def _scene(self, back: int, at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:
         """Return where points (N,h,w) of the static scene, in the frame `back` frames ago, are in the picture."""
         last_y, last_x = self.depth.shape[1] - 1, self.depth.shape[2] - 1  # depth is constant beyond its last points
-        depth = self.sample_at(self.depth[:, None], (at_x / COARSE).clamp(0, last_x), (at_y / COARSE).clamp(0, last_y))[:, 0]  # (N,h,w)
+        coarse_x, coarse_y = (at_x / COARSE).clamp(0, last_x), (at_y / COARSE).clamp(0, last_y)
+        depth = sample_at(self.depth[:, None], coarse_x, coarse_y)[:, 0]  # (N,h,w)
         x, y = torch.empty_like(at_x), torch.empty_like(at_y)
         for n, camera in enumerate(self.cameras):
             x[n], y[n] = look(camera, depth[n], back, at_x[n], at_y[n], self.size)
@@ -232,9 +234,10 @@ def inverse_depth(
             factors[:, index] = STATIC_DEPTHS["sky"]
         is_ground[index] = name in dataset.ground
     ids = label.long()
-    depth = torch.gather(factors.to(label.device), 1, ids.flatten(1)).view(label.shape)
+    depth = torch.gather(factors.to(label.device, non_blocking=True), 1, ids.flatten(1)).view(label.shape)
     # What is lower in the picture than its depth allows is nearer: the depth of the ground there is the limit.
-    depth = torch.where(is_ground.to(label.device)[ids], ground, torch.minimum(depth, ground.clamp(min=0.15) + 0.1))
+    on_ground = is_ground.to(label.device, non_blocking=True)[ids]  # (N,H,W)
+    depth = torch.where(on_ground, ground, torch.minimum(depth, ground.clamp(min=0.15) + 0.1))
     kernel = max(3, height // 40 * 2 + 1)
     return F.avg_pool2d(depth[:, None], kernel, stride=1, padding=kernel // 2, count_include_pad=False)[:, 0]  # (N,H,W)
 

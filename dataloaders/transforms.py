@@ -1,4 +1,4 @@
-"""From bytes to what the networks see: augmentation and normalisation, on the device that holds the batch."""
+"""The random augmentation, on the device that holds the batch."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.bilinear import aligned_step, sample
+from utils.bilinear import aligned_positions, aligned_step, neighbours, sample
 
 PROPAGATION_SCALES = (0.75, 1.0, 1.5, 1.75)
 SIZE_MULTIPLE = 32  # scaled sizes are floored to a multiple of this
@@ -34,38 +34,35 @@ class Augmentation:
             cut = resize_rectangle(cut, self.output, 0, 0, self.output)
         return cut.flip(-1) if self.flip else cut
 
-    def positions(self, frame: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Rows and columns, in pixels of a frame of size (H,W), that `images` resized once more to `size` looks at: float32."""
+    def positions(self, frame: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (h,) and columns (w,) float32, in pixels of a frame of size (H,W), that `images` resized to `size` (h,w) looks at."""
         axes = []
-        flips = (False, self.flip)
         for out, crop, cut, first, scaled, source, flip in zip(
-            size, self.output, self.size, (self.top, self.left), self.scaled, frame, flips
+            size, self.output, self.size, (self.top, self.left), self.scaled, frame, (False, self.flip)
         ):
-            place = torch.arange(out, dtype=torch.float32) * aligned_step(crop, out) * aligned_step(cut, crop)
+            place = aligned_positions(crop, out) * aligned_step(cut, crop)
             place = cut - 1 - place if flip else place
             axes.append((place + first) * aligned_step(source, scaled))
         return axes[0], axes[1]
 
     def views(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """What `images` resized once more to `size` (h, w), corner-aligned, would be: (..., *size) float32.
+        """`images` resized once more to `size` (h,w), corner-aligned: RGB (...,3,*size) float32, not normalised.
 
-        Only the pixels that the small view is interpolated from are computed, about a sixteenth of the crop at 1/8.
+        Only the pixels that the small picture is interpolated from are computed, about a sixteenth of the crop at 1/8.
         """
         if self.size != self.output:
-            cut = self.images(images)
-            return resize_rectangle(cut, size, 0, 0, size)
+            return resize_rectangle(self.images(images), size, 0, 0, size)
         axes = []
-        flips = (False, self.flip)
         for side, first, count, scaled, source, flip in zip(
-            self.size, (self.top, self.left), size, self.scaled, images.shape[-2:], flips
+            self.size, (self.top, self.left), size, self.scaled, images.shape[-2:], (False, self.flip)
         ):
-            position = torch.arange(count, dtype=torch.float32) * aligned_step(side, count)
-            position = side - 1 - position if flip else position
-            low = position.floor().clamp(0, side - 1)
-            pairs = torch.stack([low, (low + 1).clamp(max=side - 1)], dim=1)  # (count,2) in pixels of the crop
-            axes.append(((pairs + first) * aligned_step(source, scaled), (position - low).float().to(images.device)))
+            position = aligned_positions(side, count)
+            low, high, weight = neighbours(side - 1 - position if flip else position, side)  # in pixels of the crop
+            pairs = np.stack([low, high], axis=1).astype(np.float32).ravel()  # (2*count,)
+            weights = torch.from_numpy(weight).to(images.device, non_blocking=True)
+            axes.append(((pairs + first) * aligned_step(source, scaled), weights))
         (rows, down), (columns, across) = axes
-        corners = sample(images, rows.flatten(), columns.flatten())  # (...,2h,2w)
+        corners = sample(images, rows, columns)  # (...,2h,2w)
         corners = torch.lerp(corners[..., 0::2, :], corners[..., 1::2, :], down.unsqueeze(-1))  # (...,h,2w)
         return torch.lerp(corners[..., 0::2], corners[..., 1::2], across)  # (...,h,w)
 
@@ -103,11 +100,10 @@ def draw_augmentation(
 
 def resize_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Tensor:
     """The rectangle `size` at (top, left) of x (..., H, W) resized to `scaled`, corner-aligned bilinear, as float32."""
-    rows = torch.arange(top, top + size[0], dtype=torch.float32)
-    columns = torch.arange(left, left + size[1], dtype=torch.float32)
     if scaled == tuple(x.shape[-2:]):
         return x[..., top : top + size[0], left : left + size[1]].float()
-    return sample(x, rows * aligned_step(x.shape[-2], scaled[0]), columns * aligned_step(x.shape[-1], scaled[1]))
+    rows, columns = (aligned_positions(source, target) for source, target in zip(x.shape[-2:], scaled))
+    return sample(x, rows[top : top + size[0]], columns[left : left + size[1]])  # (...,*size)
 
 
 def nearest_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Tensor:
@@ -116,16 +112,3 @@ def nearest_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, s
         index = torch.arange(first, first + count, device=x.device) * x.shape[dim] // total
         x = x.index_select(dim, index)
     return x
-
-
-def channels_first(clip: Tensor) -> Tensor:
-    """A batch's frames (...,H,W,3) seen as (...,3,H,W), without copying."""
-    return clip.movedim(-1, -3)
-
-
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """RGB images (...,3,H,W) on the 0..255 scale, any type -> float32, (x - mean) / std per channel."""
-    shape = (3, 1, 1)
-    centre = torch.tensor(mean, device=images.device, dtype=torch.float32).view(shape)
-    spread = torch.tensor(std, device=images.device, dtype=torch.float32).view(shape)
-    return (images.float() - centre) / spread

@@ -7,6 +7,7 @@ import torch
 from config.errors import UserError
 from inference.engines import CompiledEngine, Engine, OnnxEngine, build_engine
 from models.gsvnet import GSVNet
+from utils.device import synchronise
 from utils.logging import logger
 
 # Seconds until the first frame, about what two processor cores take; engines are tried in this order.
@@ -91,14 +92,10 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     work()  # a GPU's graphs are recorded in the second call, not the first
     times: list[float] = []
     while len(times) < REPEATS[0] or (len(times) < REPEATS[1] and sum(times) < PATIENCE):
-        _wait(device)
+        synchronise(device)
         began = time.perf_counter()
         work()
-        _wait(device)
+        synchronise(device)
         times.append(time.perf_counter() - began)
     return min(times)
 
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,6 +1,5 @@
 """Engines compute the steps of a stream: in plain PyTorch, compiled, or by ONNX Runtime. All find the same labels."""
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,11 +11,11 @@ from inference.onnx_graphs import CPU_PROVIDER, CUDA_PROVIDER, exported, graph_l
 from models.gsvnet import GSVNet, State
 from models.label_map import label_map
 from models.steps import KeyframeStep, PropagationStep, ViewStep
+from utils.device import PRECISIONS, autocast
 
 Step = Callable[..., Tensor]
 SESSIONS = 8  # of ONNX Runtime that are kept; a frame size has two
 INPUTS = {"keyframe": ("image",), "propagation": ("previous_logits", "previous_view", "view")}
-PRECISIONS: dict[str, torch.dtype | None] = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Engine:
@@ -31,7 +30,6 @@ class Engine:
 
     def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
         self.device, self.scale, self.amp = device, scale, amp
-        self.half = PRECISIONS[amp]
         self._view = ViewStep(net)  # on the CPU, so that a propagated frame sends a GPU 1/64 of its pixels
         self.networks: dict[str, nn.Module] = {
             "keyframe": KeyframeStep(net, scale).to(device).eval(), "propagation": PropagationStep(net).to(device).eval()
@@ -46,13 +44,13 @@ class Engine:
     @torch.inference_mode()
     def keyframe(self, image: Tensor, view: Tensor) -> State:
         """The state after a frame that is segmented by itself; `view` (N,3,h,w) is its own."""
-        with self._precision():
+        with autocast(self.device, self.amp):
             return State(self._keyframe(self._sent(image)), view)
 
     @torch.inference_mode()
     def propagate(self, state: State, view: Tensor) -> State:
         """The state after the next frame, of which only `view` (N,3,h,w) is needed."""
-        with self._precision():
+        with autocast(self.device, self.amp):
             return State(self._propagation(state.logits, state.view, view), view)
 
     @torch.inference_mode()
@@ -69,9 +67,6 @@ class Engine:
         if self.device.type == "cuda" and not x.is_cuda:
             x = x.pin_memory()
         return x.to(self.device, non_blocking=True)
-
-    def _precision(self) -> AbstractContextManager:
-        return nullcontext() if self.half is None else torch.autocast(self.device.type, dtype=self.half)
 
 
 class CompiledEngine(Engine):

@@ -1,6 +1,7 @@
-"""GSVNet: joins keyframe segmenter, flow network, warp and guided convolution. It remembers nothing."""
+"""GSVNet: joins keyframe segmenter, flow network, warp and guided convolution. It keeps no state between frames."""
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from models.guided_conv import GuidedConv
@@ -11,48 +12,67 @@ from models.warp import grid_flow, warp
 
 @dataclass(frozen=True)
 class State:
-    """What one frame leaves for the next.
+    """What the next frame needs of one frame.
 
-    logits: (N,C,h,w) of that frame. view: (N,3,h,w), that frame as the flow network sees it.
+    logits: (N,C,h,w) float32. view: (N,3,h,w), the frame as flow network and guided block see it (`FrameView`).
     """
 
     logits: Tensor
     view: Tensor
 
 
-def grid_view(frame: Tensor) -> Tensor:
-    """Normalised RGB frame (N,3,H,W) -> what flow and guided networks see of it: (N,3,h,w), normalised **BGR**."""
-    return align(frame, grid_size(*size_of(frame))).flip(1)
+class Propagation(nn.Module):
+    """Carries logits from frame to frame (paper section 3).
 
-
-class GSVNet(nn.Module):
-    """Segments a keyframe, then carries its logits along (paper section 3).
-
-    The parts are injected: `segmenter` (normalised RGB (N,3,H,W) -> logits at any stride), `flow`
-    ((current, previous) -> flow) and `guided` ((warped logits, view) -> logits).
+    The parts are injected: `flow` ((current, previous) views -> flow) and `guided` ((warped logits, view) -> logits).
     """
 
-    def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv):
+    def __init__(self, flow: nn.Module, guided: GuidedConv):
         super().__init__()
-        self.segmenter, self.flow, self.guided = segmenter, flow, guided
-
-    def keyframe(self, frame: Tensor, scale: float = 1.0) -> State:
-        """Segment `frame` (N,3,H,W), normalised RGB, at `scale` of its size; the state's logits are (N,C,h,w)."""
-        height, width = size_of(frame)
-        logits = self.segmenter(align(frame, scaled_size(height, width, scale)))
-        return State(align(logits, grid_size(height, width)), grid_view(frame))
+        self.flow, self.guided = flow, guided
 
     def propagate(self, state: State, view: Tensor, flow: Tensor | None = None) -> State:
-        """One frame on from `state`; `view` (N,3,h,w) is the current frame's `grid_view`, `flow` as in `warp`."""
+        """State of the previous frame, view (N,3,h,w) of the current one -> the current frame's state. flow: as in `warp`."""
         return State(self.guided(self.warp(state, view, flow), view), view)
 
     def warp(self, state: State, view: Tensor, flow: Tensor | None = None) -> Tensor:
-        """The previous logits moved to where the current frame shows them, (N,C,h,w).
+        """The previous logits moved to where the current frame shows them, (N,C,h,w) (paper section 3.2).
 
-        flow: (N,2,h,w) as `motion` returns it, computed where it is not given.
+        flow: (N,2,h,w) as `motion` returns it, computed if None.
         """
         return warp(state.logits, self.motion(state.view, view) if flow is None else flow)
 
     def motion(self, previous: Tensor, current: Tensor) -> Tensor:
-        """Grid views (N,3,h,w) of two frames -> flow (N,2,h,w) from the current to the previous, in grid pixels."""
+        """Views (N,3,h,w) of two frames -> flow (N,2,h,w) from the current to the previous, x first, in grid pixels."""
         return grid_flow(self.flow(current, previous), size_of(current))
+
+
+class GSVNet(Propagation):
+    """Segments a keyframe, then carries its logits along (paper section 3). `segmenter` is injected like the other parts."""
+
+    def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv):
+        super().__init__(flow, guided)
+        self.segmenter = segmenter
+
+    def keyframe(self, frame: Tensor, scale: float = 1.0) -> State:
+        """Frame (N,3,H,W), RGB 0..255, any type -> its state, segmented at `scale` of its size."""
+        return State(keyframe_logits(self.segmenter, frame, scale), self.segmenter.view(frame))
+
+
+def keyframe_logits(segmenter: Segmenter, frame: Tensor, scale: float = 1.0) -> Tensor:
+    """Frame (N,3,H,W), RGB 0..255, any type -> its logits on the propagation grid, (N,C,h,w) float32."""
+    return on_grid(segment(segmenter, frame, scale), size_of(frame))
+
+
+def segment(segmenter: Segmenter, frame: Tensor, scale: float = 1.0) -> Tensor:
+    """Frame (N,3,H,W), RGB 0..255, any type -> logits (N,C,H*scale/stride,W*scale/stride) float32.
+
+    Scaled before it is normalised, which is the same, and less work.
+    """
+    frame = align(frame.float(), scaled_size(*size_of(frame), scale))  # (N,3,H*scale,W*scale)
+    return segmenter(segmenter.normalise(frame).contiguous(memory_format=torch.channels_last)).float()
+
+
+def on_grid(logits: Tensor, frame: tuple[int, int]) -> Tensor:
+    """Logits (N,C,h',w') of a frame of size (H,W) -> (N,C,h,w), contiguous."""
+    return align(logits, grid_size(*frame)).contiguous()  # (N,C,h,w)

@@ -78,13 +78,15 @@ class SegmenterLoss(nn.Module):
             weights = logits.new_ones(logits.shape[1])
             return cross_entropy(F.log_softmax(logits, dim=1), label, weights, self.ignore, self.average)
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").flatten()  # (N*H*W,)
-        floor = min(int(label.numel() * self.kept), int((label != self.ignore).sum()))
         hard = losses > self.hard_loss
-        if int(hard.sum()) >= floor:
-            chosen = losses[hard]
-        else:
-            chosen = losses.topk(floor).values
-        return chosen.sum() / max(1, chosen.numel())
+        # Both choices are computed, so that no count has to be read back from a GPU. Ignored pixels have a loss of 0: where
+        # they fill up the hardest ones, they change the count alone.
+        kept = int(label.numel() * self.kept)
+        hardest = losses.topk(kept, sorted=False).values.sum()
+        floor = (label != self.ignore).sum().clamp(max=kept)
+        enough = hard.sum() >= floor
+        total = torch.where(enough, torch.where(hard, losses, 0.0).sum(), hardest)
+        return total / torch.where(enough, hard.sum(), floor).clamp(min=1)
 
 
 def cross_entropy(predicted: Tensor, label: Tensor, weights: Tensor, ignore: int, average: Average) -> Tensor:

@@ -7,6 +7,11 @@ from torch.nn import functional as F
 GRID_STRIDE = 8  # the propagation grid is h x w = H // 8 x W // 8
 
 
+def channels_first(frames: Tensor) -> Tensor:
+    """Frames (...,H,W,3) seen as (...,3,H,W), channels last in memory, without copying."""
+    return frames.movedim(-1, -3)
+
+
 def size_of(x: Tensor) -> tuple[int, int]:
     """Height and width of x (...,H,W)."""
     height, width = x.shape[-2:]

@@ -1,56 +1,39 @@
 """The three steps that segment a video, each a module from tensors to a tensor, as engines run and exports hold them.
 
-Frames come as decoders give them: (N,H,W,3) uint8 RGB.
+Frames come as decoders return them: (N,H,W,3) uint8 RGB.
 """
 import torch
 from torch import Tensor, nn
 
 from models.fold import folded
-from models.gsvnet import GSVNet, State
-from models.resize import align, grid_size, scaled_size
-from utils.bilinear import aligned_step, sample
-
-
-def pictures(image: Tensor) -> Tensor:
-    """image (N,H,W,3) seen as (N,3,H,W), channels last in memory, without copying."""
-    return image.movedim(-1, -3)
+from models.frame_view import FrameView
+from models.gsvnet import GSVNet, Propagation, State, keyframe_logits
+from models.resize import channels_first, grid_size
+from utils.bilinear import aligned_positions, neighbours
 
 
 class ViewStep(nn.Module):
-    """Frame (N,H,W,3) uint8 RGB -> what flow and guided networks see of it: (N,3,h,w) float32, normalised **BGR**.
-
-    Touches only the pixels that the 1/8 view is interpolated from.
-    """
-
-    mean: Tensor  # (3,1,1), as std
-    std: Tensor
+    """Frame (N,H,W,3) uint8 RGB -> its view (N,3,h,w) float32, normalised **BGR** (`FrameView`)."""
 
     def __init__(self, net: GSVNet):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(net.segmenter.pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(net.segmenter.pixel_std).view(3, 1, 1), persistent=False)
+        self.view = FrameView(net.segmenter.view_mean, net.segmenter.view_std)
 
     def forward(self, image: Tensor) -> Tensor:
-        size = grid_size(*image.shape[1:3])
-        rows, columns = (
-            torch.arange(target, dtype=torch.float32) * aligned_step(source, target)
-            for source, target in zip(image.shape[1:3], size)
-        )
-        view = sample(pictures(image), rows, columns)  # (N,3,h,w)
-        return ((view - self.mean) / self.std).flip(1).contiguous()
+        return self.view(channels_first(image))  # (N,3,h,w)
 
 
 class FixedViewStep(nn.Module):
-    """As `ViewStep`, for frames (1,H,W,3) of one `size` (H,W): where to look is constant, as a graph outside Python needs it.
+    """As `ViewStep`, for frames (1,H,W,3) of one `size` (H,W): graphs outside Python need constant positions.
 
-    The frame becomes float first: on bytes, such a graph's runtime may know nothing but that.
+    The frame becomes float first: the runtime of such a graph may know no other operation on bytes.
     """
 
     mean: Tensor  # (3,), as std
     std: Tensor
-    row_low: Tensor  # (h,) int64: rows above and below those that are looked at
+    row_low: Tensor  # (h,) int64: rows above and below each position
     row_high: Tensor
-    row_weight: Tensor  # (h,1,1): how far from the upper to the lower
+    row_weight: Tensor  # (h,1,1): distance from the row above
     column_low: Tensor  # (w,) int64
     column_high: Tensor
     column_weight: Tensor  # (w,1)
@@ -58,15 +41,14 @@ class FixedViewStep(nn.Module):
 
     def __init__(self, net: GSVNet, size: tuple[int, int]):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(net.segmenter.pixel_mean), persistent=False)
-        self.register_buffer("std", torch.tensor(net.segmenter.pixel_std), persistent=False)
+        constants = {
+            "mean": torch.tensor(net.segmenter.view_mean), "std": torch.tensor(net.segmenter.view_std), "bgr": torch.tensor([2, 1, 0])
+        }
         for axis, source, target, shape in zip(("row", "column"), size, grid_size(*size), ((-1, 1, 1), (-1, 1))):
-            positions = torch.arange(target, dtype=torch.float32) * aligned_step(source, target)
-            low = positions.floor().long().clamp(max=source - 1)
-            self.register_buffer(f"{axis}_low", low, persistent=False)
-            self.register_buffer(f"{axis}_high", (low + 1).clamp(max=source - 1), persistent=False)
-            self.register_buffer(f"{axis}_weight", (positions - low).view(shape), persistent=False)
-        self.register_buffer("bgr", torch.tensor([2, 1, 0]), persistent=False)
+            low, high, weight = map(torch.from_numpy, neighbours(aligned_positions(source, target), source))
+            constants |= {f"{axis}_low": low, f"{axis}_high": high, f"{axis}_weight": weight.view(shape)}
+        for name, x in constants.items():
+            self.register_buffer(name, x, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.float()
@@ -75,43 +57,32 @@ class FixedViewStep(nn.Module):
         left, right = x.index_select(2, self.column_low), x.index_select(2, self.column_high)  # (1,h,w,3)
         x = left + (right - left) * self.column_weight
         x = ((x - self.mean) / self.std).index_select(3, self.bgr)
-        return pictures(x).contiguous()  # (1,3,h,w)
+        return channels_first(x).contiguous()  # (1,3,h,w)
 
 
 class KeyframeStep(nn.Module):
     """Frame (N,H,W,3) uint8 RGB -> its logits (N,C,h,w) float32, segmented at `scale`.
 
     BatchNorm is folded into the convolutions and the memory order is channels last: equal to the network up to rounding.
-    Scaled before it is normalised, which is the same, and less work.
     """
-
-    mean: Tensor  # (3,1,1), as std
-    std: Tensor
 
     def __init__(self, net: GSVNet, scale: float):
         super().__init__()
         self.scale = scale
         self.segmenter = folded(net.segmenter).to(memory_format=torch.channels_last)
-        self.register_buffer("mean", torch.tensor(net.segmenter.pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(net.segmenter.pixel_std).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[1:3]
-        frame = align(pictures(image.float()), scaled_size(height, width, self.scale))  # (N,3,H*scale,W*scale)
-        frame = ((frame - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        logits = self.segmenter(frame).float()  # (N,C,H*scale/4,W*scale/4)
-        return align(logits, grid_size(height, width)).contiguous()  # (N,C,h,w)
+        return keyframe_logits(self.segmenter, channels_first(image), self.scale)  # (N,C,h,w)
 
 
-class PropagationStep(nn.Module):
+class PropagationStep(Propagation):
     """Logits (N,C,h,w) of the previous frame, its view and the current frame's (N,3,h,w) -> the current frame's logits.
 
     BatchNorm of both networks is folded.
     """
 
     def __init__(self, net: GSVNet):
-        super().__init__()
-        self.net = GSVNet(nn.Identity(), folded(net.flow), folded(net.guided))  # type: ignore[arg-type]  # it sees no keyframe
+        super().__init__(folded(net.flow), folded(net.guided))
 
     def forward(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
-        return self.net.propagate(State(logits, previous), view).logits.float()  # (N,C,h,w)
+        return self.propagate(State(logits, previous), view).logits.float()  # (N,C,h,w)

@@ -1,4 +1,5 @@
-"""Corner-aligned bilinear sampling of pictures along rows and columns, straight from bytes: only what is needed is touched."""
+"""Corner-aligned bilinear sampling of pictures along rows and columns, straight from bytes: only what is needed is read."""
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -8,22 +9,32 @@ def aligned_step(source: int, target: int) -> float:
     return (source - 1) / (target - 1) if target > 1 else 0.0
 
 
-def sample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """x (...,C,H,W) at every pair of the fractional `rows` and `columns` (float32, on the CPU; torch's own resize counts
-    in float32 too), bilinear, as float32.
+def aligned_positions(source: int, target: int) -> np.ndarray:
+    """Where in the source, in pixels, each of `target` pixels of a corner-aligned resize lies: (target,) float32."""
+    return np.arange(target, dtype=np.float32) * aligned_step(source, target)
 
-    Works with channels last, the order that frames have in memory, where a row or a pixel is gathered in one piece.
+
+def neighbours(positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fractional positions among `count` pixels -> the pixels before and after each (int64), and its distance (float32) from
+    the one before."""
+    low = np.clip(np.floor(positions), 0, count - 1)
+    return low.astype(np.int64), np.minimum(low + 1, count - 1).astype(np.int64), (positions - low).astype(np.float32)
+
+
+def sample(x: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+    """x (...,C,H,W), any type, at every pair of the fractional `rows` (h,) and `columns` (w,): (...,C,h,w) float32, bilinear.
+
+    Positions are float32 arrays (torch's own resize computes them in float32 too), so that they are sent to a GPU and none
+    of its values has to be waited for.
     """
-    x = x.movedim(-3, -1)  # (...,H,W,C)
+    x = x.movedim(-3, -1)  # (...,H,W,C), the order that frames have in memory: a row or a pixel is read in one piece
     taps = []
     for dim, positions in ((-3, rows), (-2, columns)):
-        low = positions.floor().long().clamp(0, x.shape[dim] - 1)
-        high = (low + 1).clamp(max=x.shape[dim] - 1)
+        low, high, weight = neighbours(positions, x.shape[dim])
         first = int(low.min())
-        x = x.narrow(dim, first, int(high.max()) + 1 - first)  # nothing outside is touched below
-        taps.append((dim, low - first, high - first, (positions - low).float()))
-    for dim, low, high, weight in taps:
-        low, high, weight = (each.to(x.device, non_blocking=True) for each in (low, high, weight))
-        weight = weight.view(-1, 1, 1) if dim == -3 else weight.view(-1, 1)
-        x = torch.lerp(x.index_select(dim, low).float(), x.index_select(dim, high).float(), weight)
-    return x.movedim(-1, -3)  # (...,C,rows,columns)
+        x = x.narrow(dim, first, int(high.max()) + 1 - first)  # nothing outside is read below
+        weight = weight.reshape((-1, 1, 1) if dim == -3 else (-1, 1))
+        taps.append((dim, *(torch.from_numpy(a).to(x.device, non_blocking=True) for a in (low - first, high - first, weight))))
+    for dim, before, after, between in taps:
+        x = torch.lerp(x.index_select(dim, before).float(), x.index_select(dim, after).float(), between)
+    return x.movedim(-1, -3)  # (...,C,h,w)

@@ -1,26 +1,47 @@
-"""What every keyframe segmenter offers beside its `forward`."""
+"""The interface of every keyframe segmenter."""
+import torch
 from torch import Tensor, nn
+
+from models.frame_view import FrameView
+
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)  # RGB, on the 0..255 scale
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 class Segmenter(nn.Module):
     """A keyframe segmenter.
 
-    forward: RGB image (N,3,H,W) float, normalised with `pixel_mean` and `pixel_std` -> logits (N,C,H/stride,W/stride).
+    forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/stride,W/stride).
+    view: frame (N,3,H,W) RGB 0..255 -> what flow and guide see of it; its mean and std need not be the segmenter's.
     """
 
     stride: int
     classes: int
-    pixel_mean: tuple[float, float, float]  # RGB, on the 0..255 scale
-    pixel_std: tuple[float, float, float]
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the segmenter's input: RGB, on the 0..255 scale
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    view_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the view: RGB, on the 0..255 scale
+    view_std: tuple[float, float, float] = IMAGENET_STD
+    mean: Tensor  # (3,1,1), pixel_mean on the segmenter's device; not part of state_dict
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(self.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.pixel_std).view(3, 1, 1), persistent=False)
+        self.view = FrameView(self.view_mean, self.view_std)
+
+    def normalise(self, rgb: Tensor) -> Tensor:
+        """RGB (...,3,H,W), 0..255, any type -> float32 of that shape, (x - mean) / std per channel."""
+        return (rgb.float() - self.mean) / self.std
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
-        """The logits that the training loss looks at: those of `forward` first, then those of auxiliary heads."""
-        raise NotImplementedError
+        """Normalised image (N,3,H,W) -> the logits of the training loss: those of `forward`, then of auxiliary heads."""
+        return [self(image)]
 
     def training_only(self) -> list[nn.Module]:
         """The parts that `forward` does not use."""
-        raise NotImplementedError
+        return []
 
     def pretrained_modules(self) -> list[nn.Module]:
-        """The layers that ImageNet weights cover."""
+        """The layers that ImageNet weights cover; the recipe may give them a smaller learning rate."""
         raise NotImplementedError

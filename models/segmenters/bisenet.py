@@ -90,13 +90,11 @@ class Head(nn.Module):
 class BiSeNet(Segmenter):
     """Keyframe segmenter B.
 
-    forward: RGB image (N,3,H,W) float, normalised with `pixel_mean` and `pixel_std` -> logits (N,C,H/8,W/8).
+    forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/8,W/8).
     The auxiliary heads run in `training_logits` only.
     """
 
     stride = 8
-    pixel_mean = (0.485 * 255, 0.456 * 255, 0.406 * 255)  # RGB, on the 0..255 scale
-    pixel_std = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
     def __init__(self, classes: int, *, pretrained: bool = False):
         super().__init__()
@@ -123,11 +121,9 @@ class BiSeNet(Segmenter):
         return logits
 
     def training_only(self) -> list[nn.Module]:
-        """The parts that `forward` does not use: the auxiliary heads."""
         return list(self.heads[:2])
 
     def pretrained_modules(self) -> list[nn.Module]:
-        """The layers that ImageNet weights cover."""
         return [self.context_path]
 
     def _fused(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -85,12 +85,12 @@ class SwiftNetBackbone(ResNet18):
 class SwiftNet(Segmenter):
     """Keyframe segmenter A.
 
-    forward: RGB image (N,3,H,W) float, normalised with `pixel_mean` and `pixel_std` -> logits (N,C,H/4,W/4).
+    forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/4,W/4).
     """
 
     stride = 4
-    pixel_mean = (73.15, 82.90, 72.3)  # RGB, on the 0..255 scale
-    pixel_std = (47.67, 48.49, 47.73)
+    pixel_mean = view_mean = (73.15, 82.90, 72.3)  # RGB, on the 0..255 scale
+    pixel_std = view_std = (47.67, 48.49, 47.73)
 
     def __init__(self, classes: int, *, pretrained: bool = False):
         super().__init__()
@@ -101,15 +101,6 @@ class SwiftNet(Segmenter):
     def forward(self, image: Tensor) -> Tensor:
         return self.logits(self.backbone(image))  # (N,C,H/4,W/4)
 
-    def training_logits(self, image: Tensor) -> list[Tensor]:
-        """The logits that the training loss looks at: the one output of `forward`."""
-        return [self(image)]
-
-    def training_only(self) -> list[nn.Module]:
-        """The parts that `forward` does not use: none."""
-        return []
-
     def pretrained_modules(self) -> list[nn.Module]:
-        """The layers that ImageNet weights cover; the recipe gives them a smaller learning rate."""
         trunk = self.backbone
         return [trunk.conv1, trunk.bn1, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]

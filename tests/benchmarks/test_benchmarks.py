@@ -11,24 +11,26 @@ from benchmarks.published_way import PlainClips, plain_frozen, plain_loss, plain
 from config.synthetic import SYNTHETIC
 from dataloaders.clips import ClipDataset
 from dataloaders.loaders import labelled_frames
-from dataloaders.transforms import channels_first, normalise
 from main import main
 from models.losses import PropagationLoss
+from models.resize import channels_first
+from models.segmenters.swiftnet import SwiftNet
 from tests.released import filled_gsvnet
-from trainer.trainable import ClipPropagation, frozen_pass, views_of
+from trainer.trainable import ClipPropagation, keyframe_and_teacher
 
 
 def test_published_way_computes_the_same_logits_and_gradients():
-    clip = torch.randn(1, 4, 3, 64, 96)
+    frames = 255 * torch.rand(1, 4, 3, 64, 96)
     results = []
     for plain in (True, False):
         net = filled_gsvnet("swiftnet", "light")
         if plain:
+            clip = net.segmenter.normalise(frames)
             key_logits, teacher = plain_frozen(net, clip)
             logits = plain_propagation(net, clip, key_logits)
         else:
-            key_logits, teacher = frozen_pass(net.segmenter, clip[:, 0], clip[:, -1], distil=True)
-            logits = ClipPropagation(net, finetune_all=False)(key_logits, views_of(clip))
+            key_logits, teacher = keyframe_and_teacher(net.segmenter, frames[:, [0, -1]], distil=True)
+            logits = ClipPropagation(net, finetune_all=False)(key_logits, [net.segmenter.view(x) for x in frames.unbind(1)])
         logits.square().sum().backward()
         results.append((teacher, logits.detach(), net.guided.intra[0].weight.grad, net.flow.conv1[0].weight.grad))
     for a, b in zip(*results):
@@ -45,9 +47,10 @@ def test_published_loss_computes_the_same_total():
 
 def test_published_loader_returns_the_same_clips(streets):
     frames = labelled_frames(dataset="synthetic", root=streets, split="train", past=2)
-    mean, std = (73.15, 82.90, 72.3), (47.67, 48.49, 47.73)
-    plain, ours = PlainClips(frames, 2, SYNTHETIC, mean, std)[1], ClipDataset(frames, 2, SYNTHETIC)[1]
-    assert torch.allclose(plain["clip"], normalise(channels_first(ours["clip"]), mean, std), atol=1e-4)
+    segmenter = SwiftNet(classes=19)
+    plain = PlainClips(frames, 2, SYNTHETIC, segmenter.pixel_mean, segmenter.pixel_std)[1]
+    ours = ClipDataset(frames, 2, SYNTHETIC)[1]
+    assert torch.allclose(plain["clip"], segmenter.normalise(channels_first(ours["clip"])), atol=1e-4)
     assert torch.equal(plain["label"], ours["label"].long())
 
 

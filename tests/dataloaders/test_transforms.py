@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dataloaders.transforms import Augmentation, draw_augmentation, nearest_rectangle, normalise, resize_rectangle
+from dataloaders.transforms import Augmentation, draw_augmentation, nearest_rectangle, resize_rectangle
 from tests.properties import aligned_positions, generator, random_labels, seeds, sizes
 
 SCALES = (0.75, 1.0, 1.5, 1.75)
@@ -78,11 +78,6 @@ def test_without_a_crop_there_is_no_augmentation():
     assert draw(0, (64, 96), None, flip=1.0) == Augmentation((64, 96), 0, 0, (64, 96), (64, 96), flip=False)
 
 
-def test_normalise():
-    images = torch.full((1, 3, 2, 2), 10, dtype=torch.uint8)
-    assert torch.allclose(normalise(images, (10, 20, 30), (1, 2, 4))[0, :, 0, 0], torch.tensor([0.0, -5.0, -5.0]))
-
-
 def test_rectangle_of_an_unscaled_frame_is_a_plain_cut():
     x = torch.rand(1, 1, 8, 8)
     assert torch.equal(resize_rectangle(x, (8, 8), 2, 3, (4, 4)), x[..., 2:6, 3:7])
@@ -96,7 +91,7 @@ def test_positions_are_where_images_and_views_look(scale, crop):
     for seed in range(4):
         draw = draw_augmentation(np.random.default_rng(seed), (80, 112), crop=crop, scales=(scale,), continuous=False, flip=0.5)
         for size, found in ((draw.output, draw.images(coordinates)), ((9, 13), draw.views(coordinates, (9, 13)))):
-            rows, columns = draw.positions((80, 112), size)
+            rows, columns = map(torch.from_numpy, draw.positions((80, 112), size))
             assert torch.allclose(found[0], rows[:, None].expand(size), atol=1e-2)
             assert torch.allclose(found[1], columns.expand(size), atol=1e-2)
 
@@ -164,6 +159,6 @@ def test_random_rectangles_equal_resizing_the_whole_frame(outcomes, drawn, grid,
     assert torch.allclose(a.images(images), expected, atol=0.02)
     assert torch.allclose(a.views(images, grid), F.interpolate(expected, grid, mode="bilinear", align_corners=True), atol=0.02)
     y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
-    rows, columns = a.positions(size, grid)
+    rows, columns = map(torch.from_numpy, a.positions(size, grid))
     assert torch.allclose(a.views(torch.stack([y, x]), grid), torch.stack(torch.meshgrid(rows, columns, indexing="ij")), atol=1e-2)
     outcomes["equal to resizing the whole frame"] += 1

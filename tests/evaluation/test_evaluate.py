@@ -9,12 +9,11 @@ from config.errors import UserError
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import VideoDataset, share, videos_of
 from dataloaders.loaders import labelled_frames
-from dataloaders.transforms import normalise
 from evaluation.evaluate import evaluate
 from evaluation.keyframe_groups import VideoPropagation, plan_video
-from models.gsvnet import grid_view
 from models.label_map import label_map
 from models.steps import KeyframeStep, ViewStep
+from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet
 from utils.metrics import ConfusionMatrix
 
@@ -33,11 +32,11 @@ def clip():
 
 def one_by_one(net, clip, position):
     """The released way: start the group that many frames before the last, propagate frame by frame."""
-    frames = normalise(clip, net.segmenter.pixel_mean, net.segmenter.pixel_std)[len(clip) - 1 - position :]
+    frames = clip[len(clip) - 1 - position :]
     with torch.no_grad():
-        state = net.keyframe(frames[:1], 0.75)
+        state = plain_keyframe(net, frames[:1])
         for frame in frames[1:]:
-            state = net.propagate(state, grid_view(frame[None]))
+            state = plain_propagated(net, state, frame[None])
     return state.logits
 
 

@@ -6,12 +6,11 @@ import torch
 from config.datasets import DATASETS
 from dataloaders.eval_videos import VideoDataset, videos_of
 from dataloaders.loaders import labelled_frames
-from dataloaders.transforms import normalise
 from evaluation import temporal
 from evaluation.evaluate import evaluate
 from evaluation.temporal import TRUE_FLOW, TemporalMeasures, flow_source
-from models.gsvnet import grid_view
 from models.resize import align
+from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet
 
 CLASSES, INTERVAL, WINDOW = 19, 3, 2
@@ -31,9 +30,9 @@ def stream_of(net, images):
     """Label maps (H,W) of one video at the keyframe interval, the way the method is written down."""
     maps, state = [], None
     for t, image in enumerate(images):
-        frame = normalise(image.permute(2, 0, 1)[None], net.segmenter.pixel_mean, net.segmenter.pixel_std)
+        frame = image.permute(2, 0, 1)[None]
         with torch.no_grad():
-            state = net.keyframe(frame, 0.75) if t % INTERVAL == 0 else net.propagate(state, grid_view(frame))
+            state = plain_keyframe(net, frame) if t % INTERVAL == 0 else plain_propagated(net, state, frame)
             maps.append(align(state.logits, tuple(image.shape[:2])).argmax(1)[0].numpy())
     return maps
 

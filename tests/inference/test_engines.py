@@ -21,6 +21,7 @@ from models.build import build_flow
 from models.gsvnet import GSVNet, State
 from models.guided_conv import GuidedConv
 from models.released import released_name
+from models.segmenters.base import Segmenter
 from tests.released import fill, filled_gsvnet
 
 CPU = torch.device("cpu")
@@ -41,10 +42,12 @@ def agreement(net, engine, frames) -> float:
     return min((a == b).mean() for a, b in zip(expected, VideoSegmenter(net, engine=engine).stream(frames)))
 
 
-class TinySegmenter(nn.Module):
+class TinySegmenter(Segmenter):
     """Quick to compile and export."""
 
-    classes, stride, pixel_mean, pixel_std = 5, 4, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
+    classes, stride = 5, 4
+    pixel_mean = view_mean = (100.0, 110.0, 120.0)
+    pixel_std = view_std = (50.0, 60.0, 70.0)
 
     def __init__(self):
         super().__init__()

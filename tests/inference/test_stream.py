@@ -10,14 +10,14 @@ import torch
 
 from config.command_line import parse
 from config.errors import UserError
-from dataloaders.transforms import normalise
 from inference import engines
 from inference.engines import build_engine
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import CameraGroup, VideoSegmenter
 from main import main
-from models.gsvnet import State, grid_view
+from models.gsvnet import State
 from models.label_map import label_map
+from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet
 from utils.run_folder import BEST
 
@@ -75,11 +75,11 @@ def test_stream_is_keyframes_and_propagation_position_by_position(frames, segmen
     net = filled_gsvnet(segmenter_name, flow)
     segmenter = VideoSegmenter(net, schedule=FixedInterval(4), scale=0.75)
     clip = torch.from_numpy(np.stack(frames[:6])).permute(0, 3, 1, 2)  # (T,3,H,W)
-    clip = normalise(clip, net.segmenter.pixel_mean, net.segmenter.pixel_std)
     state = None
     for t, labels in enumerate(segmenter.stream(frames[:6])):
         with torch.no_grad():
-            state = net.keyframe(clip[t : t + 1], 0.75) if t % 4 == 0 else net.propagate(state, grid_view(clip[t : t + 1]))
+            frame = clip[t : t + 1]
+            state = plain_keyframe(net, frame) if t % 4 == 0 else plain_propagated(net, state, frame)
         assert segmenter.state.is_keyframe == (t % 4 == 0) and segmenter.state.since == t % 4
         assert close(segmenter.logits(), state.logits[0].numpy())
         assert labels.shape == (64, 128) and labels.dtype == np.uint8

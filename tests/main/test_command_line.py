@@ -17,11 +17,10 @@ import torch
 
 from config.cityscapes import CITYSCAPES
 from dataloaders.images import id_table
-from dataloaders.transforms import normalise
 from main import main
-from models.gsvnet import grid_view
 from models.label_map import label_map
 from models.released import GSVNET_FILES, read_propagation
+from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet, released_tensors
 from utils.run_folder import LATEST
 
@@ -64,11 +63,11 @@ def test_released_files_evaluate_to_the_right_label_maps(call, streets, tmp_path
             prefix, last = path.name.removesuffix("_pred_labelIds.png").rsplit("_", 1)
             names = [f"{prefix}_{t:06d}_leftImg8bit.png" for t in range(int(last) - position, int(last) + 1)]
             frames = np.stack([cv2.imread(str(folder / name))[..., ::-1] for name in names])
-            clip = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2), net.segmenter.pixel_mean, net.segmenter.pixel_std)
+            clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
             with torch.no_grad():
-                state = net.keyframe(clip[:1], 0.75)
+                state = plain_keyframe(net, clip[:1])
                 for frame in clip[1:]:
-                    state = net.propagate(state, grid_view(frame[None]))
+                    state = plain_propagated(net, state, frame[None])
             expected = table[label_map(state.logits, frames.shape[1:3]).numpy()]
             assert (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == expected).mean() >= 0.999
             checked += 1

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from models.build import FLOW_NETWORKS, SEGMENTERS, build_flow, build_gsvnet, build_segmenter
-from models.gsvnet import GSVNet, State, grid_view
+from models.gsvnet import GSVNet, State
 from models.resize import grid_size, scaled_size
+from models.segmenters.base import Segmenter
 
 SIZES = [(64, 128), (72, 104), (90, 122), (45, 61)]
 
@@ -24,6 +25,17 @@ def test_segmenter_takes_any_size_and_class_count(name, size):
     assert logits.shape[2:] == tuple(-(-side // segmenter.stride) for side in size)
     assert logits.isfinite().all()
     assert torch.equal(image, before)
+
+
+def test_segmenter_and_view_normalise_each_with_its_own_mean_and_std():
+    class Grey(Segmenter):
+        pixel_mean, pixel_std = (10.0, 20.0, 30.0), (1.0, 2.0, 4.0)
+        view_mean, view_std = (0.0, 5.0, 10.0), (10.0, 5.0, 1.0)
+
+    segmenter, frame = Grey(), torch.full((1, 3, 8, 16), 10, dtype=torch.uint8)
+    assert torch.equal(segmenter.normalise(frame)[0, :, 0, 0], torch.tensor([0.0, -5.0, -5.0]))
+    assert torch.equal(segmenter.view(frame)[0, :, 0, 0], torch.tensor([0.0, 1.0, 1.0]))  # BGR
+    assert segmenter.state_dict() == {}
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -64,11 +76,11 @@ def test_every_parameter_of_a_flow_network_learns(name):
 @pytest.mark.parametrize("size", [*SIZES, (8, 8)])
 def test_clip_of_any_size(size):
     net = build_gsvnet(segmenter="swiftnet", flow="light", classes=3).eval()
-    frames = torch.randn(3, 1, 3, *size)
+    frames = torch.randint(0, 256, (3, 1, 3, *size), dtype=torch.uint8)
     with torch.no_grad():
         state = net.keyframe(frames[0], 0.75)
         for frame in frames[1:]:
-            state = net.propagate(state, grid_view(frame))
+            state = net.propagate(state, net.segmenter.view(frame))
     assert state.logits.shape == (1, 3, *grid_size(*size))
     assert state.logits.isfinite().all()
 
@@ -89,7 +101,10 @@ def test_parts_are_injected():
         seen.append((current, previous))
         return torch.zeros(1, 2, 1, 2)
 
-    class Part(torch.nn.Module):
+    class Part(Segmenter):
+        pixel_mean = view_mean = (0.0, 0.0, 0.0)
+        pixel_std = view_std = (1.0, 1.0, 1.0)
+
         def __init__(self, function):
             super().__init__()
             self.function = function

@@ -10,7 +10,7 @@ from models.released import released_name
 from models.resize import align
 from tests.released import FIXTURES, arrays, filled_gsvnet
 from trainer.optim import build_optimizer, propagation_groups, step_decay
-from trainer.trainable import ClipPropagation, frozen_pass, views_of
+from trainer.trainable import ClipPropagation, keyframe_and_teacher
 
 # By the third step a pixel of the class map can hang on the last bit of a float. Whether it is an edge, which differs
 # between processors and thread counts, moves some gradients of the guiding network by up to two thousandths.
@@ -36,10 +36,11 @@ def test_three_steps(flow):
     parameters = {f"network.{released_name(name)}": p for name, p in net.guided.named_parameters()}
     parameters |= {f"flow.{name}": p for name, p in net.flow.named_parameters()}
     for number, step in enumerate(expected["steps"]):
-        clip = data[f"clip{number}"].flip(2).transpose(0, 1)  # (T,N,3,H,W) BGR -> (N,T,3,H,W) RGB
+        clip = data[f"clip{number}"].flip(2).transpose(0, 1)  # (T,N,3,H,W) BGR -> (N,T,3,H,W) RGB, normalised
+        clip = clip * net.segmenter.std + net.segmenter.mean
         label = data[f"label{number}"].long()
-        key_logits, teacher = frozen_pass(net.segmenter, clip[:, 0], clip[:, -1], distil=True)
-        logits = trained(key_logits, views_of(clip))
+        key_logits, teacher = keyframe_and_teacher(net.segmenter, clip[:, [0, -1]], distil=True)
+        logits = trained(key_logits, [net.segmenter.view(frame) for frame in clip.unbind(1)])
         loss = criterion(logits, label, teacher)
         optimizer.zero_grad()
         loss["total"].backward()

@@ -13,16 +13,16 @@ from dataloaders.clips import SizedDataset
 from dataloaders.flow_pairs import FlowDataset
 from dataloaders.loaders import evaluation_loader, labelled_frames
 from dataloaders.stills import StillsDataset
-from dataloaders.transforms import Augmentation, channels_first, normalise
 from evaluation.evaluate import DRY_RUN_FRAMES
 from models.build import SEGMENTERS
+from models.frame_view import FrameView
 from models.load import networks_for_training
 from models.losses import FlowLoss
-from models.resize import GRID_STRIDE, grid_size, size_of
+from models.resize import GRID_STRIDE, channels_first, grid_size, size_of
 from trainer import optim
 from trainer.stages.training_stage import Stage
-from trainer.trainable import FlowOutput, views_of
-from utils.bilinear import aligned_step
+from trainer.trainable import FlowOutput
+from utils.bilinear import aligned_positions, aligned_step
 from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks, add_over_ranks, mean_over_ranks
 from utils.logging import logger
@@ -42,8 +42,8 @@ class FlowStage(Stage):
         self.flow = networks_for_training(options, resumed).flow.to(device)
         self.trained = self._wrap(FlowOutput(self.flow), self.flow)
         self.criterion = FlowLoss(average=mean_over_ranks)
-        # The flow network sees frames normalised for the segmenter that it will serve.
-        self.mean, self.std = SEGMENTERS[options.segnet].pixel_mean, SEGMENTERS[options.segnet].pixel_std
+        served = SEGMENTERS[options.segnet]  # the flow network sees the views of the segmenter that it will serve
+        self.view = FrameView(served.view_mean, served.view_std).to(device)
         groups = [{"params": list(self.flow.parameters()), "lr": options.lr}]
         self.optimizer = self._optimizer(groups)
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
@@ -74,7 +74,7 @@ class FlowStage(Stage):
         views, truth, valid = self._inputs(batch, seed)
         if self.options.use_crop and np.random.default_rng(list(seed)).random() < self.options.flip:
             views, truth, valid = [x.flip(-1) for x in views], truth.flip(-1), valid.flip(-1)
-            truth = truth * truth.new_tensor([-1.0, 1.0]).view(1, 2, 1, 1)
+            truth = torch.cat([-truth[:, :1], truth[:, 1:]], dim=1)  # (N,2,h,w)
         with self.autocast():
             flow = self.trained(views[1], views[0])  # (N,2,h,w)
         return self.criterion(flow.float(), truth, valid)
@@ -83,20 +83,18 @@ class FlowStage(Stage):
         """Views (N,3,h,w) of the previous and the current frame, true flow (N,2,h,w) in grid pixels, its weights (N,1,h,w)."""
         if "objects" in batch:
             return self._made_inputs(batch, seed)
-        clip = normalise(channels_first(batch["clip"].to(self.device, non_blocking=True)), self.mean, self.std)  # (N,2,3,H,W)
-        return views_of(clip), batch["flow"].to(self.device), batch["valid"].to(self.device)
+        clip, flow, valid = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "flow", "valid"))
+        return [self.view(frame) for frame in channels_first(clip).unbind(1)], flow, valid
 
     def _made_inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
-        image = channels_first(batch["clip"].to(self.device))[:, 0]  # (N,3,H,W)
-        size = size_of(image)
-        (h, w), whole = grid_size(*size), Augmentation(size, 0, 0, size, size, flip=False)
-        positions = whole.positions(size, (h, w))
+        image = channels_first(batch["clip"].to(self.device, non_blocking=True))[:, 0]  # (N,3,H,W)
+        (height, width), (h, w) = size_of(image), grid_size(*size_of(image))
+        rows, columns = aligned_positions(height, h), aligned_positions(width, w)
         made = self._made_clips(batch, seed)
-        current = whole.views(image, (h, w))  # (N,3,h,w)
-        views = [normalise(x, self.mean, self.std).flip(1) for x in (made.frame(1, *positions), current)]  # BGR
-        flow, visible = made.flow(*positions)  # (N,2,h,w), (N,h,w)
-        steps = flow.new_tensor([aligned_step(w, size[1]), aligned_step(h, size[0])]).view(1, 2, 1, 1)
-        return views, flow * steps, visible[:, None].float()
+        views = [self.view.colours(made.frame(1, rows, columns)), self.view(image)]
+        flow, visible = made.flow(rows, columns)  # (N,2,h,w) in pixels of the frame, (N,h,w)
+        flow = torch.stack([flow[:, 0] * aligned_step(w, width), flow[:, 1] * aligned_step(h, height)], dim=1)  # in grid pixels
+        return views, flow, visible[:, None].float()
 
     @torch.no_grad()
     def evaluate(self) -> dict | None:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from config.options import Options
 from dataloaders.clips import ClipDataset
-from dataloaders.transforms import normalise
 from models.load import networks_for_training
 from models.losses import SegmenterLoss
 from trainer import optim
@@ -52,7 +51,7 @@ class SegmenterStage(Stage):
             draw = self.draw(np.random.default_rng([*seed, first + number]), one.shape[-2:])
             images.append(draw.images(one))
             labels.append(draw.label(its_label))
-        image = normalise(torch.stack(images), self.segmenter.pixel_mean, self.segmenter.pixel_std)  # (N,3,H,W)
+        image = self.segmenter.normalise(torch.stack(images))  # (N,3,H,W)
         with self.autocast():
             outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
         return self.criterion([x.float() for x in outputs], torch.stack(labels).long())

@@ -9,16 +9,15 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.clips import ClipDataset
 from dataloaders.stills import StillsDataset
-from dataloaders.transforms import normalise
 from models.fold import folded
 from models.gsvnet import GSVNet
 from models.load import networks_for_training
 from models.losses import PropagationLoss
 from models.released import released_state
-from models.resize import grid_size
+from models.resize import grid_size, size_of
 from trainer import optim
 from trainer.stages.training_stage import Stage
-from trainer.trainable import ClipPropagation, frozen_pass, views_of
+from trainer.trainable import ClipPropagation, keyframe_and_teacher
 from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks, mean_over_ranks
 from utils.logging import logger
@@ -89,38 +88,29 @@ class PropagationStage(Stage):
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         ends, views, label = self.inputs(batch, seed)  # of a video, or made from stills
         with self.autocast():
-            key_logits, teacher = self.frozen_logits(ends)
+            key_logits, teacher = keyframe_and_teacher(self.frozen, ends, distil=self.options.distil)
             logits = self.trained(key_logits, views)  # (N,C,h,w)
         return self.criterion(logits.float(), label, teacher)
 
     def inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Augmented first and last frame (N,2,3,H,W), grid views of all frames, label (N,H,W) int64.
+        """Augmented first and last frame (N,2,3,H,W), RGB 0..255; views (N,3,h,w) of all T frames; label (N,H,W) int64.
 
         Only the segmenter's frames are computed in full; of all others the networks see 1/8.
         """
         clip, label = self._to_device(batch)
-        augmentation = self.draw(np.random.default_rng(list(seed)), clip.shape[-2:])
-        mean, std = self.net.segmenter.pixel_mean, self.net.segmenter.pixel_std
+        augmentation, view = self.draw(np.random.default_rng(list(seed)), size_of(clip)), self.net.segmenter.view
         grid = grid_size(*augmentation.output)
+        seen = augmentation.views(clip, grid)  # (N,T,3,h,w), of stills (N,1,3,h,w)
+        views = [view.colours(x) for x in seen.unbind(1)]
         if "objects" in batch:
-            made, size = self._made_clips(batch, seed), clip.shape[-2:]
-            steps = int(batch["steps"][0])
-            first = made.frame(steps, *augmentation.positions(size, augmentation.output))  # (N,3,H,W)
+            made, steps = self._made_clips(batch, seed), int(batch["steps"][0])
+            first = made.frame(steps, *augmentation.positions(size_of(clip), augmentation.output))  # (N,3,H,W)
             ends = torch.stack([first, augmentation.images(clip[:, 0])], dim=1)  # (N,2,3,H,W)
-            seen = [made.frame(back, *augmentation.positions(size, grid)) for back in range(steps - 1, 0, -1)]
-            middle = torch.stack(seen, dim=1) if seen else ends[:, :0, :, : grid[0], : grid[1]]  # (N,T-2,3,h,w)
+            places = augmentation.positions(size_of(clip), grid)
+            views = [view(first), *(view.colours(made.frame(back, *places)) for back in range(steps - 1, 0, -1)), *views]
         else:
             ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # first and last frame, without copying: (N,2,3,H,W)
-            middle = augmentation.views(clip[:, 1:-1], grid)  # (N,T-2,3,h,w)
-        ends = normalise(ends, mean, std)
-        first, last = views_of(ends)  # (N,3,h,w) each
-        between = normalise(middle, mean, std).flip(2).unbind(1)  # BGR
-        views = [view.contiguous() for view in (first, *between, last)]  # channels first, as the logits beside them
         return ends, views, augmentation.label(label).long()
-
-    def frozen_logits(self, ends: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Keyframe logits (N,C,h,w) and teacher logits of the augmented first and last frame."""
-        return frozen_pass(self.frozen, ends[:, 0], ends[:, 1], distil=self.options.distil)
 
     def evaluate(self) -> dict | None:
         if self.evaluation is None:

@@ -4,7 +4,7 @@ A stage offers the trainer: `passes` (data sets by clip interval, gone through i
 `scheduler`, `loss(batch, augmentation seed)`, `train_mode()`, `evaluate()` and `state()`.
 """
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from dataloaders.images import read_image
 from dataloaders.label_check import check_label_kind
 from dataloaders.loaders import labelled_frames
 from dataloaders.stills import MadeClips
-from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, channels_first, draw_augmentation
+from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, draw_augmentation
 from evaluation.evaluate import Evaluation, picture_cache
 from evaluation.example_frames import panel
-from models.warp import sample_at
+from models.resize import channels_first
 from trainer import optim
 from trainer.trainable import freeze_batch_norm
+from utils.device import autocast
 from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
 from utils.logging import logger
 
@@ -56,9 +57,8 @@ class Stage:
         raise NotImplementedError
 
     def autocast(self) -> AbstractContextManager:
-        """The precision that `--amp` asks for, around a forward pass."""
-        kind = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.amp]
-        return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
+        """The precision of `--amp`, around a forward pass."""
+        return autocast(self.device, self.options.amp)
 
     def _wrap(self, trained: nn.Module, *compiled: nn.Module) -> nn.Module:
         """Make `trained` ready for several processes; with `--compile 1` the parts `compiled` of it are compiled."""
@@ -77,10 +77,10 @@ class Stage:
     def _made_clips(self, batch: Mapping, seed: Sequence[int]) -> MadeClips:
         """Clips made from a batch of StillsDataset; each depends on `seed` and its place in the global batch alone."""
         first = self.ranks.rank * len(batch["label"])
-        image, label, objects = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label", "objects"))
+        image, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
         seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
         steps = int(batch["steps"][0])
-        return MadeClips(image[:, 0], label, objects, steps, self.dataset, sample_at=sample_at, seeds=seeds)
+        return MadeClips(image[:, 0], label, batch["objects"], steps, self.dataset, seeds=seeds)
 
     def _optimizer(self, groups: list[dict], betas: tuple[float, float] = optim.BETAS) -> torch.optim.Optimizer:
         options = self.options
