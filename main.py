@@ -109,7 +109,8 @@ def measure_or_train(options: "Options", device: "torch.device", ranks: "Ranks")
 
         run_benchmark(options, device)
         return 0
-    from trainer.trainer import Stopped, Trainer
+    from trainer.trainer import Trainer
+    from utils.interrupts import Stopped
     from utils.logging import logger
 
     trainer = Trainer(options, device, ranks)

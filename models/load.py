@@ -1,5 +1,4 @@
 """Networks with the weights that the options name: fresh, for training, for inference."""
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from config.options import Options, flag, tasks
 from models import released
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.gsvnet import GSVNet
-from models.segmenters.base import Segmenter
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
 from utils.run_folder import LATEST, PREVIOUS, latest_experiment
@@ -44,7 +42,13 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
     weights = weights_for(options, training=True, resumed=resumed)
     nothing: Any = nn.Identity()
     if options.stage == "segnet":
-        return _load(GSVNet(_segmenter_to_train(options, resumed), nothing, nothing), weights, options)
+        pretrained = options.pretrained_backbone and resumed is None
+        try:
+            segmenter = build_segmenter(name=options.segnet, classes=_classes(options), pretrained=pretrained)
+        except OSError as error:  # urllib's errors are OSErrors
+            found = f"cannot download the backbone's ImageNet weights ({error})"
+            raise UserError(f"{found}; --pretrained-backbone 0 starts without them") from error
+        return _load(GSVNet(segmenter, nothing, nothing), weights, options)
     if options.stage == "flow":
         return _load(GSVNet(nothing, build_flow(name=options.optical_flow_network), nothing), weights, options)
     net = fresh_networks(options)
@@ -91,12 +95,10 @@ def resume_path(options: Options) -> Path | None:
     if options.resume == "0":
         return None
     if options.resume == "1":
-        name = {
-            "gsv": released.GSVNET_FILES[options.segnet],
-            "segnet": released.SEGMENTER_FILES[options.segnet],
-            "flow": released.FLOWNET_FILE if options.optical_flow_network == "flownet" else None,
-        }[options.stage]
-        if name is None:
+        flow = released.FLOWNET_FILE if options.optical_flow_network == "flownet" else ""
+        gsvnet, segmenter = released.GSVNET_FILES[options.segnet], released.SEGMENTER_FILES[options.segnet]
+        name = {"gsv": gsvnet, "segnet": segmenter, "flow": flow}[options.stage]
+        if not name:
             raise UserError("--resume 1: the release has no file of the light flow network alone; use --resume PATH")
         return Path(options.weights_dir) / name
     if options.resume == "auto":
@@ -156,18 +158,8 @@ def _flow_file(options: Options) -> WeightsFile | None:
     """`--flow-weights`, else for propagation the FlowNet2-S file; None for a network that starts at random."""
     path, name = options.flow_weights, options.optical_flow_network
     if not path and name == "flownet" and options.stage == "gsv":
-        path = os.path.join(options.weights_dir, released.FLOWNET_FILE)
+        path = f"{options.weights_dir}/{released.FLOWNET_FILE}"
     return released.read_flow(Path(path), name) if path else None
-
-
-def _segmenter_to_train(options: Options, resumed: WeightsFile | None) -> Segmenter:
-    pretrained = options.pretrained_backbone and resumed is None
-    try:
-        return build_segmenter(name=options.segnet, classes=_classes(options), pretrained=pretrained)
-    except OSError as error:  # urllib's errors are OSErrors
-        raise UserError(
-            f"cannot download the backbone's ImageNet weights ({error}); --pretrained-backbone 0 starts without them"
-        ) from error
 
 
 def _load(net: GSVNet, weights: Weights, options: Options) -> GSVNet:

@@ -1,8 +1,7 @@
 """The training loop of all stages: builds, loops over epochs and passes, logs, saves. Checkpoints: checkpointing.py."""
 import math
-import signal
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,11 @@ from trainer.stages import STAGES, report_of, score_of
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
 from utils.files import check_writable, write_json
+from utils.interrupts import Interrupt, Stopped
 from utils.logging import RunLog, logger, progress_bar
 from utils.run_folder import claim, claim_experiment, latest_experiment
 
 DRY_RUN_STEPS = 5
-
-
-class Stopped(Exception):
-    """A signal stopped the run after everything was saved. `status` is the exit status."""
-
-    def __init__(self, status: int):
-        super().__init__(f"stopped by signal {status - 128}")
-        self.status = status
 
 
 class Trainer:
@@ -38,8 +30,7 @@ class Trainer:
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks):
         self.options, self.device, self.ranks = options, device, ranks
-        self.signal = 0  # number of the signal that asked to stop
-        self.all_saved = False  # whether stopping right now would lose nothing
+        self.interrupt = Interrupt()
 
     def evaluate(self) -> dict:
         """Evaluate on the val split; returns the content of metrics.json. Raises UserError."""
@@ -81,22 +72,17 @@ class Trainer:
             self.lock = self.lock or claim_experiment(options)
             logger.info("run folder: %s", self.lock.folder)
         self.folder: Path = from_all_ranks(self.lock and self.lock.folder)[0]
-        previous = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with RunLog(self.folder, after=progress.iteration) if self.ranks.first else nullcontext() as log:
-                while progress.epoch < options.epoch:
-                    self._epoch(log)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        with ExitStack() as stack:
             if self.lock is not None:
-                self.lock.release()
+                stack.callback(self.lock.release)
+            stack.enter_context(self.interrupt)
+            log = stack.enter_context(RunLog(self.folder, after=progress.iteration)) if self.ranks.first else None
+            while progress.epoch < options.epoch:
+                self._epoch(log)
         skipped = self.checkpoints.skipped
         if skipped and self.ranks.first:
-            logger.warning(
-                "%d times another sample replaced one of %d unreadable samples: %s", skipped.total(), len(skipped),
-                self.folder / LISTED,
-            )
+            counts = skipped.total(), len(skipped), self.folder / LISTED
+            logger.warning("%d times another sample replaced one of %d unreadable samples: %s", *counts)
         wait_for_all()
         return self.folder
 
@@ -122,11 +108,11 @@ class Trainer:
         """Evaluate, which may take long: save first, so that a signal can stop it at once."""
         self.checkpoints.save(self.folder)
         self._stop_if_asked()
-        self.all_saved = True
+        self.interrupt.all_saved = True
         try:
             return self.stage.evaluate()
         finally:
-            self.all_saved = False
+            self.interrupt.all_saved = False
 
     def _pass(self, interval: int, log: RunLog | None) -> None:
         """One pass over the clips of one interval, from `progress.step` on."""
@@ -194,16 +180,9 @@ class Trainer:
         if picture is not None:
             log.image(self.progress.iteration, "val/overlay", picture)
 
-    def _note_signal(self, number: int, _frame: object) -> None:
-        if self.signal:  # asked twice: end at once
-            raise KeyboardInterrupt
-        self.signal = number
-        if self.all_saved:
-            raise Stopped(128 + number)
-
     def _stop_if_asked(self) -> None:
         """Save and raise Stopped where any rank has received a signal."""
-        if any_rank(bool(self.signal), self.device):
+        if any_rank(bool(self.interrupt.number), self.device):
             self.checkpoints.save(self.folder)
             wait_for_all()
-            raise Stopped(128 + (self.signal or signal.SIGTERM))
+            raise Stopped(self.interrupt.status or 143)  # 143: another rank received it

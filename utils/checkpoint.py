@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +20,12 @@ from config.errors import UserError
 from utils.files import written_whole
 from utils.logging import logger
 
-NUMPY_TYPES = ("f8", "f4", "i8", "i4", "b1")
-
 
 class _NumpyType:
     """Replaces numpy.dtype while a file is read: numpy's own accepts far more from a file than the types of numbers."""
 
     def __init__(self, code: str, *_: object):
-        if code not in NUMPY_TYPES:
+        if code not in ("f8", "f4", "i8", "i4", "b1"):
             raise pickle.UnpicklingError(f"it contains a numpy value of type {code!r}")
         self.code = code
 
@@ -45,15 +42,10 @@ def _scalar(type_: _NumpyType, data: bytes) -> np.generic:
 # What released checkpoints contain apart from tensors, plain numbers and strings: their options, and scores as numpy
 # scalars (under the module paths of older and newer versions).
 _HARMLESS: list[Callable | tuple[Callable, str]] = [
-    argparse.Namespace,
-    (_NumpyType, "numpy.dtype"),
-    (_scalar, "numpy.core.multiarray.scalar"),
+    argparse.Namespace, (_NumpyType, "numpy.dtype"), (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
 ]
-
 CHECKSUMS = "SHA256SUMS"  # in a file's folder, as `sha256sum * > SHA256SUMS` writes it
-UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, TypeError,
-              AttributeError, LookupError, AssertionError, OverflowError, MemoryError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ class WeightsFile:
             with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is wrong is reported below
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except UNREADABLE as error:
+        except Exception as error:  # a damaged file makes torch raise almost any kind
             raise UserError(
                 f"{path}: cannot be read as {expected} ({len(data)} bytes; truncated, damaged, or another kind of "
                 f"file: {_reason(error)}){hint}"
@@ -184,10 +176,7 @@ def _impossible(name: str, tensor: Tensor, own: Tensor) -> str:
 
 
 def save_checkpoint(path: Path, content: dict, *, previous: Path | None = None) -> None:
-    """Write `content` to `path`, whole or not at all. Raises UserError if that fails.
-
-    previous: where the file that was at `path` is kept.
-    """
+    """Write `content` to `path`, whole or not at all; keep an earlier file as `previous`. Raises UserError."""
     packed = io.BytesIO()
     torch.save(content, packed)  # in memory first: torch's file writer hides why a disk refused
     kept = "; the earlier file is intact" if path.exists() else ""
