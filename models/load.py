@@ -105,8 +105,7 @@ def resume_path(options: Options) -> Path | None:
         folder = latest_experiment(options)
         if folder is None:
             logger.info("--resume auto: no earlier run of this name")
-            return None
-        return folder / LATEST
+        return folder and folder / LATEST
     return Path(options.resume)
 
 
@@ -140,8 +139,7 @@ def _read_checkpoint(options: Options, path: Path) -> WeightsFile:
         if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
             trained_for = f"{path}: was trained for {len(bias)} classes, but --dataset {options.dataset} has {classes}"
             raise UserError(f"{trained_for}; use a checkpoint that was trained on this data set")
-    args = file.content.get("args")
-    trained = args if isinstance(args, Mapping) else {}
+    trained = args if isinstance(args := file.content.get("args"), Mapping) else {}
     for name in [name for name in names if name in trained]:
         theirs, ours = (int(x) if isinstance(x, bool) else x for x in (trained[name], getattr(options, name)))
         if theirs != ours:
