@@ -1,4 +1,4 @@
-"""Data that are in another place, of another kind, damaged or hostile, through every use of every data set."""
+"""Data in the wrong place, of the wrong kind, damaged or hostile, through every use of every data set."""
 import itertools
 import json
 import os
@@ -18,8 +18,8 @@ from tests import pictures
 from tests.main.program import experiment, refusal, training
 
 DOOR = "Data"
-ONE_LINE = "one line, status 2, nothing begun"
-ONE_LINE_WHOLE = "one line that names the file, status 2, whole files left"
+ONE_LINE = "one line, status 2, no files"
+ONE_LINE_WHOLE = "one line that names the file, status 2, only whole files"
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "camvid"
 FRAME, LABEL = "leftImg8bit.png", "gtFine_labelIds.png"
 USES = {
@@ -34,7 +34,7 @@ USES = {
 
 @pytest.fixture
 def data(streets, tmp_path) -> Path:
-    """The tiny streets, to be spoilt."""
+    """A copy of the tiny streets, to be damaged."""
     return Path(shutil.copytree(streets, tmp_path / "data" / "streets"))
 
 
@@ -66,12 +66,14 @@ def replaced(make: Callable[[Path], object]) -> Callable[[Path], object]:
 
 def resized(width: int, height: int) -> Callable[[Path], object]:
     return lambda path: cv2.imwrite(
-        str(path), cv2.resize(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), (width, height), interpolation=cv2.INTER_NEAREST)
+        str(path), cv2.resize(
+            cv2.imread(str(path), cv2.IMREAD_UNCHANGED), (width, height), interpolation=cv2.INTER_NEAREST
+        )
     )
 
 
 def assert_whole(logs: Path) -> None:
-    """What a refused run has left can be read, and claims no result."""
+    """Every file of a refused run can be read, and none contains results."""
     files = [path for path in logs.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix == ".tmp" or path.name in ("metrics.json", "report.html")]
     for path in files:
@@ -90,7 +92,9 @@ PLACES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-@pytest.mark.tried(DOOR, "--data-path: missing, empty, a file, another data set, one folder off; each data set and use", ONE_LINE)
+@pytest.mark.tried(
+    DOOR, "--data-path: missing, empty, a file, another data set, one folder off; each data set and use", ONE_LINE
+)
 @pytest.mark.parametrize("use", ["gsv", "segnet", "flow on stills", "evaluate", "check"])
 @pytest.mark.parametrize("dataset", ["cityscapes_2k", "camvid", "custom"])
 @pytest.mark.parametrize("place", PLACES)
@@ -119,7 +123,8 @@ def test_streets_in_another_place(data, call, tmp_path, use):
     (tmp_path / "mine/thesis.tex").touch()
     (tmp_path / "file").touch()
     for root, message in ((tmp_path / "mine", "holds other data than the requested synthetic streets"),
-                          (tmp_path / "file", "a file, not a folder"), (data.parent, f"--data-path {data} looks right")):
+                          (tmp_path / "file", "a file, not a folder"),
+                          (data.parent, f"--data-path {data} looks right")):
         status, errors = call(use, root)
         assert status == 2 and message in refusal(errors)
     assert (tmp_path / "mine/thesis.tex").is_file() and not (tmp_path / "logs").exists()
@@ -141,9 +146,13 @@ DAMAGE = {
 }
 
 
-@pytest.mark.tried(DOOR, "damaged, hostile, misplaced or misshapen frames and labels, in training and evaluation", ONE_LINE_WHOLE)
+@pytest.mark.tried(
+    DOOR, "damaged, hostile, misplaced or misshapen frames and labels, in training and evaluation", ONE_LINE_WHOLE
+)
 @pytest.mark.parametrize(
-    "damage, use", [*zip(DAMAGE, itertools.cycle(["gsv", "segnet", "gsv on stills"])), *((damage, "evaluate") for damage in DAMAGE)]
+    "damage, use", [
+        *zip(DAMAGE, itertools.cycle(["gsv", "segnet", "gsv on stills"])), *((damage, "evaluate") for damage in DAMAGE)
+    ]
 )
 def test_damaged_files(data, call, tmp_path, damage, use):
     ending, change, message = DAMAGE[damage]
@@ -156,8 +165,12 @@ def test_damaged_files(data, call, tmp_path, damage, use):
     assert_whole(tmp_path / "logs")
 
 
-@pytest.mark.tried(DOOR, "damaged, hostile, misplaced or misshapen frames and labels, in training and evaluation", ONE_LINE_WHOLE)
-@pytest.mark.parametrize("use, damage", [("segnet", "hostile frame"), ("gsv", "label of another size"), ("evaluate", "pipe as label")])
+@pytest.mark.tried(
+    DOOR, "damaged, hostile, misplaced or misshapen frames and labels, in training and evaluation", ONE_LINE_WHOLE
+)
+@pytest.mark.parametrize(
+    "use, damage", [("segnet", "hostile frame"), ("gsv", "label of another size"), ("evaluate", "pipe as label")]
+)
 def test_damaged_files_in_a_loaders_process(data, call, tmp_path, use, damage):
     ending, change, _ = DAMAGE[damage]
     spoil(data, ending, change)
@@ -198,16 +211,19 @@ def test_half_size_labels_are_evaluated(data, call, tmp_path):
     assert sizes == {(32, 64)} and [row["frames"] for row in metrics["positions"]] == [12, 10]
 
 
-@pytest.mark.tried(DOOR, "frame missing in the middle of a sequence", "counted, and said, for each interval and position")
+@pytest.mark.tried(
+    DOOR, "frame missing in the middle of a sequence", "counted and logged for each interval and position"
+)
 def test_gap_is_counted(data, call, tmp_path, capsys):
     for split in ("train", "val"):
         for path in data.rglob(f"{split}/streets/streets_000000_000003_*"):
             path.unlink()
+    # The data set is searched first, the missing weights are found later.
     assert main(training(data, tmp_path, tmp_path / "logs", "--evaluate", "1", "--resume", "0", "--method", "copy",
-                         "--eval-multi-step", "1", "3", "--segnet-weights", str(tmp_path / "none"))) == 2  # the data are found first
-    said = capsys.readouterr().out
-    assert "val: 8 of 11 labelled frames have 1 frames before them" in said
-    assert "val: 3 of 11 labelled frames have 3 frames before them" in said
+                         "--eval-multi-step", "1", "3", "--segnet-weights", str(tmp_path / "none"))) == 2
+    output = capsys.readouterr().out
+    assert "val: 8 of 11 labelled frames have 1 frames before them" in output
+    assert "val: 3 of 11 labelled frames have 3 frames before them" in output
 
 
 @pytest.mark.tried(DOOR, "no labelled frame with enough frames before it", ONE_LINE)
@@ -225,12 +241,17 @@ def test_no_clip_is_long_enough(data, call, tmp_path, use, more, message):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "must have classes, train and val"), ("[1, 2]", "must have classes, train and val"), ("classes:\n\ta: 1", "line 2: not YAML"),
+        ("", "must have classes, train and val"), ("[1, 2]", "must have classes, train and val"),
+        ("classes:\n\ta: 1", "line 2: not YAML"),
         ("classes: !!python/object/apply:os.system ['touch ran']", "could not determine a constructor for the tag"),
-        ("a: &a [1]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in itertools.pairwise("abcdefghijk")),
+        ("a: &a [1]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n"
+                                for x, y in itertools.pairwise("abcdefghijk")),
          "unknown key a"),
         ("clases: {}", "unknown key clases (did you mean classes?)"),
-        (yaml.safe_dump({"classes": {"a": {"id": 1}, "b": {"id": 1}}, "val": {"frames": "*", "labels": "*"}}), "id 1 is taken by a"),
+        (
+            yaml.safe_dump({"classes": {"a": {"id": 1}, "b": {"id": 1}}, "val": {"frames": "*", "labels": "*"}}),
+            "id 1 is taken by a",
+        ),
     ],
 )
 def test_damaged_description(call, tmp_path, monkeypatch, text, message, use):
@@ -243,35 +264,44 @@ def test_damaged_description(call, tmp_path, monkeypatch, text, message, use):
 
 @pytest.mark.tried(DOOR, "--cache-dir that is a file", "one line, status 2")
 @pytest.mark.parametrize("use", ["segnet", "evaluate"])
-def test_cache_in_the_place_of_a_file(data, call, tmp_path, use):
+def test_cache_folder_that_is_a_file(data, call, tmp_path, use):
     (tmp_path / "cache").touch()
     status, errors = call(use, data, "--cache-dir", str(tmp_path / "cache"))
     assert status == 2 and f"{tmp_path}/cache" in refusal(errors)
     assert_whole(tmp_path / "logs")
 
 
-@pytest.mark.tried(DOOR, "cache of decoded frames whose entries are cut short or pickles", "the same result as without a cache")
-def test_spoilt_cache_changes_nothing(data, call, tmp_path):
+@pytest.mark.tried(
+    DOOR, "cache of decoded frames whose entries are cut short or pickles", "the same result as without a cache"
+)
+def test_damaged_cache_does_not_change_the_result(data, call, tmp_path):
     cache = tmp_path / "cache"
     for run in range(3):
         assert call("evaluate", data, *(["--cache-dir", str(cache)] if run else []))[0] == 0
         for number, path in enumerate(sorted(cache.rglob("*.npy"))):
             np.save(path, np.array([{}], object)) if number % 2 else path.write_bytes(path.read_bytes()[:-9])
-    found = [json.loads((experiment(tmp_path / "logs", run) / "metrics.json").read_text())["positions"] for run in range(3)]
+    found = [
+        json.loads((experiment(tmp_path / "logs", run) / "metrics.json").read_text())["positions"] for run in range(3)
+    ]
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the CamVid images are not beside this repository")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the CamVid images are not in shared/ next to this repository")
 @pytest.mark.tried(DOOR, "--data-path of CamVid one folder off", ONE_LINE)
 @pytest.mark.parametrize("root", [SHARED.parent, SHARED / "val"])
 def test_camvid_one_folder_off(call, tmp_path, root):
     status, errors = call("evaluate", root, dataset="camvid")
-    assert status == 2 and refusal(errors).endswith(f"; --data-path {SHARED} looks right") and not (tmp_path / "logs").exists()
+    assert status == 2 and refusal(errors).endswith(f"; --data-path {SHARED} looks right")
+    assert not (tmp_path / "logs").exists()
 
 
-@pytest.mark.tried(DOOR, "labels all of another kind (void, trainIds), in every use that learns or measures by them", ONE_LINE)
+@pytest.mark.tried(
+    DOOR, "labels all of another kind (void, trainIds), in every use that learns or measures by them", ONE_LINE
+)
 @pytest.mark.parametrize("use", ["gsv", "segnet", "gsv on stills", "evaluate"])
-@pytest.mark.parametrize("ids, message", [((0, 3), "holds no id of a class of synthetic, but 0, 3"), ((0, 8, 255), "looks like trainIds")])
+@pytest.mark.parametrize(
+    "ids, message", [((0, 3), "holds no id of a class of synthetic, but 0, 3"), ((0, 8, 255), "looks like trainIds")]
+)
 def test_labels_of_another_kind(data, call, tmp_path, ids, message, use):
     picture = np.resize(np.uint8(ids), (64, 128))
     spoil(data, LABEL, lambda path: cv2.imwrite(str(path), picture))
