@@ -1,4 +1,4 @@
-"""Small videos and pictures, for tests."""
+"""Small videos and pictures for tests."""
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,7 @@ def picture(number: int, size: tuple[int, int] = (16, 24)) -> np.ndarray:
 
 
 def write_pictures(folder: Path, names: list[str], **how) -> None:
-    """Pictures numbered in the order of `names`."""
+    """Write pictures numbered in the order of `names`."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def write_video(path: Path, count: int = 5, fps: float = 29.97, size: tuple[int,
 
 
 def opened(path: Path) -> tuple[float, float, list[np.ndarray]]:
-    """Rate and frame count that a video announces, and the frames that it has, RGB."""
+    """Return the frame rate and count in a video's header, and its frames, RGB."""
     reader, frames = cv2.VideoCapture(str(path)), []
     while True:
         good, frame = reader.read()

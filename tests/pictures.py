@@ -1,4 +1,4 @@
-"""Picture files of every kind, healthy, damaged and hostile, for tests that read them."""
+"""Picture files of every kind for tests: valid, damaged and hostile."""
 import io
 import struct
 import zlib
@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 24, 32
-COLOUR = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH))[..., None].astype(np.uint8) * np.uint8([3, 2, 1])  # smooth, for JPEG
+_RAMP = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)).astype(np.uint8)  # smooth, for JPEG
+COLOUR = _RAMP[..., None] * np.uint8([3, 2, 1])
 IDS = (np.arange(HEIGHT * WIDTH) % 11).astype(np.uint8).reshape(HEIGHT, WIDTH)
 ORIENTATION, QUARTER_TURN = 274, 6  # of EXIF
 
@@ -22,10 +23,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, rows: bytes, *, bits: int = 8, kind: int = 0, interlaced: int = 0, stream: bytes | None = None) -> bytes:
-    """A PNG with right checksums around whatever is in it. stream: in place of the compressed rows."""
+def png(
+    width: int, height: int, rows: bytes, *, bits: int = 8, kind: int = 0, interlaced: int = 0,
+    stream: bytes | None = None,
+) -> bytes:
+    """Return a PNG with valid checksums, whatever it contains. stream: instead of the compressed rows."""
     header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", stream or zlib.compress(rows)) + chunk(b"IEND", b"")
+    pixels = chunk(b"IDAT", stream or zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
 def rows_of(picture: np.ndarray, filter_type: int = 0) -> bytes:
@@ -38,7 +43,7 @@ def interlaced(picture: np.ndarray) -> bytes:
 
 
 def turned(picture: np.ndarray, kind: str) -> bytes:
-    """With EXIF data that ask viewers to turn it."""
+    """Return a file whose EXIF data makes viewers rotate it."""
     exif = Image.Exif()
     exif[ORIENTATION] = QUARTER_TURN
     return encoded(picture, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {"quality": 95}))
@@ -51,16 +56,17 @@ def palette_picture(ids: np.ndarray) -> Image.Image:
 
 
 def jpeg_of_size(width: int, height: int) -> bytes:
-    """A small JPEG that claims to be of this size."""
+    """Return a small JPEG whose header claims this size."""
     content = bytearray(encoded(COLOUR, "JPEG"))
     place = content.index(b"\xff\xc0") + 5
     content[place : place + 4] = struct.pack(">HH", height, width)
     return bytes(content)
 
 
+_DEEP = (COLOUR.astype(np.uint16) * 256).astype(">u2")
 _IMAGE, _GREY = Image.fromarray(COLOUR), Image.fromarray(COLOUR[..., 0])
 _ANIMATED = dict(save_all=True, append_images=[Image.fromarray(COLOUR[::-1].copy())])
-# Frames that are read, and what from; where the picture is not exact in the file, None.
+# Valid frames and their pixels; None for lossy files.
 FRAMES: dict[str, tuple[bytes, np.ndarray | None]] = {
     "PNG": (encoded(COLOUR), COLOUR),
     "grey PNG": (encoded(_GREY), COLOUR[..., :1].repeat(3, axis=2)),
@@ -68,7 +74,7 @@ FRAMES: dict[str, tuple[bytes, np.ndarray | None]] = {
     "RGBA PNG": (encoded(_IMAGE.convert("RGBA")), COLOUR),
     "palette PNG": (encoded(_IMAGE.quantize(256)), np.array(_IMAGE.quantize(256).convert("RGB"))),
     "1-bit PNG": (encoded(IDS > 5), (IDS > 5)[..., None].repeat(3, axis=2).astype(np.uint8) * 255),
-    "16-bit PNG": (png(WIDTH, HEIGHT, rows_of((COLOUR.astype(np.uint16) * 256).astype(">u2")), bits=16, kind=2), COLOUR),
+    "16-bit PNG": (png(WIDTH, HEIGHT, rows_of(_DEEP), bits=16, kind=2), COLOUR),
     "interlaced PNG": (png(WIDTH, HEIGHT, interlaced(COLOUR), kind=2, interlaced=1), COLOUR),
     "animated PNG": (encoded(_IMAGE, **_ANIMATED), COLOUR),
     "PNG with bytes behind its end": (encoded(COLOUR) + b"and more", COLOUR),
@@ -80,7 +86,7 @@ FRAMES: dict[str, tuple[bytes, np.ndarray | None]] = {
     "CMYK JPEG": (encoded(_IMAGE.convert("CMYK"), "JPEG", quality=95), None),
     "turned JPEG": (turned(COLOUR, "JPEG"), None),
 }
-# Label files that are read, with the ids IDS.
+# Valid label files of the ids IDS.
 LABELS: dict[str, bytes] = {
     "PNG": encoded(IDS),
     "interlaced PNG": png(WIDTH, HEIGHT, interlaced(IDS), interlaced=1),
@@ -90,7 +96,7 @@ LABELS: dict[str, bytes] = {
     "PNG with bytes behind its end": encoded(IDS) + b"and more",
     "BMP": encoded(IDS, "BMP"),
 }
-# Pictures that hold no ids.
+# Valid pictures that hold no ids.
 NO_IDS: dict[str, bytes] = {
     "RGB PNG": encoded(COLOUR),
     "RGBA PNG": encoded(_IMAGE.convert("RGBA")),
@@ -104,7 +110,7 @@ NO_IDS: dict[str, bytes] = {
     "GIF": encoded(IDS, "GIF"),
 }
 _HEADER = chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, 0))
-# Files that are no picture, by what is wrong with them.
+# Files that are not pictures.
 BROKEN: dict[str, bytes] = {
     "zero bytes": b"",
     "text": b"no picture\n" * 20,
@@ -115,13 +121,13 @@ BROKEN: dict[str, bytes] = {
     "PNG of no width": png(0, HEIGHT, b""),
     "PNG of an impossible kind": png(WIDTH, HEIGHT, rows_of(IDS), bits=3, kind=2),
 }
-# Files with right checksums whose pixels cannot be decoded: they end the process of a decoder that trusts the checksums.
+# Files with valid checksums whose pixels cannot be decoded: they crash decoders that trust the checksums.
 HOSTILE: dict[str, bytes] = {
     "PNG with too few rows": png(WIDTH, HEIGHT, rows_of(IDS[:-5])),
     "PNG with an unknown filter": png(WIDTH, HEIGHT, rows_of(IDS, filter_type=9)),
     "PNG whose stream is noise": png(WIDTH, HEIGHT, b"", stream=b"\x78\x9c" + IDS.tobytes()),
 }
-# A few bytes that claim to be a huge picture.
+# A few bytes whose header claims a huge picture.
 BOMBS: dict[str, bytes] = {
     "PNG": png(65535, 65535, bytes(50), kind=2),
     "grey PNG": png(65535, 65535, bytes(50)),

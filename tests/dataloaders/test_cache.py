@@ -52,7 +52,8 @@ def saved(tmp_path: Path, array: np.ndarray, save=np.save) -> bytes:
 
 
 @pytest.mark.tried(
-    DOOR, "entry of the cache of decoded frames: of another kind or shape, a pickle, an archive, empty, too long", REPLACED
+    DOOR, "entry of the cache of decoded frames: of another kind or shape, a pickle, an archive, empty, too long",
+    REPLACED,
 )
 @pytest.mark.parametrize(
     "make",
@@ -144,7 +145,8 @@ def test_failing_disk_writes_nothing(tmp_path, source, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", fail)
-    with pytest.raises(UserError, match="cannot be written .No space left on device.; free some space, or omit --cache-dir"):
+    message = "cannot be written .No space left on device.; free some space, or omit --cache-dir"
+    with pytest.raises(UserError, match=message):
         PictureCache(tmp_path / "cache").read(source, read_image)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
@@ -160,4 +162,5 @@ def test_frames_and_labels_are_both_cached(tmp_path, source):
     cache = PictureCache(tmp_path / "cache")
     cv2.imwrite(str(tmp_path / "l.png"), PICTURE[..., 0])
     for _ in range(2):
-        assert cache.read(tmp_path / "l.png", read_ids).shape == (6, 8) and cache.read(source, read_image).shape == (6, 8, 3)
+        assert cache.read(tmp_path / "l.png", read_ids).shape == (6, 8)
+        assert cache.read(source, read_image).shape == (6, 8, 3)

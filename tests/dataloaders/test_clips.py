@@ -76,8 +76,8 @@ def test_label_of_another_size_is_named(tmp_path, kind, size, turned, cached):
     with pytest.raises(UserError) as caught:
         items[0]
     assert str(caught.value) == (
-        f"{tmp_path}/l.png: {size[1]} x {size[0]} pixels, but its frame {tmp_path}/f.png has 32 x 16; save it at the size "
-        "of its frame" + ("; EXIF data rotates frames in viewers, not here" if turned else "")
+        f"{tmp_path}/l.png: {size[1]} x {size[0]} pixels, but its frame {tmp_path}/f.png has 32 x 16; save it at the "
+        "size of its frame" + ("; EXIF data rotates frames in viewers, not here" if turned else "")
     )
 
 
@@ -89,7 +89,8 @@ def test_flow_is_in_grid_pixels_averaged_over_valid_ones(tmp_path):
     write_flow(tmp_path / "f.png", flow, valid)
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((32, 64, 3), np.uint8))
-    frame = LabelledFrame("x", (tmp_path / "a.png", tmp_path / "b.png"), tmp_path / "l.png", "p.png", tmp_path / "f.png")
+    past = (tmp_path / "a.png", tmp_path / "b.png")
+    frame = LabelledFrame("x", past, tmp_path / "l.png", "p.png", tmp_path / "f.png")
     item = FlowDataset([frame], 8)[0]
     assert item["flow"].shape == (2, 4, 8) and item["valid"].shape == (1, 4, 8)
     assert torch.allclose(item["flow"][0], torch.tensor(2.0), atol=0.01)

@@ -96,10 +96,13 @@ def test_clean_data_has_no_problems(tmp_path, capsys):
     assert (val["labelled_frames"], val["videos"]) == (6, 1)
     assert val["frames_before"] == {"0": 1, "1": 1, "2": 1, "3": 1, "4": 2}
     assert content["splits"]["train"]["frames_before"] == {"0": 4, "1": 0, "2": 0, "3": 0, "4": 0}
-    assert "videos: 1; frames before the labelled ones: 1 with 0, 1 with 1, 1 with 2, 1 with 3, 2 with 4 or more" in console.out
+    before = "1 with 0, 1 with 1, 1 with 2, 1 with 3, 2 with 4 or more"
+    assert f"videos: 1; frames before the labelled ones: {before}\n" in console.out
     assert val["frame_sizes"] == {"32 x 24": 6} and "6 labelled frames; sizes: 32 x 24 (6)" in console.out
-    first = {"name": "sky", "ids": [0], "pixels": 6 * 64, "files": 6, "first": str(tmp_path / "data/valannot/0016E5_07959.png")}
-    assert val["classes"][0] == first | {"share": pytest.approx(1 / 11), "weight": pytest.approx(1 / math.log(1.02 + 1 / 11))}
+    path = str(tmp_path / "data/valannot/0016E5_07959.png")
+    first = {"name": "sky", "ids": [0], "pixels": 6 * 64, "files": 6, "first": path}
+    share, weight = pytest.approx(1 / 11), pytest.approx(1 / math.log(1.02 + 1 / 11))
+    assert val["classes"][0] == first | {"share": share, "weight": weight}
     assert val["unknown_ids"] == [first | {"name": "void", "ids": [11]}]
     assert val["pictures"] == ["val_0_0016E5_07959.png", "val_1_0016E5_07965.png"]
     assert sorted(path.name for path in (tmp_path / "check").glob("val*")) == val["pictures"]
@@ -124,14 +127,16 @@ def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
     status, content = run(broken, tmp_path)
     console = capsys.readouterr().out
     frames, labels = broken / "train", broken / "trainannot"
-    size = {path.stem: path.stat().st_size for path in (labels / "cut.png", labels / "flipped.png", frames / "cutframe.png")}
+    damaged = (labels / "cut.png", labels / "flipped.png", frames / "cutframe.png")
+    size = {path.stem: path.stat().st_size for path in damaged}
     restore = "restore the file from the data set"
     expected = [
         *(("labels without a frame",
            f"{frames}/{name}.png: missing, but {labels}/{name}.png labels it; restore it, or remove the label")
           for name in ("lost1", "lost2")),
         ("frames without a label", f"4 unused: {frames}/bare0.png, {frames}/bare1.png, {frames}/bare2.png, ..."),
-        ("labels that hold no ids", f"{labels}/bits.png: this label is a PNG of 16 bits a channel; save it with 8 bits"),
+        ("labels that hold no ids",
+         f"{labels}/bits.png: this label is a PNG of 16 bits a channel; save it with 8 bits"),
         ("labels that hold no ids",
          f"{labels}/colour.png: a label must have one 8-bit channel of class ids, this one has 3 of uint8; use "
          "the label files that hold ids, not colours"),
@@ -155,7 +160,8 @@ def test_every_defect_is_listed_and_counted(broken, tmp_path, capsys):
     rest = [tuple(problem.values()) for problem in content["problems"][len(found) :]]
     assert rest == [("frames that are also in train", "val", text) for text in twins]
     for kind, text in expected:
-        assert f"\n{kind} ({sum(kind == other for other, _ in expected)})\n" in console and f"\n  train: {text}\n" in console
+        count = sum(kind == other for other, _ in expected)
+        assert f"\n{kind} ({count})\n" in console and f"\n  train: {text}\n" in console
     assert status == 1 and console.splitlines()[-1] == f"{len(expected) + 2} problems"
     train = content["splits"]["train"]
     assert (train["labelled_frames"], train["videos"], train["frames_before"]["0"]) == (15, 15, 15)
@@ -235,11 +241,13 @@ def test_synthetic_streets_are_checked_and_not_changed(streets, tmp_path):
 def test_video_layouts_may_leave_frames_without_labels_but_not_labels_without_frames(tmp_path):
     for number in range(7950, 7962):
         write(tmp_path / f"camvid/frames/0016E5/0016E5_{number:05d}.png", image(number))
-        write(tmp_path / f"cityscapes/leftImg8bit_sequence/val/ulm/ulm_000004_{number:06d}_leftImg8bit.png", image(number))
+        name = f"val/ulm/ulm_000004_{number:06d}_leftImg8bit.png"
+        write(tmp_path / "cityscapes/leftImg8bit_sequence" / name, image(number))
     for number in (7959, 7961, 7963):
         write(tmp_path / f"camvid/label_id/0016E5_{number:05d}_L.png", np.where(IDS == 0, 0, IDS + 20).astype(np.uint8))
         write(tmp_path / f"cityscapes/gtFine/val/ulm/ulm_000004_{number:06d}_gtFine_labelIds.png", IDS)
-    for dataset, name, bare in (("camvid", "camvid", 0), ("cityscapes_2k", "cityscapes", 10)):  # of the split, at 15 Hz and at 30
+    # Frames of the split: CamVid's at 15 Hz, Cityscapes' all.
+    for dataset, name, bare in (("camvid", "camvid", 0), ("cityscapes_2k", "cityscapes", 10)):
         _, content = run(tmp_path / name, tmp_path / "check", "--split", "val", dataset=dataset)
         part = content["splits"]["val"]
         kinds = [problem["kind"] for problem in content["problems"] if problem["kind"] != "classes that never occur"]
@@ -262,7 +270,8 @@ def test_custom_data_of_one_split_with_a_damaged_past(tmp_path, capsys):
     status, content = run(file, tmp_path / "check", dataset="custom")
     assert (status, list(content["splits"]), content["dataset"]) == (0, ["val"], "own")
     assert content["splits"]["val"]["classes"][10]["ids"] == [10, 11]
-    assert content["splits"]["val"]["frames_without_label"] == 4 and "4 frames of videos have no label" in capsys.readouterr().out
+    assert content["splits"]["val"]["frames_without_label"] == 4
+    assert "4 frames of videos have no label" in capsys.readouterr().out
     flip(tmp_path / "f/a/2.png")
     write(tmp_path / "f/a/3.png", image(3, 12))
     status, content = run(file, tmp_path / "check", dataset="custom")
@@ -291,7 +300,8 @@ def test_all_problems_of_a_finder_are_listed(tmp_path):
     parts = [{"frames": "f/*/*.png", "labels": "l/*.png", "step": 1}, {"frames": "g/*.png", "labels": "l/*.png"}]
     _, content = run(describe(tmp_path, val=parts), tmp_path / "check", dataset="custom")
     texts = [problem["text"] for problem in content["problems"] if problem["kind"] != "classes that never occur"]
-    expected = ("two frames for this label", "l/x7.png: no frame", "l/x8.png: no frame", "no number in 'x'", "g/*.png matches no file")
+    expected = ("two frames for this label", "l/x7.png: no frame", "l/x8.png: no frame", "no number in 'x'",
+                "g/*.png matches no file")
     assert len(texts) == len(expected) and all(part in text for part, text in zip(expected, texts))
     assert content["splits"]["val"]["labelled_frames"] == 1
 
@@ -334,7 +344,8 @@ def test_hostile_files_are_listed(tmp_path, is_label):
             write(root / side / f"bad{number:02d}.png", IDS)
         (folder / f"bad{number:02d}.png").write_bytes(content)
     status, content = run(root, tmp_path / "check", "--split", "train", "--pictures", "0")
-    faults = [problem for problem in content["problems"] if problem["kind"] in ("unreadable files", "labels that hold no ids")]
+    kinds = ("unreadable files", "labels that hold no ids")
+    faults = [problem for problem in content["problems"] if problem["kind"] in kinds]
     assert status == 1 and [problem["text"].split(":")[0] for problem in faults] == [
         str(folder / f"bad{number:02d}.png") for number in range(len(contents))
     ]
@@ -361,7 +372,8 @@ def test_train_ids_are_listed(tmp_path):
     for number in (1, 2):
         name = f"val/ulm/ulm_000000_{number:06d}"
         write(tmp_path / f"leftImg8bit/{name}_leftImg8bit.png", image(number))
-        write(tmp_path / f"gtFine/{name}_gtFine_labelIds.png", np.where(IDS == 11, 255, IDS).astype(np.uint8) if number == 1 else IDS + 20)
+        ids = np.where(IDS == 11, 255, IDS).astype(np.uint8) if number == 1 else IDS + 20
+        write(tmp_path / f"gtFine/{name}_gtFine_labelIds.png", ids)
     status, content = run(tmp_path, tmp_path / "check", "--split", "val", dataset="cityscapes_2k")
     texts = [problem["text"] for problem in content["problems"] if problem["kind"] == "labels of another kind"]
     label = f"{tmp_path}/gtFine/val/ulm/ulm_000000_000001_gtFine_labelIds.png"
@@ -374,7 +386,8 @@ def test_broken_link_among_custom_data_is_listed(tmp_path):
         write(tmp_path / f"f/{t}.png", image(t))
         write(tmp_path / f"l/{t}.png", IDS)
     (tmp_path / "f/4.png").symlink_to("nowhere")
-    status, content = run(describe(tmp_path, val={"frames": "f/*.png", "labels": "l/*.png"}), tmp_path / "check", dataset="custom")
+    file = describe(tmp_path, val={"frames": "f/*.png", "labels": "l/*.png"})
+    status, content = run(file, tmp_path / "check", dataset="custom")
     (problem,) = content["problems"]
     assert status == 1 and problem["text"].startswith(f"{tmp_path}/f/4.png: a link to a missing file")
     assert content["splits"]["val"]["labelled_frames"] == 3

@@ -50,7 +50,8 @@ def test_video_gap_ends_the_past(tmp_path):
 @pytest.mark.tried(DOOR, "CamVid label without its frame", "refused in one line")
 def test_video_label_without_its_frame_is_an_error(tmp_path):
     touch(tmp_path / "label_id/0016E5_07959_L.png")
-    with pytest.raises(UserError, match="0016E5/0016E5_07959.png: missing, but .*0016E5_07959_L.png labels it; restore it, or remove"):
+    message = "0016E5/0016E5_07959.png: missing, but .*0016E5_07959_L.png labels it; restore it, or remove"
+    with pytest.raises(UserError, match=message):
         find_camvid(tmp_path, "val", 4)
 
 
@@ -58,7 +59,8 @@ def test_video_label_without_its_frame_is_an_error(tmp_path):
 def test_video_split_without_labels_is_an_error(tmp_path):
     touch(tmp_path / "frames/0016E5/0016E5_07959.png")
     touch(tmp_path / "label_id/0016E5_07959_L.png")
-    with pytest.raises(UserError, match="holds no labels NAME_L.png of the train split; .*label_id holds 0016E5_07959_L.png"):
+    message = "holds no labels NAME_L.png of the train split; .*label_id holds 0016E5_07959_L.png"
+    with pytest.raises(UserError, match=message):
         find_camvid(tmp_path, "train", 0)
 
 
@@ -83,7 +85,8 @@ def test_empty_label_folder_is_an_error(tmp_path, there, said):
 def test_missing_split_is_an_error(tmp_path):
     for name in ("train/0001TP_000010.png", "trainannot/0001TP_000010.png"):
         touch(tmp_path / name)
-    with pytest.raises(UserError, match=f"no CamVid here; .* val/NAME.png with valannot/NAME.png, .*; {tmp_path} holds train, trainannot$"):
+    message = f"no CamVid here; .* val/NAME.png with valannot/NAME.png, .*; {tmp_path} holds train, trainannot$"
+    with pytest.raises(UserError, match=message):
         find_camvid(tmp_path, "val", 0)
 
 
@@ -101,8 +104,12 @@ def test_hidden_labels_are_skipped(tmp_path, layout):
 @pytest.mark.parametrize("labels", ["valannot", "label_id"])
 def test_closed_folder_is_an_error(tmp_path, monkeypatch, labels):
     (tmp_path / labels).mkdir()
-    monkeypatch.setattr(Path, "iterdir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path))))
-    with pytest.raises(UserError, match=f"{labels}: cannot be listed .Permission denied.; check the path and its permissions"):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    message = f"{labels}: cannot be listed .Permission denied.; check the path and its permissions"
+    with pytest.raises(UserError, match=message):
         find_camvid(tmp_path, "val", 0)
 
 

@@ -11,7 +11,8 @@ DOOR = "Data"
 
 def touch(root: Path, city: str, sequence: int, frames, labelled=()) -> Path:
     for kind, numbers, ending in (
-        ("leftImg8bit_sequence", frames, "leftImg8bit"), ("gtFine", labelled, "gtFine_labelIds"), ("flow", labelled, "flow")
+        ("leftImg8bit_sequence", frames, "leftImg8bit"), ("gtFine", labelled, "gtFine_labelIds"),
+        ("flow", labelled, "flow"),
     ):
         folder = root / kind / "val" / city
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,15 +53,20 @@ def test_city_names_may_hold_underscores(tmp_path):
     assert frame.name == "bad_honnef_000000_000001" and len(frame.frames) == 2
 
 
-@pytest.mark.tried(DOOR, "Cityscapes split without labels, or with other labels than labelIds", "refused in one line, with what is there")
+@pytest.mark.tried(
+    DOOR, "Cityscapes split without labels, or with other labels than labelIds",
+    "refused in one line, with what is there",
+)
 @pytest.mark.parametrize(
-    "there, said", [([], "is empty"), (["color", "labelTrainIds"], "holds ulm_gtFine_color.png, ulm_gtFine_labelTrainIds")]
+    "there, said",
+    [([], "is empty"), (["color", "labelTrainIds"], "holds ulm_gtFine_color.png, ulm_gtFine_labelTrainIds")],
 )
 def test_split_without_labels_is_an_error(tmp_path, there, said):
     touch(tmp_path, "ulm", 0, range(3))
     for kind in there:
         (tmp_path / f"gtFine/val/ulm/ulm_gtFine_{kind}.png").touch()
-    with pytest.raises(UserError, match=rf"gtFine/val: holds no CITY/\*_gtFine_labelIds.png; {tmp_path}/gtFine/val/ulm {said}"):
+    message = rf"gtFine/val: holds no CITY/\*_gtFine_labelIds.png; {tmp_path}/gtFine/val/ulm {said}"
+    with pytest.raises(UserError, match=message):
         find_cityscapes(tmp_path, "val", 0)
 
 
@@ -89,8 +95,12 @@ def test_hidden_labels_are_skipped(tmp_path):
 @pytest.mark.tried(DOOR, "folder that cannot be listed", "refused in one line")
 def test_closed_folder_is_an_error(tmp_path, monkeypatch):
     touch(tmp_path, "ulm", 0, [0], [0])
-    monkeypatch.setattr(Path, "iterdir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path))))
-    with pytest.raises(UserError, match="gtFine/val: cannot be listed .Permission denied.; check the path and its permissions"):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    message = "gtFine/val: cannot be listed .Permission denied.; check the path and its permissions"
+    with pytest.raises(UserError, match=message):
         find_cityscapes(tmp_path, "val", 0)
 
 
@@ -109,4 +119,5 @@ def test_stills_of_the_usual_download_are_used_without_the_sequences(tmp_path):
         path.parent.mkdir(parents=True)
         path.touch()
     (frame,) = find_cityscapes(tmp_path, "train", 0)
-    assert frame.name == name and frame.frames == (tmp_path / "leftImg8bit" / "train" / "aachen" / f"{name}_leftImg8bit.png",)
+    assert frame.name == name
+    assert frame.frames == (tmp_path / "leftImg8bit" / "train" / "aachen" / f"{name}_leftImg8bit.png",)

@@ -39,9 +39,8 @@ def describe(root: Path, files: str, **val) -> Path:
 
 def found(file: Path, past: int = 9) -> dict[str, list[str]]:
     """Names of the labelled frames -> files of the frames up to them, relative to the description."""
-    return {
-        frame.name: [str(path.relative_to(file.parent)) for path in frame.frames] for frame in find_custom(file, "val", past)
-    }
+    frames = find_custom(file, "val", past)
+    return {frame.name: [str(path.relative_to(file.parent)) for path in frame.frames] for frame in frames}
 
 
 def test_frames_come_in_natural_order_with_their_past(tmp_path):
@@ -132,23 +131,27 @@ def test_parts_of_a_split_are_paired_each_by_itself(tmp_path):
     [
         ("l/1.png", dict(frames="f/*.jpg", labels="l/*.png"),
          r"own.yaml: val: frames: f/\*.jpg matches no file; it is relative to .*; .* holds l, own.yaml"),
-        ("f/a/1.png l/1.png", dict(frames="f/a/*.jpg", labels="l/*.png"), r"f/a/\*.jpg matches no file; .*/f/a holds 1.png"),
+        ("f/a/1.png l/1.png", dict(frames="f/a/*.jpg", labels="l/*.png"),
+         r"f/a/\*.jpg matches no file; .*/f/a holds 1.png"),
         ("f/1.jpg", dict(frames="f/*.jpg", labels="l/*.png"), r"own.yaml: val: labels: l/\*.png matches no file"),
         ("f/a/1.jpg l/a/1.png", dict(frames="f/*", labels="l/a/*.png"), r"val: frames: f/\* matches no file"),
         ("f/1.png", dict(frames="f/*.png", labels="f/*.png"),
          r"val: f/\*.png of frames matches only the labels; add the frames' names or ending"),
         ("f/1.jpg l/1.png l/2.png", dict(frames="f/*.jpg", labels="l/*.png"),
-         r"l/2.png: no frame for this label: no file of f/\*.jpg has '2' where l/\*.png has it; add the frame, or correct the "
-         r"globs of .*: val"),
+         r"l/2.png: no frame for this label: no file of f/\*.jpg has '2' where l/\*.png has it; add the frame, or "
+         r"correct the globs of .*: val"),
         ("f/1.jpg l/1_mask.png", dict(frames="f/*.jpg", labels="l/*.png"), "no file of .* has '1_mask' where"),
-        ("f/a/1.jpg f/b/2.jpg l/b/1.png", dict(frames="f/*/*.jpg", labels="l/*/*.png"), "l/b/1.png: no frame .* has 'b/1' where"),
+        ("f/a/1.jpg f/b/2.jpg l/b/1.png", dict(frames="f/*/*.jpg", labels="l/*/*.png"),
+         "l/b/1.png: no frame .* has 'b/1' where"),
         ("f/a/1.jpg f/b/1.jpg l/1.png", dict(frames="f/*/*.jpg", labels="l/*.png"),
          "l/1.png: two frames for this label, .*f/a/1.jpg and .*f/b/1.jpg; narrow the glob"),
         ("f/1.jpg l/a/1.png l/b/1.png", dict(frames="f/*.jpg", labels="l/*/*.png"),
-         "f/1.jpg: two labels for this frame, .*l/a/1.png and .*l/b/1.png; narrow the glob of the labels of .*own.yaml: val"),
+         "f/1.jpg: two labels for this frame, .*l/a/1.png and .*l/b/1.png; narrow the glob of the labels of "
+         ".*own.yaml: val"),
         ("f/x.jpg f/y.jpg l/x.png", dict(frames="f/*.jpg", labels="l/*.png", step=1),
          "f/x.jpg: no number in 'x', but step compares numbers; remove step, or number the frames"),
-        ("f/1.jpg f/1.png l/1.png", dict(parts=[dict(frames="f/*.jpg", labels="l/*.png"), dict(frames="f/*.png", labels="l/*.png")]),
+        ("f/1.jpg f/1.png l/1.png",
+         dict(parts=[dict(frames="f/*.jpg", labels="l/*.png"), dict(frames="f/*.png", labels="l/*.png")]),
          "own.yaml: val: the labelled frames .*f/1.jpg and .*f/1.png have the same name; remove one"),
     ],
 )
@@ -190,8 +193,8 @@ def test_gap_is_logged_without_step(tmp_path, monkeypatch):
     file = describe(tmp_path, files, frames="f/*.jpg", labels="l/*.png")
     assert len(find_custom(file, "val", 9)[0].frames) == 6
     assert said == [
-        f"{file}: val: the numbers of 1 of 6 frames are more than 2 above the previous one, first at {tmp_path}/f/22.jpg; if "
-        "frames are missing, add step: 2 to begin a new video there"
+        f"{file}: val: the numbers of 1 of 6 frames are more than 2 above the previous one, first at "
+        f"{tmp_path}/f/22.jpg; if frames are missing, add step: 2 to begin a new video there"
     ]
     for other in (dict(step=2), dict(video=False)):
         find_custom(describe(tmp_path, "", frames="f/*.jpg", labels="l/*.png", **other), "val", 9)
@@ -207,7 +210,8 @@ def test_no_gap_is_logged_where_numbers_are_irregular(tmp_path, monkeypatch, nam
 
 @pytest.mark.tried(DOOR, "hidden files among the data, as `._a.png` of an archive", "skipped")
 def test_hidden_files_are_skipped(tmp_path):
-    file = describe(tmp_path, "f/1.jpg f/._1.jpg f/.cache/2.jpg l/1.png l/._1.png", frames="f/**/*.jpg", labels="l/*.png")
+    files = "f/1.jpg f/._1.jpg f/.cache/2.jpg l/1.png l/._1.png"
+    file = describe(tmp_path, files, frames="f/**/*.jpg", labels="l/*.png")
     assert found(file) == {"1": ["f/1.jpg"]}
 
 
@@ -254,7 +258,8 @@ def test_example_of_the_guide_is_read_as_documented(harbour):
     config = dataset_config("custom", str(harbour))
     assert (config.name, config.classes, config.crop) == ("harbour", ("water", "quay", "boat"), (352, 480))
     frames = labelled_frames(dataset="custom", root=harbour, split="train", past=4)
-    assert [frame.name for frame in frames[:6]] == ["lock_0001", "lock_0002", "lock_0004", "lock_0005", "lock_0006", "pier_0001"]
+    names = ["lock_0001", "lock_0002", "lock_0004", "lock_0005", "lock_0006", "pier_0001"]
+    assert [frame.name for frame in frames[:6]] == names
     assert [len(frame.frames) for frame in frames[:5]] == [1, 2, 4, 5, 5]
     item = ClipDataset(frames, 4, config)[0]
     assert item["clip"].shape == (5, HEIGHT, WIDTH, 3)
@@ -264,7 +269,8 @@ def test_example_of_the_guide_is_read_as_documented(harbour):
 def test_other_example_of_the_guide_is_read_too(tmp_path):
     file = describe(tmp_path, "pier/1.jpg pier/2.jpg pier/4.jpg pier/4_mask.png stills/4.jpg stills/4_mask.png")
     file.write_text(yaml.safe_dump({"classes": CLASSES}) + example(1))
-    assert [(frame.name, len(frame.frames)) for frame in find_custom(file, "train", 4)] == [("pier_4", 1), ("stills_4", 1)]
+    frames = find_custom(file, "train", 4)
+    assert [(frame.name, len(frame.frames)) for frame in frames] == [("pier_4", 1), ("stills_4", 1)]
 
 
 def test_example_of_the_guide_trains_and_evaluates(harbour, tmp_path):
@@ -277,24 +283,28 @@ def test_example_of_the_guide_trains_and_evaluates(harbour, tmp_path):
     assert main([*common, *train, *weights, "--multi-step", "1", "2", "--eval-multi-step", "1"]) == 0
     assert (runs / "swiftnet_test" / "experiment_0" / "model_best.pth.tar").is_file()
     metrics, predictions = tmp_path / "metrics.json", tmp_path / "predictions"
-    assert main([*common, *weights, "--evaluate", "1", "--method", "copy", "--eval-multi-step", "1", "2", "--metrics-file",
-                 str(metrics), "--save-predictions", str(predictions), "--visualization", "1"]) == 0
+    evaluation = ["--evaluate", "1", "--method", "copy", "--eval-multi-step", "1", "2", "--metrics-file", str(metrics)]
+    pictures = ["--save-predictions", str(predictions), "--visualization", "1"]
+    assert main([*common, *weights, *evaluation, *pictures]) == 0
     content = json.loads(metrics.read_text())
     assert (content["dataset"], content["classes"]) == ("harbour", ["water", "quay", "boat"])
     assert [row["frames"] for row in content["positions"]] == [5, 4, 3]
     assert np.sum(content["positions"][0]["confusion"]) == 5 * (HEIGHT - 4) * WIDTH
     written = sorted(predictions.rglob("*.png"))
-    assert [path.name for path in written if path.parent.name == "position_0"] == [f"000{t}_pred.png" for t in (1, 2, 4, 5, 6)]
+    names = [path.name for path in written if path.parent.name == "position_0"]
+    assert names == [f"000{t}_pred.png" for t in (1, 2, 4, 5, 6)]
     ids = cv2.imread(str(written[0]), cv2.IMREAD_UNCHANGED)
     assert ids.shape == (HEIGHT, WIDTH) and set(np.unique(ids)) <= {1, 2, 3}
 
 
 @pytest.mark.tried(DOOR, "mistake in custom data, through the whole program", "refused in one line, status 2")
 def test_mistakes_reach_the_user_in_one_line(harbour, tmp_path, capsys):
-    words = ["--dataset", "custom", "--log-folder", str(tmp_path), "--stage", "segnet", "--pretrained-backbone", "0", "--device", "cpu"]
+    words = ["--dataset", "custom", "--log-folder", str(tmp_path), "--stage", "segnet", "--pretrained-backbone", "0"]
+    words += ["--device", "cpu"]
     broken = tmp_path / "broken.yaml"
     broken.write_text(example(0).replace("frames/train", "farmes/train"))
-    for path, message in ((broken, "broken.yaml: train: frames: .* matches no file"), (tmp_path, "no dataset.yaml there")):
+    expected = ((broken, "broken.yaml: train: frames: .* matches no file"), (tmp_path, "no dataset.yaml there"))
+    for path, message in expected:
         assert main([*words, "--data-path", str(path)]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and re.match(f"error: .*{message}", lines[0]), lines

@@ -93,7 +93,8 @@ def refusal(frame: LabelledFrame) -> str:
 )
 @pytest.mark.parametrize(
     "content, message",
-    [(None, "cannot be opened"), (b"", "not a readable picture (0 bytes)"), (b"no flow", "not a readable picture (7 bytes)"),
+    [(None, "cannot be opened"), (b"", "not a readable picture (0 bytes)"),
+     (b"no flow", "not a readable picture (7 bytes)"),
      (pictures.png(65535, 65535, bytes(50), bits=16, kind=2), "65535 x 65535 pixels by its header"),
      (pictures.png(24, 16, bytes(50), bits=16, kind=2), "not a readable picture")],
 )
@@ -108,14 +109,16 @@ def test_unreadable_flow_file_is_named(pair, content, message):
 )
 def test_picture_in_place_of_a_flow_is_refused(pair, shape, kind):
     cv2.imwrite(str(pair.flow), np.ones(shape, kind))
-    assert refusal(pair) == "not a flow PNG, which has three 16-bit channels; remove its folder and generate the data again"
+    message = "not a flow PNG, which has three 16-bit channels; remove its folder and generate the data again"
+    assert refusal(pair) == message
 
 
 @pytest.mark.tried(DOOR, "flow of another size than its frames", "refused in one line")
 @pytest.mark.parametrize("size", [(8, 12), (24, 16), (16, 25)])
 def test_flow_of_another_size_is_refused(pair, size):
     write_flow(pair.flow, constant(size, 0, 0), np.ones(size, bool))
-    assert refusal(pair).startswith(f"{size[1]} x {size[0]} pixels, but its frame {pair.frames[-1]} has 24 x 16; save it at")
+    message = f"{size[1]} x {size[0]} pixels, but its frame {pair.frames[-1]} has 24 x 16; save it at"
+    assert refusal(pair).startswith(message)
 
 
 @pytest.mark.tried(DOOR, "every byte of a flow file changed", "refused in one line")

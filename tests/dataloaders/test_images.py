@@ -27,7 +27,7 @@ def write(path, array):
 
 
 def refusal(read, path) -> str:
-    """Return the error of `read` for the file at `path`, which must be one line that begins with its path, without it."""
+    """Return the error of `read` for the file at `path`: one line, without the path that it begins with."""
     with pytest.raises(UserError) as caught:
         read(path)
     text = str(caught.value)
@@ -107,7 +107,8 @@ def test_label_without_ids_is_refused(tmp_path, kind):
     elif "bit" in kind:
         assert said == f"this label is a PNG of {kind.split('-')[0]} bits a channel; save it with 8 bits"
     else:
-        assert "one 8-bit channel of class ids" in said and said.endswith("use the label files that hold ids, not colours")
+        assert "one 8-bit channel of class ids" in said
+        assert said.endswith("use the label files that hold ids, not colours")
 
 
 @pytest.mark.tried(DOOR, "not a picture: empty, text, a web page, cut short, without pixels", "refused in one line")
@@ -196,7 +197,8 @@ def test_png_cut_anywhere_is_refused(outcomes, tmp_path, reader):
 
 @pytest.mark.tried(DOOR, "label of colours, or of 16 bits", "refused in one line")
 @pytest.mark.parametrize(
-    "array, message", [(np.zeros((4, 4, 3), np.uint8), "one 8-bit channel"), (np.zeros((4, 4), np.uint16), "a PNG of 16 bits")]
+    "array, message",
+    [(np.zeros((4, 4, 3), np.uint8), "one 8-bit channel"), (np.zeros((4, 4), np.uint16), "a PNG of 16 bits")],
 )
 def test_label_file_has_one_8_bit_channel(tmp_path, array, message):
     with pytest.raises(UserError, match=message):

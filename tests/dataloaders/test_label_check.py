@@ -30,8 +30,11 @@ def frames(folder, *labels) -> list[LabelledFrame]:
     return found
 
 
-@pytest.mark.parametrize("config, ids", [(CITYSCAPES, (0, 1, 3, 7, 11, 23)), (CITYSCAPES, (7,)), (CITYSCAPES, (7, 8, 255)),
-                                         (SYNTHETIC, (0, 7, 11)), (CAMVID, (3, 11)), (CAMVID, (0, 1, 2, 255))])
+@pytest.mark.parametrize(
+    "config, ids",
+    [(CITYSCAPES, (0, 1, 3, 7, 11, 23)), (CITYSCAPES, (7,)), (CITYSCAPES, (7, 8, 255)), (SYNTHETIC, (0, 7, 11)),
+     (CAMVID, (3, 11)), (CAMVID, (0, 1, 2, 255))],
+)
 def test_labels_of_the_right_kind_are_accepted(config, ids):
     assert wrong_kind(counted(*ids), config) == ""
 
@@ -41,7 +44,8 @@ def test_labels_of_the_right_kind_are_accepted(config, ids):
     [
         (CITYSCAPES, (0, 3, 255), "holds no id of a class of cityscapes_2k, only 0, 3, 255"),
         (CAMVID, (255,), "holds no id of a class of camvid, only 255"),
-        (CAMVID, tuple(range(100, 120)), "holds no id of a class of camvid, only 100, 101, 102, 103, 104, 105, 106, 107, ..."),
+        (CAMVID, tuple(range(100, 120)),
+         "holds no id of a class of camvid, only 100, 101, 102, 103, 104, 105, 106, 107, ..."),
         (CITYSCAPES, (0, 1, 2, 8, 10, 13, 255), "looks like trainIds (0 to 18, 255); labelIds are required"),
         (SYNTHETIC, (0, 7, 18, 255), "looks like trainIds (0 to 18, 255); labelIds are required"),
     ],
@@ -55,7 +59,8 @@ def test_labels_of_another_kind_are_recognised(config, ids, message):
 )
 @pytest.mark.parametrize(
     "labels, message",
-    [([(0, 1, 8, 255), (2, 255)], "looks like trainIds"), ([(0, 255), (3,)], "holds no id"), ([(99, 98)], "holds no id"),
+    [([(0, 1, 8, 255), (2, 255)], "looks like trainIds"), ([(0, 255), (3,)], "holds no id"),
+     ([(99, 98)], "holds no id"),
      ([b"no picture", (255, 255)], "holds no id")],
 )
 def test_split_of_another_kind_is_refused(tmp_path, labels, message):

@@ -91,6 +91,8 @@ def test_a_batch_of_different_sizes_names_them(workers):
 def test_newcomer_without_data_learns_what_to_do_next(tmp_path, monkeypatch, dataset):
     monkeypatch.chdir(tmp_path)
     default = Path(dataset_config(dataset, "").default_path)
-    with pytest.raises(UserError, match="data/README.md .* make demo, --dataset synthetic, or --video IN .* a video of yours") as caught:
+    message = "data/README.md .* make demo, --dataset synthetic, or --video IN .* a video of yours"
+    with pytest.raises(UserError, match=message) as caught:
         prepare_data(dataset=dataset, root=default)
-    assert str(caught.value).startswith(f"{default}: no such folder; put {dataset} there") and "\n" not in str(caught.value)
+    line = str(caught.value)
+    assert line.startswith(f"{default}: no such folder; put {dataset} there") and "\n" not in line
