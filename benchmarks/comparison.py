@@ -92,13 +92,13 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
         found = {"name": row.name, **asdict(row), **complexity(row, classes, options.interval)}
         found |= speed(row, classes, options, device) | accuracy(row, results, options.interval)
         rows.append(found)
-        logger.info("%s: %.1f frames/s, network only %.1f", row.name, found["end_to_end"]["fps"], found["network"]["fps"])
+        logger.info("%s: %.1f frames/s end to end", row.name, found["end_to_end"]["fps"])
     settings = (
-        f"{size[1]} x {size[0]}, batch 1, interval {options.interval}, engine {options.engine}, "
-        f"{'float32' if options.amp == 'off' else options.amp}, BatchNorm folded, untrained weights; GMAC at "
-        f"{SIZE[1]} x {SIZE[0]}; end to end: from the uint8 frame in memory to the full-size uint8 label map, including "
-        "argmax; network: logits of a frame that already has the segmenter's size, including normalisation; memory: peak "
-        "minus what was in use before the row's networks were built"
+        f"{size[1]} x {size[0]}, batch 1, interval {options.interval}, engine {options.engine}, --amp {options.amp}, "
+        f"BatchNorm folded, untrained weights; GMAC at {SIZE[1]} x {SIZE[0]}; end to end: from the uint8 frame in "
+        "memory to the full-size uint8 label map, including argmax; network: logits of a frame that already has the "
+        "segmenter's size, including normalisation; memory: peak minus what was in use before the row's networks were "
+        "built"
     )
     tables = [cost_table(rows), speed_table(rows), accuracy_table(rows)]
     return {
@@ -119,7 +119,8 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
         image, view, logits = torch.empty(1, 3, height, width), torch.empty(1, 3, h, w), torch.empty(1, classes, h, w)
         propagated = key = gmac(net.segmenter, image)
         if row.flow is not None:
-            propagated = gmac(net.flow, view, view) + gmac(net.guided, logits, view) + published_fusion_gmac(classes, h, w)
+            propagated = gmac(net.flow, view, view) + gmac(net.guided, logits, view)
+            propagated += published_fusion_gmac(classes, h, w)
     count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
     count += parameters(net.flow) + parameters(net.guided) if row.flow is not None else 0
     return {
@@ -129,8 +130,8 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
 
 
 def speed(row: Row, classes: int, options: Options, device: torch.device) -> dict:
-    """`peak_gib` and, for "network" and "end_to_end", a dict of `keyframe_ms` and `propagated_ms` ([median, 95th percentile],
-    None if every frame is segmented), `average_ms` over an interval, `fps`."""
+    """`peak_gib` and, for "network" and "end_to_end", a dict of `keyframe_ms` and `propagated_ms` (median and 95th
+    percentile; None if every frame is segmented), `average_ms` over an interval, `fps`."""
     before = memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()

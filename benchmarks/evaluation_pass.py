@@ -29,16 +29,20 @@ OURS, PLAIN = "one pass", "each position on its own"
 def benchmark_evaluation(options: Options, device: torch.device) -> dict:
     """Time labelled frames, including decoding, in one process; both ways take turns. A dry run times one frame.
 
-    Returns `settings`, `seconds` (way -> one value per frame), `ratio`, `different_pixels` (of the last frame's scores),
-    `table` (lines).
+    Returns `settings`, `seconds` (way -> one value per frame), `ratio`, `different_pixels` (of the last frame's
+    scores), `table` (lines).
     """
     options = replace(options, method="gsv")
     dataset, positions = dataset_config(options.dataset, options.data_path), (0, *options.eval_multi_step)
     past, warm_up = max(positions), 0 if options.early_stop else 1
-    frames = with_past(labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=past), past)
-    frames = frames[:: past + 1][: 1 if options.early_stop else FRAMES]  # none is in the past of another
+    frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=past)
+    frames = with_past(frames, past)[:: past + 1]  # none is in the past of another
+    frames = frames[: 1 if options.early_stop else FRAMES]
     if len(frames) <= warm_up:
-        raise UserError(f"{options.data_path}: too few labelled val frames have {past} frames before them; {warm_up + 1} required")
+        raise UserError(
+            f"{options.data_path}: too few labelled val frames have {past} frames before them ({warm_up + 1} required); "
+            "choose a smaller --eval-multi-step"
+        )
     net, weights = networks_to_measure(options)
     net = net.to(device).eval()
     ways = {PLAIN: plain_counts, OURS: one_pass_counts}
@@ -80,8 +84,8 @@ def one_pass_counts(
 def plain_counts(
     net: GSVNet, frame: LabelledFrame, positions: Sequence[int], dataset: DatasetConfig, scale: float, device: torch.device
 ) -> Tensor:
-    """As `one_pass_counts`, the published way: per position, decode and normalise the clip, propagate, upsample all logits,
-    count labelled pixels."""
+    """As `one_pass_counts`, the published way: for each position, decode and normalise the clip, propagate, upsample
+    all logits, count labelled pixels."""
     counts = []
     for position in positions:
         item = PlainClips([frame], position, dataset, net.segmenter.pixel_mean, net.segmenter.pixel_std)[0]

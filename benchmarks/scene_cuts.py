@@ -11,6 +11,7 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.eval_videos import Video, VideoDataset, VideoFrame, videos_of
 from dataloaders.loaders import labelled_frames
+from evaluation.tables import percent
 from inference.keyframe_schedule import FixedInterval, SceneCut, Schedule, change
 from inference.stream import VideoSegmenter
 from models.load import networks_for_inference
@@ -37,26 +38,22 @@ def benchmark_schedule(options: Options, device: torch.device) -> dict:
         )
     count = DRY_RUN_FRAMES if options.early_stop else FRAMES
     cut, cuts = cut_together(videos, count, np.random.default_rng(options.seed))
-    items = VideoDataset([cut], dataset)
+    items, classes = VideoDataset([cut], dataset), dataset.num_classes
     segmenter = VideoSegmenter(networks_for_inference(options), scale=options.scale, device=device)
-    title = f"every {options.interval} frames"
-    fixed = measure(segmenter, FixedInterval(options.interval), items, dataset.num_classes, title)
-    for interval in range(options.interval, SHOTS[1] + 2):  # the shortest interval that takes no more keyframes
+    fixed = measure(segmenter, FixedInterval(options.interval), items, classes, f"every {options.interval} frames")
+    # The shortest interval that takes no more keyframes, if one does.
+    for interval in range(options.interval, max(options.interval, SHOTS[1] + 1) + 1):
         title = f"at cuts, and every {interval} frames"
-        row = measure(segmenter, SceneCut(interval, options.cut_threshold), items, dataset.num_classes, title)
+        row = measure(segmenter, SceneCut(interval, options.cut_threshold), items, classes, title)
         if row["keyframes"] <= fixed["keyframes"]:
             break
     within, across = changes(segmenter, items, cut)
-    cells = [
-        (x["name"], str(x["keyframes"]), *(f"{100 * x[key]:.2f}" for key in ("miou", "pixel_accuracy"))) for x in (fixed, row)
-    ]
+    cells = [(x["name"], str(x["keyframes"]), percent(x["miou"]), percent(x["pixel_accuracy"])) for x in (fixed, row)]
     title = f"{len(cut)} frames, {cuts} cuts; a change above {options.cut_threshold:g} is a cut"
     table = Table(title, ("keyframes", "number", "mIoU", "pixel acc."), tuple(cells)).console()
     table.append(f"change from frame to frame: at most {within:.3f} within a shot, at least {across:.3f} at a cut")
-    return {
-        "frames": len(cut), "cuts": cuts, "rows": [fixed, row], "most_within": within, "least_across": across,
-        "table": table,
-    }
+    found = {"frames": len(cut), "cuts": cuts, "rows": [fixed, row], "most_within": within, "least_across": across}
+    return {**found, "table": table}
 
 
 def changes(segmenter: VideoSegmenter, items: VideoDataset, cut: Video) -> tuple[float, float]:
@@ -68,7 +65,7 @@ def changes(segmenter: VideoSegmenter, items: VideoDataset, cut: Video) -> tuple
 
 
 def cut_together(videos: list[Video], count: int, rng: np.random.Generator) -> tuple[Video, int]:
-    """Join pieces of the videos until there are `count` frames, neighbours from different ones; and the number of cuts."""
+    """Join pieces of the videos, neighbours from different ones, to `count` frames or more; and the number of cuts."""
     frames: list[VideoFrame] = []
     shots, last = 0, -1
     while len(frames) < count:
@@ -80,7 +77,9 @@ def cut_together(videos: list[Video], count: int, rng: np.random.Generator) -> t
     return tuple(frames), shots - 1
 
 
-def measure(segmenter: VideoSegmenter, schedule: Schedule, items: VideoDataset, classes: int, name: str) -> dict[str, Any]:
+def measure(
+    segmenter: VideoSegmenter, schedule: Schedule, items: VideoDataset, classes: int, name: str
+) -> dict[str, Any]:
     """Segment all items as one stream. Returns `name`, `keyframes` (number), `miou`, `pixel_accuracy` (0..1)."""
     segmenter.schedule, matrix, keyframes = schedule, ConfusionMatrix(classes), 0
     segmenter.reset()

@@ -38,9 +38,11 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     found = {name: part.result() for name, part in parts.items()}
     for run in found.values():
         run["clips_per_second"] = 1e3 * options.batch_size / run["milliseconds"]["step"]
-    settings = f"{options.segnet}, {options.optical_flow_network} flow, batch {options.batch_size}, crop "
-    settings += f"{options.crop_height} x {options.crop_width}, interval {options.multi_step[0]}, --amp {options.amp}, "
-    settings += f"--compile {int(options.compile)}, {options.num_worker} loader processes"
+    settings = (
+        f"{options.segnet}, {options.optical_flow_network} flow, batch {options.batch_size}, crop "
+        f"{options.crop_height} x {options.crop_width}, interval {options.multi_step[0]}, --amp {options.amp}, --compile "
+        f"{int(options.compile)}, {options.num_worker} loader processes"
+    )
     return {"settings": settings, **found, "table": [settings, *step_table(found).console()]}
 
 
@@ -84,8 +86,9 @@ def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts
     """As `stage_steps`, in the published program's way, with the same networks, data and crop."""
     options = replace(options, compile=False, amp="off")
     stage = PropagationStage(options, device, Ranks(), None, net=net)  # for its data, optimizer and augmentation
-    interval, segmenter = options.multi_step[0], net.segmenter
-    plain = PlainClips(stage.training_frames(interval), interval, stage.dataset, segmenter.pixel_mean, segmenter.pixel_std)
+    interval = options.multi_step[0]
+    mean, std = net.segmenter.pixel_mean, net.segmenter.pixel_std
+    plain = PlainClips(stage.training_frames(interval), interval, stage.dataset, mean, std)
     net.segmenter.to(memory_format=torch.contiguous_format)
     loader = TrainingLoader({0: plain}, batch=options.batch_size, workers=options.num_worker)
     stage.train_mode()
@@ -109,12 +112,8 @@ def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts
 
 def timed_batches(start: Callable[[int], Iterator[dict]], part: Parts) -> Iterator[dict]:
     """Batches for all rounds, from as many passes as needed (`start(pass)`); the wait for each is the part "load"."""
-    passes = itertools.count()
-    batches = start(next(passes))
+    batches = itertools.chain.from_iterable(map(start, itertools.count()))
     for _ in range(part.rounds.total):
         with part("load"):
-            batch = next(batches, None)
-            if batch is None:
-                batches = start(next(passes))
-                batch = next(batches)
+            batch = next(batches)
         yield batch

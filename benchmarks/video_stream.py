@@ -56,22 +56,22 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
         agree[name] = float(np.mean([(a == b).float().mean().item() for a, b in pairs]))
     settings = (
         f"{size[1]} x {size[0]}, batch 1, {options.segnet}, {options.optical_flow_network} flow, {weights}, scale "
-        f"{options.scale:g}, interval {interval}, {'float32' if options.amp == 'off' else options.amp}; synthetic street"
+        f"{options.scale:g}, interval {interval}, --amp {options.amp}; synthetic street"
     )
     table = [settings, *times_table(rows, agree).console(), *stages_table(rows).console()]
     return {"settings": settings, "rows": rows, "agreement": agree, "table": table}
 
 
-def usable_engines(options: Options, net: GSVNet, device: torch.device, frames: list[np.ndarray]) -> dict[str, Engine]:
+def usable_engines(
+    options: Options, net: GSVNet, device: torch.device, frames: Sequence[np.ndarray]
+) -> dict[str, Engine]:
     """The engine that --engine names or, with auto, all that work here; each has seen two frames. Raises UserError.
 
     A dry run with auto skips the compiled engine, which takes minutes to compile.
     """
+    names = [name for name in ENGINES if not (options.early_stop and name == CompiledEngine.name)]
     found = {}
-    for name in ENGINES if options.engine == "auto" else [options.engine]:
-        if options.early_stop and options.engine == "auto" and name == CompiledEngine.name:
-            logger.info("engine %s skipped in a dry run; --engine %s includes it", name, name)
-            continue
+    for name in names if options.engine == "auto" else [options.engine]:
         try:
             engine = build_engine(name, net, scale=options.scale, device=device, amp=options.amp)
             list(VideoSegmenter(net, engine=engine).stream(frames[:2]))
