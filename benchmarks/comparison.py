@@ -2,7 +2,6 @@
 
 Accuracy comes from metrics.json files (`--results`). Published figures have columns of their own.
 """
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,8 +24,8 @@ from benchmarks.measure import (
     turns,
 )
 from config.datasets import dataset_config
-from config.errors import UserError
 from config.options import Options
+from evaluation.metrics_json import Metrics, over_interval, read_metrics
 from evaluation.tables import percent
 from inference.engines import Engine, build_engine
 from models.build import build_gsvnet
@@ -36,7 +35,6 @@ from models.resize import grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.device import synchronise
 from utils.logging import logger
-from utils.metrics import scores
 from utils.text_table import Table
 
 if TYPE_CHECKING:
@@ -86,7 +84,7 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
     # Eager unless an engine is named: rows compare networks, not engines.
     options = replace(options, engine="eager") if options.engine == "auto" else options
     classes, size = dataset_config("cityscapes_2k", "").num_classes, frame_size(options)
-    results = [read_result(Path(path)) for path in options.results]
+    results = [read_metrics(Path(path)) for path in options.results]
     rows = []
     for row in ROWS:
         found = {"name": row.name, **asdict(row), **complexity(row, classes, options.interval)}
@@ -194,33 +192,19 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
     return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.flow is not None else {})
 
 
-def read_result(path: Path) -> dict:
-    """A metrics.json. Raises UserError."""
-    try:
-        content = json.loads(path.read_text())
-        missing = {"dataset", "segnet", "flow", "method", "scale", "positions"} - set(content)
-        if missing:
-            raise ValueError(f"no {', '.join(sorted(missing))} in it")
-        return content
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a metrics.json ({error}); --results wants those that --evaluate 1 writes") from error
-
-
-def accuracy(row: Row, results: Sequence[dict], interval: int) -> dict:
+def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
     """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last result of this row;
     None without one. Results of ablations do not count."""
     method = "per-frame" if row.flow is None else "gsv"
-    found = {"dataset": None, "frames": None, "avg_miou": None, "pooled_miou": None, "min_miou": None}
-    for content in results:
-        same = (content["method"], content["segnet"], content["scale"]) == (method, row.segnet, row.scale)
-        whole = content.get("intra", True) and content.get("edge", True)
-        positions = {x["position"]: x for x in content["positions"] if x["position"] < interval}
-        if same and (row.flow is None or (content["flow"] == row.flow and whole)) and len(positions) == interval:
-            miou = [x["miou"] for x in positions.values()]
-            pooled = scores(torch.stack([torch.tensor(x["confusion"]) for x in positions.values()]).sum(dim=0))["miou"]
+    found: dict = {"dataset": None, "frames": None, "avg_miou": None, "pooled_miou": None, "min_miou": None}
+    for metrics in results:
+        same = (metrics.method, metrics.segnet, metrics.scale) == (method, row.segnet, row.scale)
+        same &= row.flow is None or (metrics.flow == row.flow and metrics.intra and metrics.edge)
+        scores = over_interval(metrics.positions, interval) if same else None
+        if scores is not None:
             found = {
-                "dataset": content["dataset"], "frames": positions[0]["frames"], "avg_miou": sum(miou) / interval,
-                "pooled_miou": pooled, "min_miou": min(miou),
+                "dataset": metrics.dataset, "frames": metrics.positions[0].frames, "avg_miou": scores.mean_miou,
+                "pooled_miou": scores.pooled_miou, "min_miou": scores.min_miou,
             }
     return found
 

@@ -17,7 +17,7 @@ from config.schema import DatasetConfig
 from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.eval_videos import VideoDataset, videos_of
 from dataloaders.loaders import labelled_frames
-from evaluation.evaluate import evaluate
+from evaluation.evaluated_frames import evaluated_frames
 from models.gsvnet import GSVNet
 from models.resize import size_of
 from utils.text_table import Table
@@ -73,11 +73,10 @@ def one_pass_counts(
 ) -> Tensor:
     """Confusion counts (P,C,C) int64 of all positions, in one pass over the frames."""
     videos = videos_of([frame])
-    found = evaluate(
-        net, videos, VideoDataset(videos, dataset), positions, classes=dataset.num_classes, methods=["gsv"], scale=scale,
-        device=device, quiet=True,
-    )["gsv"]
-    return torch.stack([found[position].counts for position in positions])
+    *_, labelled = evaluated_frames(
+        net, videos, VideoDataset(videos, dataset), positions=positions, methods=["gsv"], scale=scale, device=device
+    )
+    return torch.stack([labelled.counts["gsv"][position] for position in positions])  # (P,C,C)
 
 
 @torch.no_grad()

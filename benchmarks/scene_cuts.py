@@ -88,4 +88,4 @@ def measure(
         keyframes += segmenter.was_keyframe
         matrix.add(item["label"], torch.from_numpy(prediction))
     found = scores(matrix.counts)
-    return {"name": name, "keyframes": keyframes, "miou": found["miou"], "pixel_accuracy": found["pixel_accuracy"]}
+    return {"name": name, "keyframes": keyframes, "miou": found.miou, "pixel_accuracy": found.pixel_accuracy}

@@ -78,6 +78,11 @@ class PictureCache:
                 other.unlink(missing_ok=True)
 
 
+def picture_cache(folder: str) -> PictureCache | None:
+    """The cache in `folder` (`--cache-dir`); None if the name is empty."""
+    return PictureCache(Path(folder)) if folder else None
+
+
 def _mapped(entry: Path) -> np.ndarray:
     """Map a decoded picture, (H,W) or (H,W,3) uint8. Raises OSError, and ValueError if it is damaged or incomplete."""
     try:

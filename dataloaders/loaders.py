@@ -18,6 +18,7 @@ from streets import StreetSettings, ensure_streets
 from utils.interrupts import end_by_parent, starting_processes
 
 FINDERS = {"cityscapes_2k": find_cityscapes, "camvid": find_camvid, "synthetic": find_cityscapes, CUSTOM: find_custom}
+DRY_RUN_FRAMES = 10  # labelled frames that are evaluated with --early-stop 1
 
 
 def prepare_data(*, dataset: str, root: Path) -> None:

@@ -1,11 +1,16 @@
 """`--evaluate 1`: evaluates, prints the tables, writes metrics, tables, report and pictures."""
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from config.options import Options
-from evaluation.evaluate import Evaluation, OnFrame, Seen, writer_of_predictions
-from evaluation.example_frames import Gallery, panel
+from dataloaders.images import id_table
+from evaluation.evaluate import Evaluation
+from evaluation.evaluated_frames import EvaluatedFrame
+from evaluation.example_frames import ExampleFrames, example_frame, panel
+from evaluation.metrics_json import Metrics
 from evaluation.report import report
 from evaluation.tables import as_csv, console, markdown
 from models.load import networks_for_inference
@@ -16,8 +21,8 @@ from utils.run_folder import new_experiment
 from utils.visualize import write_picture
 
 
-def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict:
-    """Evaluate, print the tables, write metrics.json, tables and report (and predictions); returns the metrics."""
+def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metrics:
+    """Evaluate one method; print the tables, write metrics.json, tables, report and, if asked for, predictions and overlays."""
     evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
     net = networks_for_inference(options).to(device)
     if ranks.first and options.metrics_file:
@@ -25,37 +30,36 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> dict
     if ranks.first and options.save_predictions:
         check_writable(Path(options.save_predictions) / "position_0" / "any.png", "--save-predictions")
     folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
-    gallery = Gallery(options.method, evaluation.positions)
-    writers: list[OnFrame] = [gallery]
-    if options.save_predictions:
-        writers.append(writer_of_predictions(Path(options.save_predictions), evaluation))
-    if options.visualization:
-        writers.append(writer_of_panels(folder / "visualization", evaluation, options.method))
-
-    def on_frame(seen: Seen) -> None:
-        for writer in writers:
-            writer(seen)
-
-    metrics = evaluation.run(net, methods=(options.method,), on_frame=on_frame)[options.method]
-    worst, usual = gallery.worst(), gallery.usual()
-    metrics["worst"] = [shown.row() for shown in worst]
+    method, dataset, label_ids = options.method, evaluation.dataset, id_table(evaluation.dataset)
+    tally, examples = evaluation.tally([method]), ExampleFrames(method, evaluation.positions)
+    for frame in evaluation.frames(net, [method]):
+        tally.add(frame)
+        examples.add(frame)
+        if frame.source.labelled is None:
+            continue
+        if options.save_predictions:
+            _write_predictions(Path(options.save_predictions), frame, method, label_ids)
+        if options.visualization:
+            picture = panel(example_frame(frame, method), dataset.colours)
+            write_picture(folder / "visualization" / f"{frame.source.labelled.name}.png", picture)
+    worst, others = examples.worst(), examples.random()
+    metrics = replace(evaluation.metrics(tally)[method], worst=tuple(example.worst_frame() for example in worst))
     if ranks.first:
         for line in console(metrics):
             logger.info("%s", line)
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "metrics.json", metrics.to_json())
         if options.metrics_file:
-            write_json(Path(options.metrics_file), metrics)
+            write_json(Path(options.metrics_file), metrics.to_json())
         write_text(folder / "metrics.csv", as_csv(metrics))
         write_text(folder / "metrics.md", markdown(metrics))
-        write_text(folder / "report.html", report(metrics, worst, usual, evaluation.dataset))
+        write_text(folder / "report.html", report(metrics, worst, others, dataset))
         logger.info("metrics.json, metrics.csv, metrics.md, report.html: %s", folder)
     return metrics
 
 
-def writer_of_panels(folder: Path, evaluation: Evaluation, method: str) -> OnFrame:
-    """An `on_frame` that writes FOLDER/NAME.png: label and predictions over the frame, side by side."""
-
-    def write(seen: Seen) -> None:
-        write_picture(folder / f"{seen.frame.name}.png", panel(seen, method, evaluation.dataset.colours))
-
-    return write
+def _write_predictions(folder: Path, frame: EvaluatedFrame, method: str, label_ids: np.ndarray) -> None:
+    """Write FOLDER/position_K/NAME with the data set's label ids, at the label's size. label_ids: (256,) of `id_table`."""
+    assert frame.source.labelled is not None
+    for position, prediction in frame.predictions[method].items():
+        path = folder / f"position_{position}" / frame.source.labelled.prediction
+        write_picture(path, label_ids[prediction.cpu().numpy()])

@@ -1,5 +1,4 @@
-"""How steady segmentation is over time: temporal consistency (TC) and video consistency (VC)."""
-
+"""How consistent label maps are over time: temporal consistency (TC) and video consistency (VC)."""
 import torch
 from torch import Tensor
 
@@ -9,13 +8,13 @@ Correspondence = tuple[Tensor, Tensor]
 
 
 def correspondence(flow: Tensor) -> Correspondence:
-    """Where each pixel of frame t is found in frame t+1: flat index (H,W) int64 of the nearest pixel, and (H,W) bool, whether
-    it lies inside the frame.
+    """Find each pixel of frame t in frame t+1: flat index (H,W) int64 of the nearest pixel, and (H,W) bool, whether it lies
+    inside the frame.
 
-    flow: (H,W,2) from t to t+1 in pixels, x first.
+    flow: (H,W,2) from t to t+1 in pixels, x first; NaN where it is unknown, which counts as outside.
     """
     height, width = flow.shape[:2]
-    flow = torch.nan_to_num(flow, nan=torch.inf)  # where there is no flow, nothing is found
+    flow = torch.nan_to_num(flow, nan=torch.inf)
     column = torch.round(torch.arange(width, device=flow.device) + flow[..., 0])  # (H,W)
     row = torch.round(torch.arange(height, device=flow.device)[:, None] + flow[..., 1])  # (H,W)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -26,9 +25,9 @@ def correspondence(flow: Tensor) -> Correspondence:
 class TemporalConsistency:
     """TC (Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020).
 
-    Over pairs of consecutive frames, the label map of t against that of t+1 brought back to t along the optical flow:
-    intersections and unions per class, added over all pairs; TC is the mean over classes of their ratios. Ids are fetched
-    from the nearest pixel, never interpolated. Pixels that the flow takes out of the frame have no partner and are left out.
+    Compares the label map of frame t with that of t+1 brought back to t along the optical flow, over pairs of consecutive
+    frames. Intersections and unions per class are added over all pairs; TC is the mean over classes of their ratios. Label
+    ids come from the nearest pixel, never interpolated. Pixels that the flow takes out of the frame are not counted.
     `everywhere` counts all others, `visible` only those that the next frame shows.
     """
 
@@ -37,41 +36,44 @@ class TemporalConsistency:
         self.everywhere, self.visible = ConfusionMatrix(classes), ConfusionMatrix(classes)
 
     def add(self, current: Tensor, following: Tensor, where: Correspondence, visible: Tensor | None) -> None:
-        """current, following: class indices (H,W) of t and t+1; where: `correspondence` from t to t+1; visible: (H,W) bool."""
+        """Add a pair of frames.
+
+        current, following: class indices (H,W) of t and t+1; where: `correspondence` from t to t+1; visible: (H,W) bool.
+        """
         index, inside = where
         back = following.reshape(-1)[index]  # (H,W), the ids of t+1 on the pixels of t
-        nothing = torch.full_like(current, self.classes)
-        self.everywhere.add(torch.where(inside, current, nothing), back)
+        not_counted = torch.full_like(current, self.classes)
+        self.everywhere.add(torch.where(inside, current, not_counted), back)
         if visible is not None:
-            self.visible.add(torch.where(inside & visible, current, nothing), back)
+            self.visible.add(torch.where(inside & visible, current, not_counted), back)
 
 
 class VideoConsistency:
-    """VC_n (Miao et al., "VSPW", CVPR 2021): over every window of n frames, the share of the pixels whose label stays the
-    same through the window that keep one predicted class through it.
+    """VC_n (Miao et al., "VSPW", CVPR 2021): in every window of n frames, the share of the pixels whose label stays the same
+    through the window whose predicted class does too.
 
-    `constant` sums those shares, as the released definition has it; `right` sums the shares of pixels whose prediction is
+    `constant` sums those shares, as in the released definition; `correct` sums the shares of pixels whose prediction is
     constant and equals the label. Their means over `windows` are mVC_n. Unlabelled pixels have no constant label; a window
-    without any constant pixel is left out.
+    without a pixel of constant label is not counted.
     """
 
     def __init__(self, window: int):
         self.window = window
-        self.constant, self.right, self.windows = 0.0, 0.0, 0
+        self.constant, self.correct, self.windows = 0.0, 0.0, 0
         self.begin()
 
     def begin(self) -> None:
-        """A new video: what came before belongs to other windows."""
+        """Begin a new video: earlier frames belong to other windows."""
         self._label: Tensor | None = None
         self._prediction: Tensor | None = None
 
     def add(self, label: Tensor, prediction: Tensor, labelled: Tensor) -> None:
-        """The next frame: label and prediction (H,W), class indices; labelled: (H,W) bool, where the label is a class."""
+        """Add the next frame: label and prediction (H,W), class indices; labelled: (H,W) bool, where the label is a class."""
         if self._label is None or self._prediction is None:
             self._same_label = labelled.int()
             self._same_prediction = torch.ones_like(self._same_label)
         else:
-            # Frames since the class of a pixel last changed, this one included.
+            # Number of frames for which a pixel has had its class, this one included.
             self._same_label = torch.where(label == self._label, self._same_label + 1, 1) * labelled
             self._same_prediction = torch.where(prediction == self._prediction, self._same_prediction + 1, 1)
         self._label, self._prediction = label, prediction
@@ -81,5 +83,5 @@ class VideoConsistency:
             return
         kept = steady & (self._same_prediction >= self.window)
         self.constant += int(kept.sum()) / count
-        self.right += int((kept & (prediction == label)).sum()) / count
+        self.correct += int((kept & (prediction == label)).sum()) / count
         self.windows += 1

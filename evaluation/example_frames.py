@@ -1,93 +1,105 @@
-"""The frames worth looking at after an evaluation, and pictures of them."""
+"""Frames worth looking at after an evaluation, and pictures of them."""
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from evaluation.evaluate import Seen
+from evaluation.evaluated_frames import EvaluatedFrame
+from evaluation.metrics_json import WorstFrame
 from utils.distributed import from_all_ranks
-from utils.metrics import scores
 from utils.visualize import grid, overlay, with_caption
 
-WORST, USUAL = 6, 3
-
-
-def panel(seen: Seen, method: str, colours: Sequence[Sequence[int]]) -> np.ndarray:
-    """Label and predictions by position, each over its frame, side by side: RGB (H,W,3) uint8, at the label's size."""
-    height, width = seen.label.shape
-    image = cv2.resize(seen.image.cpu().numpy(), (width, height))
-    maps = {"label": seen.label} | {f"position {k}": x for k, x in sorted(seen.predictions[method].items())}
-    panels = [with_caption(overlay(image, x.cpu().numpy(), colours), caption) for caption, x in maps.items()]
-    return grid([panels])
+WORST, RANDOM = 6, 3
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A frame to show, and its own mIoU at the first and at the last position evaluated."""
+class ExampleFrame:
+    """A labelled frame, on the CPU, with one method's predictions and the frame's own mIoU (0..1) by position.
 
-    seen: Seen
-    positions: tuple[int, int]
-    first_miou: float
-    last_miou: float
+    image: (H,W,3) uint8 RGB; label and predictions: class indices (H',W') uint8.
+    """
 
-    @property
-    def lost(self) -> float:
-        return self.first_miou - self.last_miou
+    name: str
+    path: Path
+    image: np.ndarray
+    label: np.ndarray
+    predictions: Mapping[int, np.ndarray]
+    miou: Mapping[int, float | None]
 
-    def row(self) -> dict:
-        """As metrics.json lists it under `worst`."""
-        frame = self.seen.frame
-        return {
-            "name": frame.name, "path": str(frame.frames[-1]), "first_position": self.positions[0],
-            "last_position": self.positions[1], "first_miou": self.first_miou, "last_miou": self.last_miou, "lost": self.lost,
-        }
+    def worst_frame(self) -> WorstFrame:
+        """Its entry in metrics.json; its mIoU is known."""
+        (first, before), (last, after) = min(self.miou.items()), max(self.miou.items())
+        assert before is not None and after is not None
+        return WorstFrame(
+            name=self.name, path=str(self.path), first_position=first, last_position=last, first_miou=before,
+            last_miou=after, lost=before - after,
+        )
 
 
-class Gallery:
-    """An `on_frame` that keeps the frames that lost most mIoU between position 0 and the last, and a few drawn at random."""
+def example_frame(frame: EvaluatedFrame, method: str) -> ExampleFrame:
+    """Copy from the device what is needed of a labelled frame."""
+    assert frame.source.labelled is not None
+    predictions = {k: x.cpu().numpy() for k, x in sorted(frame.predictions[method].items())}
+    return ExampleFrame(
+        frame.source.labelled.name, frame.source.path, frame.image.cpu().numpy(), frame.label.cpu().numpy(), predictions,
+        {k: frame.miou(method, k) for k in predictions},
+    )
+
+
+def panel(example: ExampleFrame, colours: Sequence[Sequence[int]]) -> np.ndarray:
+    """Label and predictions by position over the frame, side by side: RGB (H,W,3) uint8, at the label's size."""
+    maps = {"label": example.label} | {f"position {k}": x for k, x in example.predictions.items()}
+    return grid([captioned_overlays(example.image, maps, colours)])
+
+
+def captioned_overlays(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], colours: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """Label maps (H',W') by caption, each over the frame (H,W,3): RGB pictures of the maps' size plus a caption."""
+    image = cv2.resize(image, next(iter(maps.values())).shape[::-1])  # (H',W',3)
+    return [with_caption(overlay(image, label, colours), caption) for caption, label in maps.items()]
+
+
+class ExampleFrames:
+    """Keeps the frames that lose most mIoU between the first and the last position, and a few chosen at random."""
 
     def __init__(self, method: str, positions: Sequence[int]):
         self.method, self.first, self.last = method, min(positions), max(positions)
-        self._worst: list[tuple[float, int, Shown]] = []  # a heap, the least loss first
-        self._usual: list[Shown] = []
-        self._number, self._rng = 0, np.random.default_rng(0)
+        self._worst: list[tuple[float, int, ExampleFrame]] = []  # a heap, the least loss first
+        self._random: list[ExampleFrame] = []
+        self._count, self._rng = 0, np.random.default_rng(0)
 
-    def __call__(self, seen: Seen) -> None:
-        counts = seen.counts[self.method]
-        if self.last not in counts:
+    def add(self, frame: EvaluatedFrame) -> None:
+        """Consider a frame; frames that are not evaluated at the last position are not kept."""
+        if self.last not in frame.positions:
             return
-        ends = (self.first, self.last)
-        shown = Shown(seen, ends, *(scores(counts[position])["miou"] for position in ends))
-        if shown.lost != shown.lost:  # no labelled pixel
+        first, last = (frame.miou(self.method, position) for position in (self.first, self.last))
+        if first is None or last is None:  # no labelled pixel
             return
-        self._number += 1
-        # Every frame so far has the same chance to be among the usual ones.
-        place = self._number - 1 if len(self._usual) < USUAL else int(self._rng.integers(self._number))
-        is_worse = shown.lost > 0 and (len(self._worst) < WORST or shown.lost > self._worst[0][0])
-        if not is_worse and place >= USUAL:
+        self._count += 1
+        lost = first - last
+        # Every frame so far is equally likely to be among the random ones.
+        place = self._count - 1 if len(self._random) < RANDOM else int(self._rng.integers(self._count))
+        is_worse = lost > 0 and (len(self._worst) < WORST or lost > self._worst[0][0])
+        if not is_worse and place >= RANDOM:
             return
-        shown = replace(shown, seen=_on_cpu(seen, self.method))
-        if place < USUAL:
-            self._usual[place : place + 1] = [shown]
+        example = example_frame(frame, self.method)
+        if place < RANDOM:
+            self._random[place : place + 1] = [example]
         if is_worse:
-            heapq.heappush(self._worst, (shown.lost, self._number, shown))
+            heapq.heappush(self._worst, (lost, self._count, example))
             if len(self._worst) > WORST:
                 heapq.heappop(self._worst)
 
-    def worst(self) -> list[Shown]:
-        """The worst of all ranks, the worst first."""
-        shown = [x for found in from_all_ranks([shown for _, _, shown in self._worst]) for x in found]
-        return sorted(shown, key=lambda x: (-x.lost, x.seen.frame.name))[:WORST]
+    def worst(self) -> list[ExampleFrame]:
+        """The worst frames of all ranks, the worst first."""
+        found = [(lost, example) for kept in from_all_ranks(self._worst) for lost, _, example in kept]
+        return [example for _, example in sorted(found, key=lambda x: (-x[0], x[1].name))[:WORST]]
 
-    def usual(self) -> list[Shown]:
-        """Those of all ranks, each rank's in turn."""
-        by_rank = from_all_ranks(self._usual)
-        return [found[i] for i in range(USUAL) for found in by_rank if i < len(found)][:USUAL]
-
-
-def _on_cpu(seen: Seen, method: str) -> Seen:
-    """A copy that keeps neither the device's memory nor the other methods."""
-    predictions = {method: {k: x.cpu() for k, x in seen.predictions[method].items()}}
-    return Seen(seen.frame, seen.image.cpu(), seen.label.cpu(), predictions, {method: seen.counts[method]})
+    def random(self) -> list[ExampleFrame]:
+        """Random frames of all ranks, from each rank in turn."""
+        by_rank = from_all_ranks(self._random)
+        return [found[i] for i in range(RANDOM) for found in by_rank if i < len(found)][:RANDOM]

@@ -1,4 +1,4 @@
-"""All positions of a video in one pass: groups that begin at different keyframes are carried along together."""
+"""All positions of a video in one pass: groups that begin at different keyframes are propagated together."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,63 +13,63 @@ CARRIED = ("warp", "gsv")  # methods that move logits from frame to frame
 
 @dataclass(frozen=True)
 class Plan:
-    """Which logits a video's evaluation asks for.
+    """Which logits the evaluation of a video needs.
 
-    wanted: for each frame, the keyframes (indices into the video) whose groups are looked at there. last_use: where each
-    keyframe's group is looked at last.
+    keyframes: for each frame, those keyframes (indices into the video) whose groups are needed there. last_use: the last
+    frame that needs each keyframe's group.
     """
 
-    wanted: tuple[tuple[int, ...], ...]
+    keyframes: tuple[tuple[int, ...], ...]
     last_use: dict[int, int]
 
 
 def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: Iterable[int] = ()) -> Plan:
     """Plan a video whose frames are labelled or not.
 
-    positions: a labelled frame t is looked at in the groups that begin at t - position, where the video reaches back so
-    far. intervals: keyframe intervals l of streams that begin with the video; each frame is looked at in the group that
-    its stream's last keyframe began.
+    positions: a labelled frame t needs the groups that begin at t - position, if the video reaches back that far.
+    intervals: keyframe intervals of streams that begin with the video; each frame needs the group that its stream's last
+    keyframe began.
     """
-    wanted = []
+    keyframes = []
     for t, has_label in enumerate(labelled):
         starts = {t - position for position in positions if has_label and t >= position}
         starts |= {t - t % interval for interval in intervals}
-        wanted.append(tuple(sorted(starts)))
-    return Plan(tuple(wanted), {start: t for t, starts in enumerate(wanted) for start in starts})
+        keyframes.append(tuple(sorted(starts)))
+    return Plan(tuple(keyframes), {start: t for t, starts in enumerate(keyframes) for start in starts})
 
 
 class VideoPropagation:
-    """Goes through one video frame by frame and gives the logits that its plan asks for, by method and keyframe.
+    """Goes through one video frame by frame and returns the logits that its plan needs, by method and keyframe.
 
     A keyframe is segmented once for all methods; the flow between two frames and a frame's intra features are computed
-    once for all groups under way.
+    once for all groups.
     """
 
     def __init__(self, net: GSVNet, segment: KeyframeStep, see: ViewStep, plan: Plan, *, methods: Sequence[str]):
         self.net, self.segment, self.see, self.plan, self.methods = net, segment, see, plan, methods
         self.time = 0
-        self.view: Tensor | None = None  # of the frame before
-        self.starts: list[int] = []  # keyframes of the groups under way
+        self.view: Tensor | None = None  # of the previous frame
+        self.starts: list[int] = []  # keyframes of the current groups
         self.logits: dict[str, list[Tensor]] = {method: [] for method in methods if method != "per-frame"}
 
     @torch.inference_mode()
     def advance(self, image: Tensor) -> dict[str, dict[int, Tensor]]:
-        """The video's next frame, (H,W,3) uint8 RGB -> logits (1,C,h,w) by method and keyframe, as the plan wants them."""
-        t, wanted = self.time, self.plan.wanted[self.time]
+        """The video's next frame, (H,W,3) uint8 RGB -> the logits (1,C,h,w) of the plan, by method and keyframe."""
+        t, needed = self.time, self.plan.keyframes[self.time]
         view = self.see(image[None])  # (1,3,h,w)
         if self.view is not None and self.starts:
             self._carry(self.view, view)
         begins = bool(self.logits) and t in self.plan.last_use
-        alone: dict[int, Tensor] = {}  # what "per-frame" finds
-        if begins or ("per-frame" in self.methods and wanted):
+        alone: dict[int, Tensor] = {}  # of method per-frame
+        if begins or ("per-frame" in self.methods and needed):
             keyframe = self.segment(image[None])  # (1,C,h,w)
-            alone = dict.fromkeys(wanted, keyframe)
+            alone = dict.fromkeys(needed, keyframe)
             if begins:
                 self.starts.append(t)
                 for groups in self.logits.values():
                     groups.append(keyframe)
         found = {
-            method: {start: self.logits[method][self.starts.index(start)] for start in wanted}
+            method: {start: self.logits[method][self.starts.index(start)] for start in needed}
             if method in self.logits
             else alone
             for method in self.methods
@@ -79,7 +79,7 @@ class VideoPropagation:
         return found
 
     def _carry(self, before: Tensor, view: Tensor) -> None:
-        """Take all groups one frame on, from the view `before` to `view`; copied ones stay as they are."""
+        """Propagate all groups by one frame, from the view `before` to `view`; copied logits stay the same."""
         carried = [method for method in self.methods if method in CARRIED]
         if not carried:
             return
@@ -90,7 +90,7 @@ class VideoPropagation:
             self.logits[method] = list(logits.split(1))
 
     def _drop(self, t: int) -> None:
-        """Forget the groups that nobody looks at after frame t."""
+        """Drop the groups that are not needed after frame t."""
         kept = [i for i, start in enumerate(self.starts) if self.plan.last_use[start] > t]
         self.starts = [self.starts[i] for i in kept]
         self.logits = {method: [groups[i] for i in kept] for method, groups in self.logits.items()}

@@ -1,5 +1,5 @@
-"""Optical flow that owes nothing to the networks under test, for measures over time."""
-from collections.abc import Callable
+"""Optical flow that is independent of the networks under test, for measures over time."""
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,19 +12,20 @@ from torchvision.models import optical_flow
 from evaluation.consistency import correspondence
 from utils.checkpoint import WeightsFile
 
-# Two frames (H,W,3) uint8 RGB -> flow (H,W,2) float32 from the first to the second, pixels, x first.
+# Two frames (H,W,3) uint8 RGB -> flow (H,W,2) float32 from the first to the second, in pixels, x first.
 FlowBetween = Callable[[Tensor, Tensor], Tensor]
 
+TORCH_WEIGHTS = Path(torch.hub.get_dir()) / "checkpoints"  # where torchvision downloads to
 RAFT_FILES = {  # names under which torchvision publishes the weights
     "raft_large_C_T_SKHT_V2-ff5fadd5.pth": optical_flow.raft_large,
     "raft_small_C_T_V2-01064c6d.pth": optical_flow.raft_small,
 }
-DIS_SIDE = 16  # least height and width that OpenCV's DIS takes
-RAFT_SIDE = 128  # least height and width that RAFT takes; its sizes are multiples of 8
+DIS_SIDE = 16  # least height and width for OpenCV's DIS
+RAFT_SIDE = 128  # least height and width for RAFT, which requires multiples of 8
 
 
-def find_flow(folders: list[Path], device: torch.device) -> tuple[str, FlowBetween]:
-    """Name and function: torchvision's RAFT where its weights lie in one of `folders`, else OpenCV's DIS."""
+def find_flow(folders: Sequence[Path], device: torch.device) -> tuple[str, FlowBetween]:
+    """Name and function of torchvision's RAFT if its weights are in one of `folders`, else of OpenCV's DIS."""
     for folder in folders:
         for name, build in RAFT_FILES.items():
             if (folder / name).is_file():
@@ -33,7 +34,7 @@ def find_flow(folders: list[Path], device: torch.device) -> tuple[str, FlowBetwe
 
 
 def dis_flow() -> FlowBetween:
-    """Dense inverse search (Kroeger et al., ECCV 2016)."""
+    """Dense inverse search (Kroeger et al., ECCV 2016), on the CPU."""
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def between(first: Tensor, second: Tensor) -> Tensor:
@@ -41,34 +42,35 @@ def dis_flow() -> FlowBetween:
         grey = [cv2.cvtColor(np.ascontiguousarray(x.cpu().numpy()), cv2.COLOR_RGB2GRAY) for x in (first, second)]
         edges = (0, max(0, DIS_SIDE - height), 0, max(0, DIS_SIDE - width))
         grey = [cv2.copyMakeBorder(x, *edges, cv2.BORDER_REPLICATE) for x in grey]
-        flow = engine.calc(grey[0], grey[1], None)  # type: ignore[call-overload]  # no first guess
+        flow = engine.calc(grey[0], grey[1], None)  # type: ignore[call-overload]  # no initial flow
         return torch.from_numpy(flow[:height, :width].copy()).to(first.device)
 
     return between
 
 
 def raft_flow(path: Path, build: Callable, device: torch.device) -> FlowBetween:
-    """RAFT (Teed and Deng, ECCV 2020) with the weights of `path`. Raises UserError where they do not fit."""
+    """RAFT (Teed and Deng, ECCV 2020) with the weights in `path`. Raises UserError if they do not fit."""
     network = build(weights=None).to(device).eval()
     WeightsFile.read(path, "RAFT weights").into(network, "RAFT")
 
     @torch.inference_mode()
     def between(first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[:2]
-        frames = torch.stack([first, second]).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1  # (2,3,H,W) in -1..1
+        frames = torch.stack([first, second]).permute(0, 3, 1, 2)  # (2,3,H,W)
+        frames = frames.to(device).float() / 127.5 - 1  # -1..1
         bottom = max(RAFT_SIDE, -(-height // 8) * 8) - height
         right = max(RAFT_SIDE, -(-width // 8) * 8) - width
-        frames = F.pad(frames, (0, right, 0, bottom), mode="replicate")
+        frames = F.pad(frames, (0, right, 0, bottom), mode="replicate")  # (2,3,H+bottom,W+right)
         return network(frames[:1], frames[1:])[-1][0, :, :height, :width].permute(1, 2, 0)  # (H,W,2)
 
     return between
 
 
-def seen_again(forward: Tensor, backward: Tensor) -> Tensor:
+def visible_in_next(forward: Tensor, backward: Tensor) -> Tensor:
     """(H,W) bool: pixels of t that t+1 shows, by the forward-backward check of Sundaram et al. (ECCV 2010).
 
-    forward, backward: (H,W,2) flows t to t+1 and back. A point is hidden where the way there and back does not end at
-    its start: |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5.
+    forward, backward: (H,W,2), the flow from t to t+1 and back. A pixel is hidden if forward and backward flow do not
+    cancel: |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5.
     """
     index, inside = correspondence(forward)
     back = backward.reshape(-1, 2)[index]  # (H,W,2)

@@ -1,115 +1,138 @@
-"""The content of metrics.json as tables: for the console, as Markdown, as CSV."""
+"""The metrics of an evaluation as tables: for the console, as Markdown, as CSV."""
 import csv
 import io
 from collections.abc import Sequence
 
+from evaluation.metrics_json import Metrics
 from utils.text_table import Table
 
 AVERAGES = (("avg_miou", "average over positions"), ("pooled_miou", "pooled over positions"), ("min_miou", "minimum"))
 POSITION_COLUMNS = (
-    ("miou", "mIoU"), ("pixel_accuracy", "pixel acc."), ("mean_class_accuracy", "class acc."), ("frequency_weighted_iou", "fw IoU")
+    ("miou", "mIoU"), ("pixel_accuracy", "pixel acc."), ("mean_class_accuracy", "class acc."),
+    ("frequency_weighted_iou", "fw IoU"),
 )
-ABLATIONS = (("intra", "intra features"), ("edge", "edge map"))
 
 
 def percent(x: float | None) -> str:
+    """A fraction 0..1 in per cent; a dash where it is unknown."""
     return "-" if x is None else f"{100 * x:.2f}"
 
 
-def positions_table(metrics: dict) -> Table:
+def positions_table(metrics: Metrics) -> Table:
+    """Scores of each position, the frames counted."""
     rows = [
-        (str(row["position"]), str(row["frames"]), *(percent(row[key]) for key, _ in POSITION_COLUMNS))
-        for row in metrics["positions"]
+        (str(row.position), str(row.frames), *(percent(getattr(row, key)) for key, _ in POSITION_COLUMNS))
+        for row in metrics.positions
     ]
-    return Table("By frames since the keyframe", ("position", "frames", *(text for _, text in POSITION_COLUMNS)), tuple(rows))
+    head = ("position", "frames", *(text for _, text in POSITION_COLUMNS))
+    return Table("By frames since the keyframe", head, tuple(rows))
 
 
-def intervals_table(metrics: dict) -> Table:
-    """Accuracy over the positions 0..l-1 of keyframe interval l and, where it was measured, consistency over time beside it."""
-    head = ["interval", "mean mIoU", "pooled mIoU", "min mIoU"]
-    columns: list[tuple[str, ...]] = [("mean_miou",), ("pooled_miou",), ("min_miou",)]
-    if any("tc" in row for row in metrics["intervals"]):
-        head += ["TC", "TC visible"]
-        columns += [("tc",), ("tc_visible",)]
-        for window in metrics["intervals"][0]["mvc"]:
-            if any(row["mvc"][window] is not None for row in metrics["intervals"]):
-                head += [f"mVC{window}", f"mVC{window} right"]
-                columns += [("mvc", window), ("mvc_right", window)]
-    rows = []
-    for row in metrics["intervals"]:
-        values = [row[path[0]] if len(path) == 1 else row[path[0]][path[1]] for path in columns]
-        rows.append((str(row["interval"]), *map(percent, values)))
-    return Table("By keyframe interval", tuple(head), tuple(rows))
+def interval_columns(metrics: Metrics) -> dict[str, list[float | None]]:
+    """By heading, a fraction for each keyframe interval: mIoU over the positions 0..n-1 of interval n and, where it was
+    measured, consistency over time."""
+    rows = metrics.intervals
+    columns: dict[str, list[float | None]] = {
+        "mean mIoU": [row.mean_miou for row in rows], "pooled mIoU": [row.pooled_miou for row in rows],
+        "min mIoU": [row.min_miou for row in rows],
+    }
+    temporal = [row.temporal for row in rows if row.temporal is not None]
+    if temporal:
+        columns |= {"TC": [x.tc for x in temporal], "TC visible": [x.tc_visible for x in temporal]}
+        for window in temporal[0].mvc:
+            mvc = [x.mvc[window] for x in temporal]
+            if any(x is not None for x in mvc):
+                columns |= {f"mVC{window}": mvc, f"mVC{window} right": [x.mvc_right[window] for x in temporal]}
+    return columns
 
 
-def classes_table(metrics: dict) -> Table:
-    positions = metrics["positions"]
-    rows = [(name, *(percent(row["class_iou"][name]) for row in positions)) for name in metrics["classes"]]
-    return Table("IoU by class and position", ("class", *(str(row["position"]) for row in positions)), tuple(rows))
+def intervals_table(metrics: Metrics) -> Table:
+    """`interval_columns` as a table."""
+    columns = interval_columns(metrics)
+    rows = [
+        (str(row.interval), *map(percent, values))
+        for row, values in zip(metrics.intervals, zip(*columns.values()))
+    ]
+    return Table("By keyframe interval", ("interval", *columns), tuple(rows))
 
 
-def worst_table(metrics: dict) -> Table:
-    """The frames that lost most between the first and the last position, if `worst` is there."""
-    worst = metrics.get("worst", [])
-    first, last = (f"mIoU at position {worst[0][key]}" if worst else "" for key in ("first_position", "last_position"))
-    rows = [(x["path"], percent(x["first_miou"]), percent(x["last_miou"]), percent(x["lost"])) for x in worst]
-    return Table("Frames that lost most", ("frame", first, last, "lost"), tuple(rows))
+def classes_table(metrics: Metrics) -> Table:
+    """IoU of each class at each position."""
+    rows = [(name, *(percent(row.class_iou[name]) for row in metrics.positions)) for name in metrics.classes]
+    head = ("class", *(str(row.position) for row in metrics.positions))
+    return Table("IoU by class and position", head, tuple(rows))
 
 
-def tables(metrics: dict) -> list[Table]:
+def worst_table(metrics: Metrics) -> Table:
+    """The frames that lost most between the first and the last position, if they were determined."""
+    rows = [(x.path, percent(x.first_miou), percent(x.last_miou), percent(x.lost)) for x in metrics.worst or ()]
+    ends = [f"mIoU at position {k}" for x in (metrics.worst or ())[:1] for k in (x.first_position, x.last_position)]
+    return Table("Frames that lost most", ("frame", *ends, "lost"), tuple(rows))
+
+
+def tables(metrics: Metrics) -> list[Table]:
+    """All tables that have rows."""
     found = [positions_table(metrics), intervals_table(metrics), classes_table(metrics), worst_table(metrics)]
     return [table for table in found if table.rows]
 
 
-def averages(metrics: dict) -> list[str]:
-    return [f"mIoU, {text}: {percent(metrics[key])}" for key, text in AVERAGES]
+def averages(metrics: Metrics) -> list[str]:
+    """One line for each average over positions."""
+    return [f"mIoU, {text}: {percent(getattr(metrics, key))}" for key, text in AVERAGES]
 
 
-def heading(metrics: dict) -> str:
-    flow = f", {metrics['flow']} flow" if metrics["method"] in ("gsv", "warp") else ""
-    left_out = "".join(f", without {part}" for key, part in ABLATIONS if metrics["method"] == "gsv" and not metrics.get(key, True))
-    return f"{metrics['dataset']} val: {metrics['method']}, {metrics['segnet']}{flow}{left_out}, keyframes at scale {metrics['scale']:g}"
+def heading(metrics: Metrics) -> str:
+    """Data set, method, networks and scale in a line."""
+    flow = f", {metrics.flow} flow" if metrics.method in ("gsv", "warp") else ""
+    if metrics.method == "gsv":
+        flow += "" if metrics.intra else ", without intra features"
+        flow += "" if metrics.edge else ", without edge map"
+    return f"{metrics.dataset} val: {metrics.method}, {metrics.segnet}{flow}, keyframes at scale {metrics.scale:g}"
 
 
-def notes(metrics: dict) -> list[str]:
-    """What the columns mean, as a reader of the tables alone needs it."""
+def notes(metrics: Metrics) -> list[str]:
+    """Explanations of the columns."""
     lines = [
-        "Position: frames since the keyframe. Average: mean of the positions' mIoUs; pooled: mIoU of their summed confusion "
-        "matrices, which the published program calls average. Classes that neither occur nor are predicted are left out.",
+        "Position: frames since the keyframe. Average: mean of the positions' mIoUs; pooled: mIoU of their summed "
+        "confusion matrices, which the published program calls average. Classes that are neither labelled nor predicted "
+        "are left out."
     ]
-    if metrics.get("temporal_flow"):
+    if metrics.temporal_flow:
         lines.append(
-            f"TC: mIoU between the label map of each frame and the next one's, brought back by optical flow ({metrics['temporal_flow']}); "
-            "visible: without what the next frame hides. mVCn: share of the pixels whose label stays the same for n frames whose "
-            "prediction does too; right: and equals the label. Neither says that a map is right: read them beside mIoU."
+            "TC: mIoU between the label map of each frame and the next frame's, brought back by optical flow "
+            f"({metrics.temporal_flow}); visible: only pixels that the next frame shows. mVCn: of the pixels whose label "
+            "stays the same for n frames, the share whose prediction does too; right: and equals the label. Neither "
+            "measures accuracy: read them together with mIoU."
         )
     return lines
 
 
-def console(metrics: dict) -> list[str]:
+def console(metrics: Metrics) -> list[str]:
+    """Lines for a terminal."""
     return [heading(metrics), *(line for table in tables(metrics) for line in table.console()), *averages(metrics)]
 
 
-def markdown(metrics: dict) -> str:
+def markdown(metrics: Metrics) -> str:
+    """A page of Markdown."""
     lines = [f"### {heading(metrics)}", "", *(f"- {line}" for line in averages(metrics)), ""]
     for table in tables(metrics):
         lines += table.markdown()
     return "\n".join(lines + notes(metrics)) + "\n"
 
 
-def as_csv(metrics: dict) -> str:
-    """Every figure in long form: scope (position, interval, all), its number, metric, class, value 0..1 (empty: unknown)."""
+def as_csv(metrics: Metrics) -> str:
+    """Every value in long form: scope (position, interval, all), its number, metric, class, value 0..1 (empty: unknown)."""
     rows: list[Sequence] = [("scope", "number", "metric", "class", "value")]
-    for row in metrics["positions"]:
-        rows += [("position", row["position"], key, "", row[key]) for key, _ in (("frames", ""), *POSITION_COLUMNS)]
-        rows += [("position", row["position"], "iou", name, x) for name, x in row["class_iou"].items()]
-    for row in metrics["intervals"]:
-        for key, value in row.items():
-            if isinstance(value, dict):
-                rows += [("interval", row["interval"], f"{key}_{window}", "", x) for window, x in value.items()]
-            elif key != "interval":
-                rows.append(("interval", row["interval"], key, "", value))
-    rows += [("all", "", key, "", metrics[key]) for key, _ in AVERAGES]
+    for row in metrics.positions:
+        names = ("frames", *(key for key, _ in POSITION_COLUMNS))
+        rows += [("position", row.position, name, "", getattr(row, name)) for name in names]
+        rows += [("position", row.position, "iou", name, x) for name, x in row.class_iou.items()]
+    for interval in metrics.to_json()["intervals"]:
+        number = interval.pop("interval")
+        for name, value in interval.items():
+            values = {f"{name}_{window}": x for window, x in value.items()} if isinstance(value, dict) else {name: value}
+            rows += [("interval", number, key, "", x) for key, x in values.items()]
+    rows += [("all", "", key, "", getattr(metrics, key)) for key, _ in AVERAGES]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -4,17 +4,22 @@ It trains faster than the published recipes (config/recipes.py: demo-...), so it
 accuracy that they can reach.
 """
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
+import numpy as np
 import torch
 
 from config.datasets import DATASETS
 from config.options import Options
 from config.recipes import RECIPES
 from dataloaders.loaders import prepare_data
-from evaluation.evaluate import Evaluation, Seen
+from evaluation.evaluate import Evaluation
+from evaluation.evaluated_frames import EvaluatedFrame
+from evaluation.example_frames import captioned_overlays
+from evaluation.metrics_json import Metrics
+from evaluation.tables import percent
 from inference.video_writer import VideoFile
 from models.load import networks_for_inference
 from trainer.trainer import Trainer
@@ -22,10 +27,12 @@ from utils.distributed import Ranks
 from utils.files import write_json
 from utils.logging import logger
 from utils.run_folder import BEST, LATEST
-from utils.visualize import grid, overlay, with_caption, write_picture
+from utils.text_table import Table
+from utils.visualize import grid, write_picture
 
 FOLDER = Path("demo")
 METHODS = ("per-frame", "copy", "warp", "gsv")
+OVERLAY_EVERY = 40  # frames
 POSITIONS = (1, 2)  # in addition to position 0
 TITLES = {
     "per-frame": "every frame segmented", "copy": "keyframe's labels copied", "warp": "warped only", "gsv": "GSVNet",
@@ -71,52 +78,42 @@ def evaluate_demo(options: Options, device: torch.device) -> None:
     """Evaluate all methods in one pass; print and write the table, overlays and the side-by-side video."""
     evaluation = Evaluation(options, device, Ranks())
     net = networks_for_inference(options).to(device)
-    scenes = Scenes(evaluation)
-    metrics = evaluation.run(net, methods=METHODS, on_frame=scenes)
-    scenes.close()
-    for line in comparison(metrics):
+    tally, count = evaluation.tally(METHODS), 0
+    with VideoFile(FOLDER / "side_by_side.mp4", fps=8) as video:
+        for frame in evaluation.frames(net, METHODS):
+            tally.add(frame)
+            if frame.source.labelled is None or max(POSITIONS) not in frame.positions:
+                continue
+            picture = side_by_side(frame, max(POSITIONS), evaluation.dataset.colours)
+            video.write(picture)
+            if count % OVERLAY_EVERY == 0:
+                write_picture(FOLDER / "overlays" / f"{frame.source.labelled.name}_position_{max(POSITIONS)}.png", picture)
+            count += 1
+    metrics = evaluation.metrics(tally)
+    for line in comparison(metrics).console():
         logger.info("%s", line)
-    write_json(FOLDER / "metrics.json", metrics["gsv"])
+    write_json(FOLDER / "metrics.json", metrics["gsv"].to_json())
     for method in METHODS:
-        write_json(FOLDER / f"metrics_{method}.json", metrics[method])
+        write_json(FOLDER / f"metrics_{method}.json", metrics[method].to_json())
 
 
-def comparison(metrics: dict[str, dict]) -> list[str]:
-    """The methods' metrics -> a console table: mIoU and pixel accuracy by position, average and minimum."""
-    positions = [row["position"] for row in metrics["gsv"]["positions"]]
-    head = "".join(f"  position {k}: mIoU  pixel acc." for k in positions)
-    lines = [f"{'':<26}{head}   average  minimum"]
-    for method in METHODS:
-        rows = {row["position"]: row for row in metrics[method]["positions"]}
-        cells = "".join(f"{100 * rows[k]['miou']:>18.2f}{100 * rows[k]['pixel_accuracy']:>12.2f}" for k in positions)
-        total = f"{100 * metrics[method]['avg_miou']:>10.2f}{100 * metrics[method]['min_miou']:>9.2f}"
-        lines.append(f"{TITLES[method]:<26}{cells}{total}")
-    return lines
+def comparison(metrics: Mapping[str, Metrics]) -> Table:
+    """The methods' mIoU and pixel accuracy by position, average and minimum."""
+    titles = [f"position {row.position}: {name}" for row in metrics["gsv"].positions for name in ("mIoU", "pixel acc.")]
+    rows = []
+    for method, title in TITLES.items():
+        found = metrics[method]
+        by_position = [percent(x) for row in found.positions for x in (row.miou, row.pixel_accuracy)]
+        rows.append((title, *by_position, percent(found.avg_miou), percent(found.min_miou)))
+    return Table("Per cent", ("", *titles, "average", "minimum"), tuple(rows))
 
 
-class Scenes:
-    """Write, while frames are evaluated, overlay pictures of some and a side-by-side video of all at position 2."""
-
-    def __init__(self, evaluation: Evaluation, every: int = 40):
-        self.colours, self.every, self.seen = evaluation.dataset.colours, every, 0
-        self.video = VideoFile(FOLDER / "side_by_side.mp4", fps=8)
-
-    def __call__(self, seen: Seen) -> None:
-        position = max(seen.predictions["gsv"])
-        if position < max(POSITIONS):
-            return
-        height, width = seen.label.shape
-        image = cv2.resize(seen.image.cpu().numpy(), (width, height))
-        maps = {"label": seen.label, **{TITLES[method]: seen.predictions[method][position] for method in ("copy", "warp", "gsv")}}
-        panels = [with_caption(overlay(image, ids.cpu().numpy(), self.colours), title) for title, ids in maps.items()]
-        picture = grid([panels[:2], panels[2:]])
-        self.video.write(picture)
-        if self.seen % self.every == 0:
-            write_picture(FOLDER / "overlays" / f"{seen.frame.name}_position_{position}.png", picture)
-        self.seen += 1
-
-    def close(self) -> None:
-        self.video.close()
+def side_by_side(frame: EvaluatedFrame, position: int, colours: Sequence[Sequence[int]]) -> np.ndarray:
+    """Label and three methods' predictions at a position, each over the frame: RGB (H,W,3) uint8."""
+    maps = {TITLES[method]: frame.predictions[method][position] for method in ("copy", "warp", "gsv")}
+    arrays = {title: ids.cpu().numpy() for title, ids in ({"label": frame.label} | maps).items()}
+    panels = captioned_overlays(frame.image.cpu().numpy(), arrays, colours)
+    return grid([panels[:2], panels[2:]])
 
 
 def _heading(text: str, started: float) -> None:

@@ -11,10 +11,12 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.loaders import TrainingLoader
 from evaluation.command import run_evaluation
+from evaluation.metrics_json import Metrics
 from models.load import read_resumed
 from trainer.bad_samples import LISTED
 from trainer.checkpointing import Checkpoints
 from trainer.stages import STAGES, report_of, score_of
+from trainer.stages.flow_network import FlowErrors
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
 from utils.files import check_writable, write_json
@@ -32,8 +34,8 @@ class Trainer:
         self.options, self.device, self.ranks = options, device, ranks
         self.interrupt = Interrupt()
 
-    def evaluate(self) -> dict:
-        """Evaluate on the val split; returns the content of metrics.json. Raises UserError."""
+    def evaluate(self) -> Metrics:
+        """Evaluate on the val split. Raises UserError."""
         return run_evaluation(self.options, self.device, self.ranks)
 
     def _build(self) -> None:
@@ -104,7 +106,7 @@ class Trainer:
         if metrics is not None and log is not None:
             self._report(metrics, improved, log)
 
-    def _evaluate(self) -> dict | None:
+    def _evaluate(self) -> Metrics | FlowErrors | None:
         """Evaluate, which may take long: save first, so that a signal can stop it at once."""
         self.checkpoints.save(self.folder)
         self._stop_if_asked()
@@ -166,16 +168,16 @@ class Trainer:
             f"the frames {', '.join(batch['name'])}; lower the learning rate (--lr); weights and batch: {path}"
         )
 
-    def _report(self, metrics: dict, improved: bool, log: RunLog) -> None:
+    def _report(self, metrics: Metrics | FlowErrors, improved: bool, log: RunLog) -> None:
         """Log the metrics of an epoch and write them to metrics.json."""
         lines, values = report_of(metrics)
         logger.info("epoch %d%s", self.progress.epoch, " (best so far)" if improved else "")
         for line in lines:
             logger.info("  %s", line)
         log.scalars(self.progress.iteration, {f"val/{name}": value for name, value in values.items()})
-        write_json(self.folder / "metrics.json", metrics)
+        write_json(self.folder / "metrics.json", metrics.to_json())
         if self.options.metrics_file:
-            write_json(Path(self.options.metrics_file), metrics)
+            write_json(Path(self.options.metrics_file), metrics.to_json())
         picture = self.stage.picture()
         if picture is not None:
             log.image(self.progress.iteration, "val/overlay", picture)

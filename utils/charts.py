@@ -184,22 +184,12 @@ def _known(values: Sequence[float | None]) -> list[float | None]:
 
 
 @_style()
-def scatter_figure(
-    points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str, title: str = "", log_x: bool = False
-) -> "Figure":
-    """points: (label, x, y). Labels stand beside their points, where they cover no other label."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
+def scatter_figure(points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str) -> "Figure":
+    """points: (label, x, y). Labels stand next to their points, where they cover no other label."""
     figure, axes = _axes(6.8, 4.2)
     axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=46, color=BLUE, edgecolors="white", zorder=3)
-    if log_x:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.12)
     axes.set(xlabel=x_label, ylabel=y_label)
-    axes.set_title(title, loc="left", fontweight="bold")
     _place_labels(figure, axes, points)
     return figure
 
@@ -222,8 +212,3 @@ def _place_labels(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, fl
         else:
             text.set(position=(8, 0), ha="left")
         taken.append(text.get_window_extent())
-
-
-def scatter(points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str, title: str = "", log_x: bool = False) -> str:
-    """`scatter_figure` as an <svg> element."""
-    return svg(scatter_figure(points, x_label=x_label, y_label=y_label, title=title, log_x=log_x), title or f"{y_label}, {x_label}")

@@ -9,7 +9,8 @@ from config.errors import UserError
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import VideoDataset, share, videos_of
 from dataloaders.loaders import labelled_frames
-from evaluation.evaluate import evaluate
+from evaluation.evaluate import Tally
+from evaluation.evaluated_frames import evaluated_frames
 from evaluation.keyframe_groups import VideoPropagation, plan_video
 from models.label_map import label_map
 from models.steps import KeyframeStep, ViewStep
@@ -98,9 +99,12 @@ def test_confusion_matrices_equal_those_of_frame_by_frame_evaluation(net, street
     frames = labelled_frames(dataset="synthetic", root=streets, split="val", past=2)[:5]
     videos = videos_of(frames)
     items = VideoDataset(videos, dataset)
-    found = evaluate(
-        net, videos, items, positions, classes=19, methods=["gsv"], scale=0.75, device=torch.device("cpu")
-    )["gsv"]
+    tally = Tally(19, methods=["gsv"], positions=positions)
+    for frame in evaluated_frames(
+        net, videos, items, positions=positions, methods=["gsv"], scale=0.75, device=torch.device("cpu")
+    ):
+        tally.add(frame)
+    found = tally.matrices["gsv"]
     images, labels = ([items[i][name] for i in range(5)] for name in ("image", "label"))
     for position in positions:
         expected = ConfusionMatrix(19)
@@ -133,5 +137,5 @@ def test_frames_of_different_size_are_named(net, tmp_path):
     cv2.imwrite(str(tmp_path / "l.png"), np.zeros((32, 56), np.uint8))
     videos = videos_of([LabelledFrame("b", tuple(paths), tmp_path / "l.png", "b_pred.png")])
     with pytest.raises(UserError, match=r"b.png: 56 x 32 pixels, but .*a.png of the same video has 48 x 32"):
-        evaluate(net, videos, VideoDataset(videos, DATASETS["synthetic"]), (0, 1), classes=19, methods=["gsv"], scale=0.75,
-                 device=torch.device("cpu"))
+        list(evaluated_frames(net, videos, VideoDataset(videos, DATASETS["synthetic"]), positions=(0, 1), methods=["gsv"],
+                              scale=0.75, device=torch.device("cpu")))

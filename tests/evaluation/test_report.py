@@ -1,4 +1,4 @@
-"""The report of an evaluation: what its page says, that it needs nothing else, and that it works in a real browser."""
+"""The report of an evaluation: its content, that it is self-contained, and that it works in a real browser."""
 import base64
 import json
 import re
@@ -16,14 +16,13 @@ import torch
 from config.camvid import CAMVID
 from config.errors import UserError
 from config.synthetic import SYNTHETIC
-from dataloaders.clips import LabelledFrame
-from evaluation.evaluate import Seen
-from evaluation.example_frames import Shown
+from evaluation.example_frames import ExampleFrame
+from evaluation.metrics_json import Metrics, TemporalScores
 from evaluation.report import report
 from evaluation.tables import AVERAGES, heading, notes, percent, tables
 from main import main
-from utils.charts import Line, lines, scatter, scatter_figure, svg, write_chart
-from utils.metrics import ConfusionMatrix, by_interval, scores, summary
+from utils.charts import Line, lines, scatter_figure, svg, write_chart
+from utils.metrics import ConfusionMatrix, confusion_counts, scores
 from utils.text_table import Table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -72,7 +71,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def evaluated(streets, weights, tmp_path_factory):
-    """The folder that an evaluation with the program leaves."""
+    """The run folder of an evaluation."""
     logs = tmp_path_factory.mktemp("logs")
     words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--log-folder", str(logs),
              "--num-worker", "0", "--device", "cpu", "--evaluate", "1", "--resume", "1", "--eval-multi-step", "1", "2"]
@@ -81,26 +80,24 @@ def evaluated(streets, weights, tmp_path_factory):
 
 
 def made_up(positions, dataset=SYNTHETIC, size=(20, 40), image_size=None, name="street_000001"):
-    """Metrics of one frame, and the frame itself: right in the upper half, wrong below, the left edge unlabelled."""
+    """Metrics of one frame, and the frame itself: correct in the upper half, wrong below, the left edge unlabelled."""
     rng = np.random.default_rng(5)
     label = torch.zeros(size, dtype=torch.uint8)
     label[:, : size[1] // 10] = dataset.ignore
-    matrices, predictions, counts = {}, {}, {}
+    matrices, predictions, mious = {}, {}, {}
     for k in positions:
         prediction = torch.zeros(size, dtype=torch.uint8)
         prediction[size[0] // 2 + len(positions) - k :] = 1
         matrices[k] = ConfusionMatrix(dataset.num_classes)
-        predictions[k], counts[k] = prediction, matrices[k].add(label, prediction)
-    image = torch.from_numpy(rng.integers(0, 256, (*(image_size or size), 3), dtype=np.uint8))
-    frame = LabelledFrame(name, (Path(f"val/{name}.png"),), Path("label.png"), "prediction.png")
-    mious = [scores(counts[k])["miou"] for k in positions]
-    shown = Shown(Seen(frame, image, label, {"gsv": predictions}, {"gsv": counts}), (0, 2), mious[0], mious[-1])
-    metrics = {
-        "dataset": dataset.name, "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75,
-        "classes": list(dataset.classes), **summary(matrices, dataset.classes), "worst": [shown.row()],
-    }
-    metrics["intervals"] = by_interval(metrics["positions"], matrices)
-    return metrics, shown
+        matrices[k].add(label, prediction)
+        predictions[k], mious[k] = prediction.numpy(), scores(confusion_counts(label, prediction, dataset.num_classes)).miou
+    image = rng.integers(0, 256, (*(image_size or size), 3), dtype=np.uint8)
+    example = ExampleFrame(name, Path(f"val/{name}.png"), image, label.numpy(), predictions, mious)
+    metrics = Metrics.from_matrices(
+        matrices, classes=dataset.classes, dataset=dataset.name, segnet="swiftnet", flow="light", method="gsv", scale=0.75,
+        worst=(example.worst_frame(),),
+    )
+    return metrics, example
 
 
 def pictures(page: Page, word: str) -> list[np.ndarray]:
@@ -110,20 +107,20 @@ def pictures(page: Page, word: str) -> list[np.ndarray]:
     return [x[..., ::-1].astype(int) for x in decoded]
 
 
-def test_page_says_what_the_evaluation_found(evaluated):
-    metrics = json.loads((evaluated / "metrics.json").read_text())
+def test_page_shows_what_the_evaluation_found(evaluated):
+    metrics = Metrics.from_json(json.loads((evaluated / "metrics.json").read_text()))
     page = Page((evaluated / "report.html").read_text())
     assert page.read_tables() == tables(metrics)
     assert [table.title for table in page.read_tables()][-1] == "Frames that lost most"
     assert page.texts.count(heading(metrics)) == 2  # title and headline
-    for line in [*notes(metrics), *(percent(metrics[key]) for key, _ in AVERAGES)]:
+    for line in [*notes(metrics), *(percent(getattr(metrics, key)) for key, _ in AVERAGES)]:
         assert line in page.texts
     for name in SYNTHETIC.classes:
         assert page.texts.count(name) >= 3, name  # chart, table, legend
     assert "TC visible" in page.texts and "Accuracy and consistency over time by keyframe interval" in page.texts
     described = [x["alt"] for x in page.all("img")]
     frames = len(page.all("article"))
-    assert frames > len(metrics["worst"]) > 0 and len(described) == len(set(described)) == frames * (2 + 2 * 3)
+    assert frames > len(metrics.worst) > 0 and len(described) == len(set(described)) == frames * (2 + 2 * 3)
     assert page.shown_positions("img") == ["2"] * 2 * frames
     assert [(x["min"], x["max"], x["data-positions"]) for x in page.all("input")] == [("0", "2", "0 1 2")] * 2
 
@@ -143,8 +140,8 @@ def test_page_is_plain_text_that_loads_nothing(evaluated):
 def test_names_cannot_become_markup():
     name = "<b>$x$ & \"y\" $heading</b>"
     dataset = replace(SYNTHETIC, classes=(name, *SYNTHETIC.classes[1:]))
-    metrics, shown = made_up((0, 1), dataset, name="<script>alert(1)</script>")
-    text = report(metrics, [shown], [], dataset)
+    metrics, example = made_up((0, 1), dataset, name="<script>alert(1)</script>")
+    text = report(metrics, [example], [], dataset)
     page = Page(text)
     assert "<b>" not in text and text.count("<script>") == 1
     assert page.texts.count(name) == 3
@@ -153,8 +150,8 @@ def test_names_cannot_become_markup():
 
 
 def test_single_position_has_nothing_to_slide():
-    metrics, shown = made_up((2,))
-    page = Page(report(metrics, [], [shown], SYNTHETIC))
+    metrics, example = made_up((2,))
+    page = Page(report(metrics, [], [example], SYNTHETIC))
     assert not page.all("input") and "All at position 2." in page.texts
     assert page.shown_positions("img") == ["2", "2"] and len(page.all("img")) == 4
     assert "position 2" in page.texts and "change" not in page.texts
@@ -162,9 +159,8 @@ def test_single_position_has_nothing_to_slide():
 
 def test_page_without_frames_without_time_and_with_unknown_figures():
     metrics, _ = made_up((0, 1))
-    metrics |= {"worst": [], "min_miou": None}
-    metrics["positions"][1]["miou"] = None
-    metrics["intervals"] = metrics["intervals"][:1]
+    positions = (metrics.positions[0], replace(metrics.positions[1], miou=None))
+    metrics = replace(metrics, worst=(), min_miou=None, positions=positions, intervals=metrics.intervals[:1])
     page = Page(report(metrics, [], [], SYNTHETIC))
     assert page.read_tables() == tables(metrics)
     assert not page.all("img") and "Frames" not in page.texts
@@ -173,22 +169,20 @@ def test_page_without_frames_without_time_and_with_unknown_figures():
 
 
 def test_frame_without_labelled_pixels_has_no_figure():
-    metrics, shown = made_up((0, 1))
-    shown.seen.label.fill_(SYNTHETIC.ignore)
-    for counts in shown.seen.counts["gsv"].values():
-        counts.zero_()
-    page = Page(report(metrics, [], [shown], SYNTHETIC))
+    metrics, example = made_up((0, 1))
+    example = replace(example, label=np.full_like(example.label, SYNTHETIC.ignore), miou=dict.fromkeys((0, 1)))
+    page = Page(report(metrics, [], [example], SYNTHETIC))
     assert page.texts.count("mIoU at position 1: ") == 1
     assert page.texts[page.texts.index("mIoU at position 1: ") + 1] == "-"
     assert all(x.mean() < 45 for x in pictures(page, "errors"))
 
 
-def test_consistency_that_could_not_be_measured_is_left_out():
-    metrics, shown = made_up((0, 1))
+def test_consistency_that_could_not_be_measured_is_omitted():
+    metrics, example = made_up((0, 1))
     unknown = {"8": None, "16": None}
-    for row in metrics["intervals"]:
-        row |= {"tc": 0.5, "tc_visible": 0.6, "mvc": unknown, "mvc_right": unknown}
-    chart = Page(report(metrics, [shown], [], SYNTHETIC)).texts
+    temporal = TemporalScores(pairs=2, tc=0.5, tc_visible=0.6, mvc=unknown, mvc_right=unknown, windows={"8": 0, "16": 0})
+    metrics = replace(metrics, intervals=tuple(replace(row, temporal=temporal) for row in metrics.intervals))
+    chart = Page(report(metrics, [example], [], SYNTHETIC)).texts
     assert chart.count("TC visible") == 2 and "mVC8" not in chart  # table and chart
 
 
@@ -196,16 +190,16 @@ def test_consistency_that_could_not_be_measured_is_left_out():
     ((20, 40), None, (20, 40)), ((20, 40), (45, 80), (20, 40)), ((500, 1000), (250, 500), (320, 640)), ((30, 41), None, (30, 41)),
 ])
 def test_pictures_have_the_labels_shape_and_are_never_wide(size, image_size, expected):
-    metrics, shown = made_up((0, 1), size=size, image_size=image_size)
-    page = Page(report(metrics, [shown], [], SYNTHETIC))
+    metrics, example = made_up((0, 1), size=size, image_size=image_size)
+    page = Page(report(metrics, [example], [], SYNTHETIC))
     for word in ("frame", "label", "prediction", "errors"):
         assert {x.shape[:2] for x in pictures(page, word)} == {expected}, word
     assert {(x["height"], x["width"]) for x in page.all("img")} == {tuple(map(str, expected))}
 
 
 def test_errors_are_red_on_grey_and_unlabelled_pixels_dark():
-    metrics, shown = made_up((0, 1), CAMVID, size=(200, 400))
-    page = Page(report(metrics, [shown], [], CAMVID))
+    metrics, example = made_up((0, 1), CAMVID, size=(200, 400))
+    page = Page(report(metrics, [example], [], CAMVID))
     for errors in pictures(page, "errors"):
         wrong, right, unlabelled = errors[150:, 60:], errors[:90, 60:], errors[:, :30]
         assert (np.abs(wrong.mean((0, 1)) - (222, 38, 38)) < 12).all()
@@ -253,11 +247,11 @@ def test_slider_changes_picture_caption_and_address(evaluated, tmp_path):
 
 def test_scatter_plot_names_its_points_and_can_be_written(tmp_path):
     points = [("every frame", 8.0, 45.7), ("copy, $l$=3", 20.0, 42.9), ("<GSVNet>", 19.0, 45.5)]
-    text = scatter(points, x_label="frames per second", y_label="mIoU (%)", title="Accuracy & speed", log_x=True)
+    figure = scatter_figure(points, x_label="frames per second", y_label="mIoU (%)")
+    text = svg(figure, "Accuracy & speed")
     assert text.startswith('<svg role="img" aria-label="Accuracy &amp; speed"')
     assert {name for name, _, _ in points} <= set(Page(text).texts)
-    assert "20" in Page(text).texts  # figures along the axis, not powers of ten
-    figure = scatter_figure(points, x_label="frames per second", y_label="mIoU (%)")
+    assert "20" in Page(text).texts  # figures along the axis
     write_chart(tmp_path / "new" / "chart.png", figure)
     assert cv2.imread(str(tmp_path / "new" / "chart.png")).shape[1] > 800
     with pytest.raises(UserError, match="chart.nothing: charts cannot be written as .nothing; use .png or .svg"):

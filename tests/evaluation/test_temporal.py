@@ -1,4 +1,4 @@
-"""Consistency over time of whole evaluations against a program that goes through a video frame by frame, pixel by pixel."""
+"""Consistency over time of whole evaluations against a program that visits every frame and pixel of a video."""
 import numpy as np
 import pytest
 import torch
@@ -7,7 +7,7 @@ from config.datasets import DATASETS
 from dataloaders.eval_videos import VideoDataset, videos_of
 from dataloaders.loaders import labelled_frames
 from evaluation import temporal
-from evaluation.evaluate import evaluate
+from evaluation.evaluated_frames import evaluated_frames
 from evaluation.temporal import TRUE_FLOW, TemporalMeasures, flow_source
 from models.resize import align
 from tests.plain_gsvnet import plain_keyframe, plain_propagated
@@ -27,7 +27,7 @@ def videos(streets):
 
 
 def stream_of(net, images):
-    """Label maps (H,W) of one video at the keyframe interval, the way the method is written down."""
+    """Label maps (H,W) of one video at the keyframe interval, as the paper defines them."""
     maps, state = [], None
     for t, image in enumerate(images):
         frame = image.permute(2, 0, 1)[None]
@@ -44,11 +44,14 @@ def test_equals_a_frame_by_frame_program(net, videos, monkeypatch):
     assert (name, flow) == (TRUE_FLOW, None)
     measures = TemporalMeasures(CLASSES, methods=["gsv", "per-frame"], intervals=[1, INTERVAL], flow=None)
     items = VideoDataset(videos, dataset, with_flow=True)
-    evaluate(net, videos, items, (0,), classes=CLASSES, methods=["gsv", "per-frame"], scale=0.75, device=torch.device("cpu"),
-             measures=measures)
+    for frame in evaluated_frames(
+        net, videos, items, positions=(0,), methods=["gsv", "per-frame"], scale=0.75, device=torch.device("cpu"),
+        intervals=measures.intervals,
+    ):
+        measures.add(frame)
     found = measures.results(torch.device("cpu"))
     both, either = np.zeros((2, CLASSES)), np.zeros((2, CLASSES))  # everywhere, visible
-    constant, right, start, pairs = [], [], 0, 0
+    constant, correct, start, pairs = [], [], 0, 0
     for video in videos:
         frames = [items[start + t] for t in range(len(video))]
         start += len(video)
@@ -67,12 +70,12 @@ def test_equals_a_frame_by_frame_program(net, videos, monkeypatch):
             steady = (labels[t] == labels[t + 1]) & (labels[t] < CLASSES)
             kept = steady & (maps[t] == maps[t + 1])
             constant.append(kept.sum() / steady.sum())
-            right.append((kept & (maps[t] == labels[t])).sum() / steady.sum())
+            correct.append((kept & (maps[t] == labels[t])).sum() / steady.sum())
             pairs += 1
     row = found["gsv"][INTERVAL]
     tc, visible = (np.mean(b[e > 0] / e[e > 0]) for b, e in zip(both, either))
-    assert row["pairs"] == pairs == row["windows"][str(WINDOW)]
-    assert row["tc"] == pytest.approx(tc, abs=1e-4) and row["tc_visible"] == pytest.approx(visible, abs=1e-4)
-    assert row["mvc"][str(WINDOW)] == pytest.approx(np.mean(constant), abs=1e-4)
-    assert row["mvc_right"][str(WINDOW)] == pytest.approx(np.mean(right), abs=1e-4)
-    assert found["gsv"][1]["tc"] == found["per-frame"][1]["tc"] == found["per-frame"][INTERVAL]["tc"] != row["tc"]
+    assert row.pairs == pairs == row.windows[str(WINDOW)]
+    assert row.tc == pytest.approx(tc, abs=1e-4) and row.tc_visible == pytest.approx(visible, abs=1e-4)
+    assert row.mvc[str(WINDOW)] == pytest.approx(np.mean(constant), abs=1e-4)
+    assert row.mvc_right[str(WINDOW)] == pytest.approx(np.mean(correct), abs=1e-4)
+    assert found["gsv"][1].tc == found["per-frame"][1].tc == found["per-frame"][INTERVAL].tc != row.tc

@@ -69,7 +69,7 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
         (["--video", "demo", "--output", "o.mp4", "--export", "e"], "--video and --export exclude each other"),
         (["--eval-single", "0", "--eval-multi-step"], "nothing to evaluate"),
         (["--evaluate", "1", "--resume", "1", "--eval-single", "0", "--eval-multi-step", "99"],
-         "no labelled val frame has the 99 frames before it"),
+         "no labelled val frame has 99 frames before it"),
         (["--multi-step", "99"],
          "no labelled train frame has 99 frames before it, which --multi-step 99 wants; --clip-source stills"),
         (["--crop-height", "65"],
@@ -151,7 +151,7 @@ def test_environment_without_a_launcher(streets, weights, tmp_path, monkeypatch,
 def test_unwritable_output_is_found_before_the_work(streets, weights, tmp_path, monkeypatch, capsys, flag, place):
     taken = tmp_path / "taken"
     taken.mkdir() if flag == "--metrics-file" else taken.touch()
-    monkeypatch.setattr("evaluation.command.Evaluation.run", lambda *_, **__: pytest.fail("it was evaluated"))
+    monkeypatch.setattr("evaluation.command.Evaluation.frames", lambda *_, **__: pytest.fail("it was evaluated"))
     words = ["--evaluate", "1", "--resume", "1", flag, place if place[0] == "/" else str(taken)]
     assert main([*training(streets, weights, tmp_path / "logs"), *words]) == 2
     assert re.search(rf"{flag} \S+: cannot be written \(.*\); choose another place", refusal(capsys.readouterr().err))

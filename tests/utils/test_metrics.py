@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import share
 from tests.properties import random_labels, seeds, sizes
-from utils.metrics import ConfusionMatrix, by_interval, scores, summary
+from utils.metrics import ConfusionMatrix, confusion_counts, scores
 
 
 def slow(labels, predictions, classes):
@@ -31,17 +31,13 @@ def slow(labels, predictions, classes):
 
 
 def mean(values):
-    """Of those that are numbers; NaN where none is."""
+    """Mean of the values that are not NaN; NaN where there are none."""
     known = [x for x in values if not math.isnan(x)]
     return sum(known) / len(known) if known else math.nan
 
 
-def same(x):
-    return pytest.approx(x, rel=1e-9, nan_ok=True)
-
-
 def null(x):
-    return None if math.isnan(x) else same(x)
+    return None if math.isnan(x) else pytest.approx(x, rel=1e-9)
 
 
 @st.composite
@@ -57,21 +53,6 @@ def evaluations(draw):
     return classes, frames
 
 
-def collected(classes, frames):
-    """A confusion matrix for each position, over its frames."""
-    matrices = {position: ConfusionMatrix(classes) for position, _, _ in frames}
-    for position, label, prediction in frames:
-        matrices[position].add(label, prediction)
-    return matrices
-
-
-def slow_means(classes, frames, positions):
-    """mIoU of the frames at each of `positions`, and of all of them together."""
-    chosen = {k: [(label, prediction) for position, label, prediction in frames if position == k] for k in positions}
-    everything = [pair for pairs in chosen.values() for pair in pairs]
-    return [mean(slow(*zip(*pairs), classes)[0]) for pairs in chosen.values()], mean(slow(*zip(*everything), classes)[0])
-
-
 @pytest.mark.tried("Numbers", "scores of random label maps: sizes, 1 to 250 classes, absent classes, any ignore label")
 @given(evaluation=evaluations())
 def test_scores_equal_plain_python(outcomes, evaluation):
@@ -79,34 +60,15 @@ def test_scores_equal_plain_python(outcomes, evaluation):
     matrix = ConfusionMatrix(classes)
     for _, label, prediction in frames:
         before = matrix.counts.clone()
-        counts = matrix.add(label, prediction)
+        matrix.add(label, prediction)
+        counts = confusion_counts(label, prediction, classes)
         assert torch.equal(matrix.counts, before + counts) and counts.sum() == (label < classes).sum()
     _, labels, predictions = zip(*frames)
     iou, pixel, accuracy, weighted = slow(labels, predictions, classes)
     found = scores(matrix.counts)
-    assert matrix.frames == len(frames) and found["class_iou"] == same(iou)
-    assert found["miou"] == same(mean(iou)) and found["mean_class_accuracy"] == same(mean(accuracy))
-    assert found["pixel_accuracy"] == same(pixel) and found["frequency_weighted_iou"] == same(weighted)
-    outcomes["equal to plain Python"] += 1
-
-
-@pytest.mark.tried("Numbers", "average, pooled and minimum mIoU over random positions and keyframe intervals")
-@given(evaluation=evaluations())
-def test_summary_equals_plain_python(outcomes, evaluation):
-    classes, frames = evaluation
-    matrices, positions = collected(classes, frames), sorted({position for position, _, _ in frames})
-    content = summary(matrices, [f"class {c}" for c in range(classes)])
-    means, pooled = slow_means(classes, frames, positions)
-    assert [row["position"] for row in content["positions"]] == positions
-    assert [row["miou"] for row in content["positions"]] == [null(x) for x in means]
-    assert content["avg_miou"] == null(mean(means)) and content["pooled_miou"] == null(pooled)
-    assert content["min_miou"] == null(min((x for x in means if not math.isnan(x)), default=math.nan))
-    rows = by_interval(content["positions"], matrices)
-    whole = [n for n in range(1, 5) if set(range(n)) <= set(positions) and not any(math.isnan(x) for x in means[:n])]
-    assert [row["interval"] for row in rows] == whole
-    for row in rows:
-        means, pooled = slow_means(classes, frames, range(row["interval"]))
-        assert row["mean_miou"] == same(mean(means)) and row["min_miou"] == same(min(means)) and row["pooled_miou"] == same(pooled)
+    assert matrix.frames == len(frames) and list(found.class_iou) == [null(x) for x in iou]
+    assert found.miou == null(mean(iou)) and found.mean_class_accuracy == null(mean(accuracy))
+    assert found.pixel_accuracy == null(pixel) and found.frequency_weighted_iou == null(weighted)
     outcomes["equal to plain Python"] += 1
 
 
@@ -154,10 +116,10 @@ def test_equals_a_slow_reference(seed):
         matrix.add(label, prediction)
     iou, pixel, accuracy, weighted = slow(labels, predictions, 6)
     found = scores(matrix.counts)
-    assert np.allclose(found["class_iou"], iou, equal_nan=True) and math.isnan(found["class_iou"][5])
-    assert found["miou"] == pytest.approx(np.nanmean(iou)) and found["pixel_accuracy"] == pytest.approx(pixel)
-    assert found["mean_class_accuracy"] == pytest.approx(np.nanmean(accuracy))
-    assert found["frequency_weighted_iou"] == pytest.approx(weighted)
+    assert list(found.class_iou) == [null(x) for x in iou] and found.class_iou[5] is None
+    assert found.miou == pytest.approx(np.nanmean(iou)) and found.pixel_accuracy == pytest.approx(pixel)
+    assert found.mean_class_accuracy == pytest.approx(np.nanmean(accuracy))
+    assert found.frequency_weighted_iou == pytest.approx(weighted)
 
 
 @pytest.mark.tried("Numbers", "more pixels of a class than float32 can count", "counted exactly")
@@ -166,22 +128,3 @@ def test_counts_beyond_float32_stay_exact():
     matrix.counts[0, 0] = 2**24
     matrix.add(torch.zeros(1, 1, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64))
     assert matrix.counts[0, 0].item() == 2**24 + 1 and matrix.counts.dtype == torch.int64
-
-
-def test_summary_names_mean_pooled_and_minimum():
-    good, bad = ConfusionMatrix(2), ConfusionMatrix(2)
-    good.counts, good.frames = torch.tensor([[8, 0], [0, 2]]), 1
-    bad.counts, bad.frames = torch.tensor([[4, 4], [2, 0]]), 1
-    content = summary({0: good, 3: bad}, ["a", "b"])
-    ious = [row["miou"] for row in content["positions"]]
-    assert ious == [1.0, pytest.approx(0.2)]
-    assert content["avg_miou"] == pytest.approx(0.6) and content["min_miou"] == pytest.approx(0.2)
-    assert content["pooled_miou"] == pytest.approx((12 / 18 + 2 / 8) / 2)
-
-
-@pytest.mark.tried("Numbers", "a class that no frame shows", "null, and left out of the means")
-def test_absent_class_is_null():
-    matrix = ConfusionMatrix(3)
-    matrix.add(torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64))
-    row = summary({0: matrix}, ["a", "b", "c"])["positions"][0]
-    assert row["class_iou"] == {"a": 1.0, "b": None, "c": None} and row["miou"] == 1.0

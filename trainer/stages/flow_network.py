@@ -1,5 +1,6 @@
 """Stage flow: the flow network alone."""
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.clips import SizedDataset
 from dataloaders.flow_pairs import FlowDataset
-from dataloaders.loaders import evaluation_loader, labelled_frames
+from dataloaders.loaders import DRY_RUN_FRAMES, evaluation_loader, labelled_frames
 from dataloaders.stills import StillsDataset
-from evaluation.evaluate import DRY_RUN_FRAMES
 from models.build import SEGMENTERS
 from models.frame_view import FrameView
 from models.load import networks_for_training
@@ -26,6 +26,18 @@ from utils.bilinear import aligned_positions, aligned_step
 from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks, add_over_ranks, mean_over_ranks
 from utils.logging import logger
+
+
+@dataclass(frozen=True)
+class FlowErrors:
+    """Mean end-point errors in grid pixels: of the network, and of predicting no motion."""
+
+    end_point_error: float
+    end_point_error_without_motion: float
+
+    def to_json(self) -> dict[str, float]:
+        """The content of metrics.json."""
+        return asdict(self)
 
 
 class FlowStage(Stage):
@@ -97,8 +109,8 @@ class FlowStage(Stage):
         return views, flow, visible[:, None].float()
 
     @torch.no_grad()
-    def evaluate(self) -> dict | None:
-        """End-point error in grid pixels over the val split, and that of predicting no motion."""
+    def evaluate(self) -> FlowErrors | None:
+        """Errors over the val split, if there is one."""
         if self.validation_loader is None:
             return None
         self.flow.eval()
@@ -111,7 +123,7 @@ class FlowStage(Stage):
             sums += torch.stack([error * weight, still * weight, weight])
         (sums,) = add_over_ranks([sums], self.device)
         error, still = (sums[:2] / sums[2].clamp(min=1)).tolist()
-        return {"end_point_error": error, "end_point_error_without_motion": still}
+        return FlowErrors(error, still)
 
     def state(self) -> dict:
         return {"state_dict_of": self.flow.state_dict()}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from config.options import Options
 from dataloaders.clips import ClipDataset
+from evaluation.metrics_json import Metrics
 from models.load import networks_for_training
 from models.losses import SegmenterLoss
 from trainer import optim
@@ -56,10 +57,8 @@ class SegmenterStage(Stage):
             outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
         return self.criterion([x.float() for x in outputs], torch.stack(labels).long())
 
-    def evaluate(self) -> dict | None:
-        if self.evaluation is None:
-            return None
-        return self.evaluation.run(self.net, methods=("per-frame",))["per-frame"]
+    def evaluate(self) -> Metrics | None:
+        return self.validate(self.net, "per-frame")
 
     def state(self) -> dict:
         return {"state_dict": self.segmenter.state_dict()}

@@ -9,6 +9,7 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.clips import ClipDataset
 from dataloaders.stills import StillsDataset
+from evaluation.metrics_json import Metrics
 from models.fold import folded
 from models.gsvnet import GSVNet
 from models.load import networks_for_training
@@ -112,10 +113,8 @@ class PropagationStage(Stage):
             ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # first and last frame, without copying: (N,2,3,H,W)
         return ends, views, augmentation.label(label).long()
 
-    def evaluate(self) -> dict | None:
-        if self.evaluation is None:
-            return None
-        return self.evaluation.run(self.net, methods=("gsv",))["gsv"]
+    def evaluate(self) -> Metrics | None:
+        return self.validate(self.net, "gsv")
 
     def state(self) -> dict:
         return {"state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict()}

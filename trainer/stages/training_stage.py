@@ -15,15 +15,17 @@ from config.command_line import resolve
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
-from dataloaders.cache import PictureCache
+from dataloaders.cache import PictureCache, picture_cache
 from dataloaders.clips import LabelledFrame, SizedDataset
 from dataloaders.images import read_image
 from dataloaders.label_check import check_label_kind
 from dataloaders.loaders import labelled_frames
 from dataloaders.stills import MadeClips
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, draw_augmentation
-from evaluation.evaluate import Evaluation, picture_cache
-from evaluation.example_frames import panel
+from evaluation.evaluate import Evaluation
+from evaluation.example_frames import ExampleFrame, example_frame, panel
+from evaluation.metrics_json import Metrics
+from models.gsvnet import GSVNet
 from models.resize import channels_first
 from trainer import optim
 from trainer.trainable import freeze_batch_norm
@@ -40,6 +42,7 @@ class Stage:
     trained: nn.Module  # called by loss(), wrapped for several GPUs where there are any
     passes: dict[int, SizedDataset]
     evaluation: Evaluation | None = None
+    example: ExampleFrame | None = None  # first labelled frame of the last evaluation
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
 
@@ -122,7 +125,7 @@ class Stage:
 
     def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> PictureCache | None:
         """The cache of decoded frames, if there is to be one, after saying how much it will take."""
-        cache = picture_cache(self.options)
+        cache = picture_cache(self.options.cache_dir)
         if cache is not None and self.ranks.first:
             cache.announce((path for frame in frames for path in frame.frames), read_image)
         return cache
@@ -135,10 +138,20 @@ class Stage:
             logger.info("no evaluation while training: %s", error)
             return None
 
+    def validate(self, net: GSVNet, method: str) -> Metrics | None:
+        """Evaluate on the val split, if there is one."""
+        if self.evaluation is None:
+            return None
+        tally, self.example = self.evaluation.tally([method]), None
+        for frame in self.evaluation.frames(net, [method]):
+            tally.add(frame)
+            if self.example is None and frame.source.labelled is not None:
+                self.example = example_frame(frame, method)
+        return self.evaluation.metrics(tally)[method]
+
     def picture(self) -> np.ndarray | None:
-        """Overlay of the last evaluation, RGB (H,W,3) uint8, where the stage makes one."""
-        seen = self.evaluation.first if self.evaluation is not None else None
-        return None if seen is None else panel(seen, next(iter(seen.predictions)), self.dataset.colours)
+        """Label and predictions over the first labelled frame of the last evaluation, RGB (H,W,3) uint8, if there is one."""
+        return None if self.example is None else panel(self.example, self.dataset.colours)
 
     def draw(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
         """One draw of the options' augmentation for frames of size (H,W)."""

@@ -1,0 +1,172 @@
+"""The content of metrics.json: the one definition that everything which writes or reads such a file uses."""
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
+import torch
+
+from config.errors import UserError
+from utils.metrics import ConfusionMatrix, scores
+
+T = TypeVar("T")
+Fraction = float | int | None  # 0..1; None: unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionScores:
+    """Scores of `frames` labelled frames, each `position` frames after its keyframe; `confusion` (C,C), labels by row."""
+
+    position: int
+    frames: int
+    miou: Fraction
+    pixel_accuracy: Fraction = None
+    mean_class_accuracy: Fraction = None
+    frequency_weighted_iou: Fraction = None
+    class_iou: dict[str, Fraction] = field(default_factory=dict)
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalScores:
+    """Consistency over `pairs` of consecutive frames and, by window length (frames, as text), over `windows`."""
+
+    pairs: int
+    tc: Fraction
+    tc_visible: Fraction
+    mvc: dict[str, Fraction]
+    mvc_right: dict[str, Fraction]
+    windows: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalScores:
+    """Mean, pooled and least mIoU over positions 0..interval-1. `temporal` where consistency over time was measured."""
+
+    interval: int
+    mean_miou: Fraction
+    pooled_miou: Fraction
+    min_miou: Fraction
+    temporal: TemporalScores | None = None  # its keys follow those above: JSON has no level for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstFrame:
+    """A frame that lost much mIoU from the first to the last position."""
+
+    name: str
+    path: str
+    first_position: int
+    last_position: int
+    first_miou: Fraction
+    last_miou: Fraction
+    lost: Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What an evaluation of one method found. The order of the fields is the order of the keys in the file.
+
+    avg_miou: mean of the positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, which
+    the released program calls average. `temporal_flow` and `worst` are written only where they were determined.
+    """
+
+    dataset: str
+    segnet: str
+    flow: str
+    intra: bool = True
+    edge: bool = True
+    method: str
+    scale: float | int
+    classes: Sequence[str] = ()
+    positions: tuple[PositionScores, ...]
+    avg_miou: Fraction = None
+    pooled_miou: Fraction = None
+    min_miou: Fraction = None
+    intervals: tuple[IntervalScores, ...] = ()
+    temporal_flow: str | None = None
+    worst: tuple[WorstFrame, ...] | None = None
+
+    @classmethod
+    def from_matrices(
+        cls, matrices: Mapping[int, ConfusionMatrix], *, classes: Sequence[str],
+        temporal: Mapping[int, TemporalScores] | None = None, **settings: Any,
+    ) -> "Metrics":
+        """Score confusion matrices by position. temporal: by keyframe interval; settings: all other fields."""
+        positions = tuple(_position_scores(k, matrix, classes) for k, matrix in sorted(matrices.items()))
+        rows = (over_interval(positions, n, (temporal or {}).get(n)) for n in range(1, positions[-1].position + 2))
+        known = np.array([row.miou for row in positions if row.miou is not None])
+        return cls(
+            classes=list(classes), positions=positions, intervals=tuple(row for row in rows if row is not None),
+            avg_miou=float(known.mean()) if known.size else None, pooled_miou=_pooled_miou(positions),
+            min_miou=float(known.min()) if known.size else None, **settings,
+        )
+
+    def to_json(self) -> dict:
+        """The content of the file."""
+        content = asdict(self)
+        for row in content["intervals"]:
+            row |= row.pop("temporal") or {}
+        return {key: x for key, x in content.items() if x is not None or key not in ("temporal_flow", "worst")}
+
+    @classmethod
+    def from_json(cls, content: object) -> "Metrics":
+        """The content of a file -> metrics. Raises ValueError where it is not that of a metrics.json."""
+        return _read(cls, content)
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a metrics.json. Raises UserError."""
+    try:
+        return Metrics.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a metrics.json ({error}); use one that --evaluate 1 wrote") from error
+
+
+def over_interval(
+    positions: Sequence[PositionScores], interval: int, temporal: TemporalScores | None = None
+) -> IntervalScores | None:
+    """Mean, pooled and least mIoU over positions 0..interval-1; None where one of them is unknown or was not evaluated."""
+    by_position = {row.position: row for row in positions}
+    rows = [by_position[k] for k in range(interval) if k in by_position]
+    mious = [row.miou for row in rows if row.miou is not None]
+    if len(mious) < interval:
+        return None
+    return IntervalScores(
+        interval=interval, mean_miou=sum(mious) / interval, pooled_miou=_pooled_miou(rows), min_miou=min(mious),
+        temporal=temporal,
+    )
+
+
+def _position_scores(position: int, matrix: ConfusionMatrix, classes: Sequence[str]) -> PositionScores:
+    found = asdict(scores(matrix.counts))
+    found["class_iou"] = dict(zip(classes, found["class_iou"]))
+    return PositionScores(position=position, frames=matrix.frames, confusion=matrix.counts.tolist(), **found)
+
+
+def _pooled_miou(positions: Sequence[PositionScores]) -> float | None:
+    return scores(torch.tensor([row.confusion for row in positions]).sum(dim=0)).miou  # (P,C,C) -> (C,C)
+
+
+def _read(kind: type[T], content: object) -> T:
+    """A JSON object -> the dataclass `kind`. Raises ValueError where a key is missing or its value has another type."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"expected an object, found {type(content).__name__}")
+    required = {x.name for x in fields(kind) if x.default is MISSING and x.default_factory is MISSING}  # type: ignore[arg-type]
+    if missing := sorted(required - set(content)):
+        raise ValueError(f"no {', '.join(missing)} in it")
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        if name in content and not isinstance(content[name], JSON_TYPES.get(hint, list | dict)):
+            raise ValueError(f"{name} is {str(content[name])[:40]!r}")
+        if name in content:
+            found[name] = tuple(_read(ROWS[name], row) for row in content[name]) if name in ROWS else content[name]
+    if kind is IntervalScores and "tc" in content:
+        found["temporal"] = _read(TemporalScores, content)
+    return kind(**found)
+
+
+ROWS = {"positions": PositionScores, "intervals": IntervalScores, "worst": WorstFrame}
+JSON_TYPES = {str: str, int: int, bool: bool, float | int: float | int, Fraction: Fraction, str | None: str | None}
