@@ -1,0 +1,108 @@
+"""Training steps and streams on a GPU that is not there: tensors without values on `cuda:0`.
+
+Operations on them fail where they would on a GPU (a tensor left on the CPU, dtypes that do not fit), and where the GPU would be
+waited for (a value read: `.item()`, `.tolist()`, `if tensor`, a boolean index). Backward passes need a real device.
+"""
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+
+from config.command_line import parse
+from dataloaders.loaders import TrainingLoader
+from inference import VideoSegmenter
+from models.build import build_gsvnet
+from models.label_map import label_map
+from models.losses import PropagationLoss
+from trainer.stages import STAGES
+from utils.distributed import Ranks
+
+DEVICE = torch.device("cuda:0")
+CASES = [("gsv", "swiftnet"), ("gsv", "bisenet"), ("segnet", "swiftnet"), ("segnet", "bisenet"), ("flow", "swiftnet")]
+
+
+def apply_anew(module, fn, recurse=True):
+    """As nn.Module._apply, with new parameters in place of new data in the old ones, which fake tensors do not allow."""
+    for child in module.children():
+        child._apply(fn)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(fn(parameter.detach()), parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            module._buffers[name] = fn(buffer)
+    return module
+
+
+def copied(tensor, memo):
+    """deepcopy of a fake tensor, which torch's own would do by its address."""
+    made = tensor.detach().clone()
+    memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    return memo[id(tensor)]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The mode in which `cuda:0` can be computed on."""
+    monkeypatch.setattr(nn.Module, "_apply", apply_anew)
+    monkeypatch.setattr(FakeTensor, "__deepcopy__", copied, raising=False)
+    monkeypatch.setattr("torch.amp.autocast_mode.torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
+    with torch.backends.cudnn.flags(enabled=False):  # its grid sampler has no fake form
+        yield FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def loss(gpu, streets, stage_name, *more):
+    words = ["--dataset", "synthetic", "--data-path", str(streets), "--stage", stage_name, "--pretrained-backbone", "0"]
+    words += ["--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", *more]
+    options = parse([*words, "--eval-multi-step", "1", *(["--multi-step", "3"] if stage_name == "gsv" else [])])
+    with gpu:
+        net = build_gsvnet(segmenter=options.segnet, flow="light", classes=19)
+        stage = STAGES[stage_name](options, DEVICE, Ranks(), None, **({"net": net} if stage_name == "gsv" else {}))
+    loader = TrainingLoader(stage.passes, batch=2, workers=0)
+    batch = next(iter(loader.start(next(iter(stage.passes)), seed=(1, 0))[1]))
+    with gpu:
+        stage.train_mode()
+        return stage.loss(batch, (1, 0, 0, 0))
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize(("stage", "segnet"), CASES)
+def test_loss_of_every_stage_is_computed_on_the_gpu_without_waiting(gpu, streets, stage, segnet, amp):
+    terms = loss(gpu, streets, stage, "--amp", amp, "--segnet", segnet)
+    for name, term in terms.items():
+        assert (term.device, term.dtype, term.shape) == (DEVICE, torch.float32, ()), name
+    assert terms["total"].requires_grad
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+@pytest.mark.parametrize(("segnet", "flow"), [("swiftnet", "light"), ("bisenet", "flownet")])
+def test_stream_stays_on_the_gpu_until_its_labels(gpu, segnet, flow, amp):
+    frame = gpu.from_tensor(torch.zeros(1, 64, 128, 3, dtype=torch.uint8))
+    with gpu:
+        net = build_gsvnet(segmenter=segnet, flow=flow, classes=19)
+        segmenter = VideoSegmenter(net, engine="eager", device=DEVICE, amp=amp)
+        states = [None]
+        for _ in range(3):
+            states.append(segmenter.advance(states[-1], frame))
+        labels = label_map(states[-1].logits, (64, 128))
+    assert [state.is_keyframe for state in states[1:]] == [True, False, False]
+    for state in states[1:]:
+        assert (state.logits.device, state.logits.dtype, state.logits.shape) == (DEVICE, torch.float32, (1, 19, 8, 16))
+        assert (state.view.device, state.view.shape) == (DEVICE, (1, 3, 8, 16))
+    assert (labels.device, labels.dtype, labels.shape) == (DEVICE, torch.uint8, (64, 128))
+
+
+def left_on_the_cpu(self, logits, label, teacher):
+    return {"total": torch.cat([logits[0, 0, 0], torch.ones(3)]).mean()}
+
+
+def waiting(self, logits, label, teacher):
+    return {"total": logits.mean() * float(logits.max())}
+
+
+@pytest.mark.parametrize(("fault", "error"), [(left_on_the_cpu, RuntimeError), (waiting, DataDependentOutputException)])
+def test_faults_are_caught(gpu, streets, monkeypatch, fault, error):
+    monkeypatch.setattr(PropagationLoss, "forward", fault)
+    with pytest.raises(error):
+        loss(gpu, streets, "gsv")
