@@ -32,7 +32,6 @@ class Trainer:
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks):
         self.options, self.device, self.ranks = options, device, ranks
-        self.interrupt = Interrupt()
 
     def evaluate(self) -> Metrics:
         """Evaluate on the val split. Raises UserError."""
@@ -60,6 +59,7 @@ class Trainer:
         )
         self.checkpoints = Checkpoints(options, ranks, self.stage, self.scaler, resumed)
         self.progress = self.checkpoints.progress
+        self.interrupt = Interrupt()
 
     def train(self) -> Path:
         """Train the stage that the options name, to its last epoch; returns the run folder.
