@@ -125,4 +125,6 @@ def measure_or_train(options: "Options", device: "torch.device", ranks: "Ranks")
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # during imports there is nothing to save
         signal.signal(number, lambda number, _: os._exit(128 + number))
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise during exit for a dead loader process
+    sys.exit(status)
