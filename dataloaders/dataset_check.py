@@ -193,9 +193,7 @@ def problems_of(
             yield Problem("frames that are also in train", text)
 
 
-def _problems_of_sizes(
-    split: str, frames: Sequence[LabelledFrame], files: Files, report: Mapping
-) -> Iterator[Problem]:
+def _problems_of_sizes(split: str, frames: Sequence[LabelledFrame], files: Files, report: Mapping) -> Iterator[Problem]:
     for frame in frames:
         *earlier, own, label = (files[path].size for path in (*frame.frames, frame.label))
         if own and label not in (own, ""):

@@ -65,10 +65,7 @@ def _find_city(root: Path, frames: str, city: Path, past: int, scan: SplitScan) 
             continue
         flow, ahead = (root / kind / split / city.name / f"{frame}_flow.png" for kind in (FLOW, AHEAD))
         yield LabelledFrame(
-            name=frame,
-            frames=tuple(folder / name for name in names),
-            label=label,
+            name=frame, frames=tuple(folder / name for name in names), label=label,
             prediction=f"{frame}_pred_labelIds.png",
-            flow=flow if flow.is_file() else None,
-            ahead=ahead if ahead.is_file() else None,
+            flow=flow if flow.is_file() else None, ahead=ahead if ahead.is_file() else None,
         )

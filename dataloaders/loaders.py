@@ -165,13 +165,7 @@ class _Loader(DataLoader):
 
 def _loader(dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: int) -> DataLoader:
     return _Loader(
-        dataset,
-        batch_size=batch,
-        sampler=sampler,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers > 0 else None,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=None if batch is None else _one_size,
-        worker_init_fn=end_by_parent,
+        dataset, batch_size=batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+        prefetch_factor=4 if workers > 0 else None, pin_memory=torch.cuda.is_available(),
+        collate_fn=None if batch is None else _one_size, worker_init_fn=end_by_parent,
     )

@@ -129,8 +129,8 @@ def draw_objects(rng: np.random.Generator, objects: np.ndarray) -> list[Object]:
 class MadeClips:
     """Clips that end at pictures (N,H,W,3) uint8 with labels (N,H,W) uint8, on the pictures' device.
 
-    objects: (N,H,W) uint8 on the CPU. seeds: integers for each picture, the only source of randomness of its clip. steps:
-    frames before the last.
+    objects: (N,H,W) uint8 on the CPU. seeds: integers for each picture, the only source of randomness of its clip.
+    steps: frames before the last.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class MadeClips:
                 y[n] = torch.where(mine, then[1] + (at_y[n] - now[1]) * grown, y[n])
         owner = self._owners(1, x, y, None)
         within = (x > -0.5) & (x < self.size[1] - 0.5) & (y > -0.5) & (y < self.size[0] - 0.5)
-        return torch.stack([x - at_x, y - at_y], dim=1), within & (owner == here)
+        return torch.stack([x - at_x, y - at_y], dim=1), within & (owner == here)  # (N,2,h,w), (N,h,w)
 
     def _points(self, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor]:
         shape = (len(self.cameras), len(rows), len(columns))
@@ -224,7 +224,7 @@ def inverse_depth(
     count, height, width = label.shape
     rows = torch.arange(height, device=label.device) / max(height - 1, 1)  # (H,)
     ground = torch.stack([((rows - c.vanishing[1]) / (1 - c.vanishing[1])).clamp(min=0.02) for c in cameras])  # (N,H)
-    ground = ground[:, :, None].expand(count, height, width)
+    ground = ground[:, :, None].expand(count, height, width)  # (N,H,W)
     factors = torch.full((count, 256), STATIC_DEPTHS["static"])
     is_ground = torch.zeros(256, dtype=torch.bool)
     for index, name in enumerate(dataset.classes):
@@ -234,7 +234,7 @@ def inverse_depth(
             factors[:, index] = STATIC_DEPTHS["sky"]
         is_ground[index] = name in dataset.ground
     ids = label.long()
-    depth = torch.gather(factors.to(label.device, non_blocking=True), 1, ids.flatten(1)).view(label.shape)
+    depth = torch.gather(factors.to(label.device, non_blocking=True), 1, ids.flatten(1)).view(label.shape)  # (N,H,W)
     # What is lower in the picture than its depth allows is nearer: the depth of the ground there is the limit.
     on_ground = is_ground.to(label.device, non_blocking=True)[ids]  # (N,H,W)
     depth = torch.where(on_ground, ground, torch.minimum(depth, ground.clamp(min=0.15) + 0.1))
@@ -298,15 +298,15 @@ def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
     """Return pictures (N,3,H,W) with the objects (N,H,W) filled by the colours around them."""
     known = (objects == 0)[:, None]  # (N,1,H,W)
     weight = F.avg_pool2d(known.float(), COARSE, ceil_mode=True)
-    levels = [(F.avg_pool2d(colours * known, COARSE, ceil_mode=True), weight)]
+    levels = [(F.avg_pool2d(colours * known, COARSE, ceil_mode=True), weight)]  # (N,3,H/4,W/4), (N,1,H/4,W/4)
     while min(levels[-1][0].shape[-2:]) > 2:
         total, weight = (F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1])
         levels.append((total, weight))
     filled = levels[-1][0] / levels[-1][1].clamp(min=1e-6)
     for total, weight in reversed(levels[:-1]):
-        coarse = F.interpolate(filled, size=total.shape[-2:], mode="bilinear", align_corners=False)
+        coarse = F.interpolate(filled, size=total.shape[-2:], mode="bilinear", align_corners=False)  # as total
         filled = torch.where(weight > 0, total / weight.clamp(min=1e-6), coarse)
-    behind = F.interpolate(filled, size=colours.shape[-2:], mode="bilinear", align_corners=False)
+    behind = F.interpolate(filled, size=colours.shape[-2:], mode="bilinear", align_corners=False)  # (N,3,H,W)
     return torch.where(known, colours, behind)
 
 
@@ -324,9 +324,8 @@ class Shot:
 def draw_shot(rng: np.random.Generator, back: int) -> Shot:
     """Draw how the frame `back` frames before the last is taken."""
     softness = rng.uniform(0.2, 0.9) if rng.random() < 0.4 else 0.0
-    return Shot(
-        softness, 1 + rng.normal(0, 0.01) * back, rng.normal(0, 1.5) * back, rng.uniform(0, 4), int(rng.integers(2**62))
-    )
+    gain, offset = 1 + rng.normal(0, 0.01) * back, rng.normal(0, 1.5) * back
+    return Shot(softness, gain, offset, grain=rng.uniform(0, 4), seed=int(rng.integers(2**62)))
 
 
 def exposed(frame: Tensor, shots: Sequence[Shot], dense: float) -> Tensor:
@@ -340,4 +339,4 @@ def exposed(frame: Tensor, shots: Sequence[Shot], dense: float) -> Tensor:
         noise = torch.Generator(device=one.device).manual_seed(shot.seed)
         grain = torch.randn(one.shape, generator=noise, device=one.device) * shot.grain
         taken.append(torch.lerp(one, soft, shot.softness * dense) * shot.gain + shot.offset + grain)
-    return torch.stack(taken).clamp(0, 255)
+    return torch.stack(taken).clamp(0, 255)  # (N,3,h,w)
