@@ -1,9 +1,9 @@
-"""What torch.hub loads from here; docs/video.md tells what a segmenter can do.
+"""Entry points for torch.hub (see docs/video.md).
 
     segmenter = torch.hub.load("PATH/OF/THIS/FOLDER", "gsvnet_swiftnet", source="local", weights_dir="weights")
     labels = segmenter(frame)
 """
-# Names without underscore are entry points for torch.hub.
+# torch.hub takes every name without underscore for an entry point.
 from pathlib import Path as _Path
 from typing import Any as _Any
 
@@ -11,8 +11,8 @@ from torch import nn as _nn
 
 from config.cityscapes import CITYSCAPES as _CITYSCAPES
 from config.errors import UserError as _UserError
+from inference import VideoSegmenter as _VideoSegmenter
 from inference.keyframe_schedule import FixedInterval as _FixedInterval
-from inference.stream import VideoSegmenter as _VideoSegmenter
 from models.build import build_segmenter as _build_segmenter
 from models.released import load_segmenter as _load_segmenter
 from models.released import read_segmenter as _read_segmenter
@@ -23,37 +23,37 @@ dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "yaml"]
 
 def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | None = None,
                     **settings: _Any) -> _VideoSegmenter:
-    """A VideoSegmenter: SwiftNet on keyframes, propagation between them.
+    """Return a VideoSegmenter: SwiftNet on keyframes, propagation between them.
 
-    weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: of
-    keyframes, the run's own by default, or 3. settings: those of VideoSegmenter (schedule, scale, engine, device, amp).
-    Raises UserError.
+    weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: the
+    keyframe interval (default: the run's, or 3). settings: those of VideoSegmenter (schedule, scale, engine, device,
+    amp). Raises UserError.
     """
     return _gsvnet("swiftnet", weights_dir, run, interval, settings)
 
 
 def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None = None,
                    **settings: _Any) -> _VideoSegmenter:
-    """A VideoSegmenter: BiSeNet on keyframes, propagation between them. Arguments as of gsvnet_swiftnet."""
+    """Return a VideoSegmenter: BiSeNet on keyframes, propagation between them. Arguments: see gsvnet_swiftnet."""
     return _gsvnet("bisenet", weights_dir, run, interval, settings)
 
 
 def swiftnet(*, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn.Module:
-    """SwiftNet, in evaluation mode: normalised RGB (N,3,H,W) -> logits (N,C,H/4,W/4).
+    """Return SwiftNet in evaluation mode: normalised RGB (N,3,H,W) -> logits (N,C,H/4,W/4).
 
-    weights: its file, the released one or a --stage segnet run's; random weights without. Raises UserError.
+    weights: its file, the released one or a --stage segnet run's; "": random weights. Raises UserError.
     """
     return _segmenter("swiftnet", weights, classes)
 
 
 def bisenet(*, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn.Module:
-    """BiSeNet, in evaluation mode: normalised RGB (N,3,H,W) -> logits (N,C,H/8,W/8). weights: as of swiftnet."""
+    """Return BiSeNet in evaluation mode: normalised RGB (N,3,H,W) -> logits (N,C,H/8,W/8). weights: see swiftnet."""
     return _segmenter("bisenet", weights, classes)
 
 
 def _gsvnet(segnet: str, weights_dir: str, run: str, interval: int | None, settings: dict) -> _VideoSegmenter:
     if bool(weights_dir) == bool(run):
-        raise _UserError("gsvnet wants weights_dir=FOLDER, of the released files, or run=FOLDER, of a propagation run")
+        raise _UserError("give either weights_dir=FOLDER, of the released files, or run=FOLDER, of a propagation run")
     if interval is not None:
         settings = {"schedule": _FixedInterval(interval), **settings}
     if weights_dir:

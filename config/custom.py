@@ -81,6 +81,7 @@ def read_custom(path: str) -> CustomData:
     crop = _value(content, "crop", f"{file}")
     given = [entry.colour for entry in classes.values() if entry.colour]
     colours = iter(distinct_colours(len(classes) - len(given), given))
+    role = {role: tuple(name for name, entry in classes.items() if entry.role == role) for role in ROLES}
     config = DatasetConfig(
         name=_text(content.get("name", file.stem), f"{file}: name"),
         classes=tuple(classes),
@@ -90,7 +91,7 @@ def read_custom(path: str) -> CustomData:
         default_path=str(path),
         crop=tuple(crop) if crop else None,
         also=tuple((number, index) for index, entry in enumerate(classes.values()) for number in entry.ids[1:]),
-        **{role: tuple(name for name, entry in classes.items() if entry.role == role) for role in ROLES},
+        movable=role["movable"], ground=role["ground"], sky=role["sky"],
     )
     return CustomData(file, config, splits)
 

@@ -27,7 +27,7 @@ frames = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), dtype=np.uint
 
 @pytest.fixture
 def trained(weights, tmp_path):
-    """A run folder, with the released propagation in it."""
+    """A run folder with the released propagation."""
     folder = tmp_path / "experiment_0"
     options = parse(["--weights-dir", str(weights), "--interval", "4"])
     write_json(folder / "parameters.json", dataclasses.asdict(options))
@@ -36,14 +36,14 @@ def trained(weights, tmp_path):
 
 
 def run_elsewhere(code: str, folder: Path) -> None:
-    """Run code after LOAD in another folder, without this one on Python's path; it prints `done` at its end."""
+    """Run code after LOAD in another folder, without this one on Python's path. The code prints `done` at its end."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", LOAD + code], cwd=folder, env=environment, capture_output=True,
                           text=True)
     assert done.stdout.splitlines()[-1:] == ["done"], done.stderr
 
 
-def test_released_files_give_segmenters_and_networks(weights, tmp_path):
+def test_released_files_load_as_segmenters_and_networks(weights, tmp_path):
     run_elsewhere(
         f"""
 for name, file in {SEGMENTER_FILES!r}.items():
@@ -66,10 +66,11 @@ print("done")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_folder_gives_the_segmenter_of_the_run(weights, trained, tmp_path):
+def test_run_folder_loads_the_segmenter_of_the_run(weights, trained, tmp_path):
     run_elsewhere(
         f"""
-run, released = load("gsvnet_swiftnet", run={str(trained)!r}), load("gsvnet_swiftnet", weights_dir={str(weights)!r}, interval=4)
+run = load("gsvnet_swiftnet", run={str(trained)!r})
+released = load("gsvnet_swiftnet", weights_dir={str(weights)!r}, interval=4)
 for frame in frames:
     assert (run(frame) == released(frame)).all()
 print("done")
@@ -78,7 +79,7 @@ print("done")
     )
 
 
-def test_mistakes_are_named(weights, trained):
+def test_messages_name_the_mistake(weights, trained):
     for settings in ({}, {"run": "a", "weights_dir": "b"}):
         with pytest.raises(UserError, match="weights_dir=FOLDER, of the released files, or run=FOLDER"):
             hubconf.gsvnet_swiftnet(**settings)
@@ -90,7 +91,7 @@ def test_mistakes_are_named(weights, trained):
         hubconf.swiftnet(weights=str(weights / SEGMENTER_FILES["bisenet"]))
 
 
-def test_entry_points_and_what_they_need():
+def test_entry_points_and_their_dependencies():
     names = [name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")]
     assert sorted(names) == ["bisenet", "gsvnet_bisenet", "gsvnet_swiftnet", "swiftnet"]
     assert all(importlib.util.find_spec(name) for name in hubconf.dependencies)

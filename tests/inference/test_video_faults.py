@@ -262,10 +262,10 @@ def test_exports_that_cannot_be(call, tmp_path, monkeypatch, words, message):
     "name, settings, error, message",
     [
         ("gsvnet_swiftnett", {}, RuntimeError, "Cannot find callable gsvnet_swiftnett in hubconf"),
-        ("gsvnet_swiftnet", {}, UserError, "wants weights_dir=FOLDER, of the released files, or run=FOLDER"),
+        ("gsvnet_swiftnet", {}, UserError, "give either weights_dir=FOLDER, of the released files, or run=FOLDER"),
         ("gsvnet_bisenet", {"weights_dir": "nowhere"}, UserError, "nowhere/.*: not found"),
         ("gsvnet_swiftnet", {"run": "nowhere"}, UserError, "parameters.json: not the options of a run"),
-        ("gsvnet_swiftnet", {"weights": "nowhere"}, UserError, "wants weights_dir=FOLDER"),
+        ("gsvnet_swiftnet", {"weights": "nowhere"}, UserError, "give either weights_dir=FOLDER"),
         ("gsvnet_swiftnet", {"weights_dir": True, "engine": "tensorrt"}, UserError, "no engine 'tensorrt'; choose one of: eager"),
         ("gsvnet_swiftnet", {"weights_dir": True, "amp": "half"}, UserError, "no precision 'half'; choose one of: off, bf16, fp16"),
         ("gsvnet_swiftnet", {"weights_dir": True, "scale": 0}, UserError, "a number above 0, not 0"),
