@@ -52,8 +52,9 @@ def fail(line: str, status: int, debug: bool) -> int:
 def run(options: "Options") -> int:
     """Choose the device, join the other processes, dispatch. Returns the exit status. Raises UserError."""
     from utils.distributed import choose_device, join, leave
+    from utils.interrupts import Stopped
     from utils.library_errors import OF_LIBRARIES, as_user_error
-    from utils.logging import start_console
+    from utils.logging import logger, start_console
 
     device = choose_device(options.device, options.local_rank)
     try:
@@ -61,6 +62,9 @@ def run(options: "Options") -> int:
         start_console(quiet=not ranks.first)
         try:
             return dispatch(options, device, ranks)
+        except Stopped as stop:
+            logger.info("%s%s", stop, "" if options.demo else "; continue with --resume auto")
+            return stop.status
         finally:
             leave()
     except OF_LIBRARIES as error:
@@ -110,15 +114,9 @@ def measure_or_train(options: "Options", device: "torch.device", ranks: "Ranks")
         run_benchmark(options, device)
         return 0
     from trainer.trainer import Trainer
-    from utils.interrupts import Stopped
-    from utils.logging import logger
 
     trainer = Trainer(options, device, ranks)
-    try:
-        trainer.evaluate() if options.evaluate else trainer.train()
-    except Stopped as stop:
-        logger.info("%s; continue with --resume auto", stop)
-        return stop.status
+    trainer.evaluate() if options.evaluate else trainer.train()
     return 0
 
 

@@ -166,6 +166,18 @@ def test_debug_shows_the_traceback(capsys, debug):
     assert lines[0] == "Traceback (most recent call last):" and lines[-1].startswith("error: nowhere")
 
 
+def test_stopped_demonstration_ends_with_the_signals_status(monkeypatch, capsys):
+    from utils.interrupts import Stopped
+
+    def stopped(*_):
+        raise Stopped(143)
+
+    monkeypatch.setattr("trainer.demo.run_demo", stopped)
+    assert main(["--demo", "1", "--device", "cpu"]) == 143
+    out, err = capsys.readouterr()
+    assert "stopped by signal 15" in out and "--resume" not in out and err == ""
+
+
 @pytest.mark.tried(DOOR, "fault of the program itself", "one line that says so, status 1")
 def test_fault_of_the_program_is_one_line_too(monkeypatch, capsys):
     def fault(_):
