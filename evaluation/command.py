@@ -22,7 +22,7 @@ from utils.visualize import write_picture
 
 
 def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metrics:
-    """Evaluate one method; print the tables, write metrics.json, tables, report and, if asked for, predictions and overlays."""
+    """Evaluate one method; print the tables, write metrics, tables, report and, if asked, predictions and overlays."""
     evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
     net = networks_for_inference(options).to(device)
     if ranks.first and options.metrics_file:
@@ -58,7 +58,7 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
 
 
 def _write_predictions(folder: Path, frame: EvaluatedFrame, method: str, label_ids: np.ndarray) -> None:
-    """Write FOLDER/position_K/NAME with the data set's label ids, at the label's size. label_ids: (256,) of `id_table`."""
+    """Write FOLDER/position_K/NAME with the data set's label ids, at the label's size. label_ids: of `id_table`."""
     assert frame.source.labelled is not None
     for position, prediction in frame.predictions[method].items():
         path = folder / f"position_{position}" / frame.source.labelled.prediction

@@ -8,8 +8,8 @@ Correspondence = tuple[Tensor, Tensor]
 
 
 def correspondence(flow: Tensor) -> Correspondence:
-    """Find each pixel of frame t in frame t+1: flat index (H,W) int64 of the nearest pixel, and (H,W) bool, whether it lies
-    inside the frame.
+    """Find each pixel of frame t in frame t+1: flat index (H,W) int64 of the nearest pixel, and (H,W) bool, whether it
+    lies inside the frame.
 
     flow: (H,W,2) from t to t+1 in pixels, x first; NaN where it is unknown, which counts as outside.
     """
@@ -25,10 +25,10 @@ def correspondence(flow: Tensor) -> Correspondence:
 class TemporalConsistency:
     """TC (Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020).
 
-    Compares the label map of frame t with that of t+1 brought back to t along the optical flow, over pairs of consecutive
-    frames. Intersections and unions per class are added over all pairs; TC is the mean over classes of their ratios. Label
-    ids come from the nearest pixel, never interpolated. Pixels that the flow takes out of the frame are not counted.
-    `everywhere` counts all others, `visible` only those that the next frame shows.
+    Compares the label map of frame t with that of t+1 brought back to t along the optical flow, over pairs of
+    consecutive frames. Intersections and unions per class are added over all pairs; TC is the mean over classes of
+    their ratios. Label ids come from the nearest pixel, never interpolated. Pixels that the flow takes out of the frame
+    are not counted. `everywhere` counts all others, `visible` only those that the next frame shows.
     """
 
     def __init__(self, classes: int):
@@ -36,10 +36,7 @@ class TemporalConsistency:
         self.everywhere, self.visible = ConfusionMatrix(classes), ConfusionMatrix(classes)
 
     def add(self, current: Tensor, following: Tensor, where: Correspondence, visible: Tensor | None) -> None:
-        """Add a pair of frames.
-
-        current, following: class indices (H,W) of t and t+1; where: `correspondence` from t to t+1; visible: (H,W) bool.
-        """
+        """Add class indices (H,W) of t and t+1. where: `correspondence` from t to t+1; visible: (H,W) bool."""
         index, inside = where
         back = following.reshape(-1)[index]  # (H,W), the ids of t+1 on the pixels of t
         not_counted = torch.full_like(current, self.classes)
@@ -49,12 +46,12 @@ class TemporalConsistency:
 
 
 class VideoConsistency:
-    """VC_n (Miao et al., "VSPW", CVPR 2021): in every window of n frames, the share of the pixels whose label stays the same
-    through the window whose predicted class does too.
+    """VC_n (Miao et al., "VSPW", CVPR 2021): in every window of n frames, of the pixels whose label stays the same, the
+    share whose predicted class does too.
 
     `constant` sums those shares, as in the released definition; `correct` sums the shares of pixels whose prediction is
-    constant and equals the label. Their means over `windows` are mVC_n. Unlabelled pixels have no constant label; a window
-    without a pixel of constant label is not counted.
+    constant and equals the label. Their means over `windows` are mVC_n. Unlabelled pixels have no constant label; a
+    window without a pixel of constant label is not counted.
     """
 
     def __init__(self, window: int):
@@ -68,7 +65,7 @@ class VideoConsistency:
         self._prediction: Tensor | None = None
 
     def add(self, label: Tensor, prediction: Tensor, labelled: Tensor) -> None:
-        """Add the next frame: label and prediction (H,W), class indices; labelled: (H,W) bool, where the label is a class."""
+        """Add the next frame: class indices (H,W); labelled: (H,W) bool, where the label is a class."""
         if self._label is None or self._prediction is None:
             self._same_label = labelled.int()
             self._same_prediction = torch.ones_like(self._same_label)

@@ -1,4 +1,4 @@
-"""Evaluation per frame position (paper section 4): each labelled frame as keyframe, first propagated frame, and so on."""
+"""Evaluation by frame position (paper section 4): each labelled frame as keyframe, first propagated frame, ..."""
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,10 +25,11 @@ TEMPORAL_PAST = 12  # frames before a labelled one that measures over time look 
 
 
 class Tally:
-    """Sums over the frames added to it: confusion matrices by method and position, and measures over time if there are any."""
+    """Sums over the frames added: confusion matrices by method and position, and measures over time, if any."""
 
     def __init__(
-        self, classes: int, *, methods: Sequence[str], positions: Sequence[int], temporal: TemporalMeasures | None = None
+        self, classes: int, *, methods: Sequence[str], positions: Sequence[int],
+        temporal: TemporalMeasures | None = None,
     ):
         self.matrices = {method: {k: ConfusionMatrix(classes) for k in positions} for method in methods}
         self.temporal = temporal

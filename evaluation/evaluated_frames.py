@@ -21,9 +21,9 @@ from utils.metrics import confusion_counts, scores
 class EvaluatedFrame:
     """A frame of a video and the logits that the methods have for it. All tensors are on the device.
 
-    source: path, and the labelled frame if it is one; time: number of the frame in its video, from 0. image: (H,W,3) uint8
-    RGB; label: (H',W') uint8 class indices, empty where there is none; ahead (H,W,2) and visible (H,W): the true flow to
-    the next frame, empty where it is unknown or not needed (`VideoDataset`). logits: (1,C,h,w) by method and keyframe.
+    source: path, and the labelled frame if it is one; time: number of the frame in its video, from 0. image: (H,W,3)
+    uint8 RGB; label: (H',W') uint8 class indices, empty if unlabelled; ahead (H,W,2) and visible (H,W): the true flow
+    to the next frame, empty if unknown or not needed (`VideoDataset`). logits: (1,C,h,w) by method and keyframe.
     positions: those that are evaluated and that the video reaches back to.
     """
 

@@ -44,8 +44,8 @@ def example_frame(frame: EvaluatedFrame, method: str) -> ExampleFrame:
     assert frame.source.labelled is not None
     predictions = {k: x.cpu().numpy() for k, x in sorted(frame.predictions[method].items())}
     return ExampleFrame(
-        frame.source.labelled.name, frame.source.path, frame.image.cpu().numpy(), frame.label.cpu().numpy(), predictions,
-        {k: frame.miou(method, k) for k in predictions},
+        frame.source.labelled.name, frame.source.path, frame.image.cpu().numpy(), frame.label.cpu().numpy(),
+        predictions, {k: frame.miou(method, k) for k in predictions},
     )
 
 

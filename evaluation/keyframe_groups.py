@@ -15,7 +15,7 @@ CARRIED = ("warp", "gsv")  # methods that move logits from frame to frame
 class Plan:
     """Which logits the evaluation of a video needs.
 
-    keyframes: for each frame, those keyframes (indices into the video) whose groups are needed there. last_use: the last
+    keyframes: for each frame, the keyframes (indices into the video) whose groups are needed there. last_use: the last
     frame that needs each keyframe's group.
     """
 
@@ -27,8 +27,8 @@ def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: It
     """Plan a video whose frames are labelled or not.
 
     positions: a labelled frame t needs the groups that begin at t - position, if the video reaches back that far.
-    intervals: keyframe intervals of streams that begin with the video; each frame needs the group that its stream's last
-    keyframe began.
+    intervals: keyframe intervals of streams that begin with the video; each frame needs the group of its stream's last
+    keyframe.
     """
     keyframes = []
     for t, has_label in enumerate(labelled):
@@ -86,7 +86,8 @@ class VideoPropagation:
         flow = self.net.motion(before, view)  # (1,2,h,w)
         for method in carried:
             state = State(torch.cat(self.logits[method]), before)  # (M,C,h,w)
-            logits = self.net.propagate(state, view, flow).logits if method == "gsv" else self.net.warp(state, view, flow)
+            warped = self.net.warp(state, view, flow) if method == "warp" else None
+            logits = self.net.propagate(state, view, flow).logits if warped is None else warped  # (M,C,h,w)
             self.logits[method] = list(logits.split(1))
 
     def _drop(self, t: int) -> None:

@@ -17,7 +17,7 @@ Fraction = float | int | None  # 0..1; None: unknown
 
 @dataclass(frozen=True, kw_only=True)
 class PositionScores:
-    """Scores of `frames` labelled frames, each `position` frames after its keyframe; `confusion` (C,C), labels by row."""
+    """Scores of labelled frames, each `position` frames after its keyframe; `confusion` (C,C), labels by row."""
 
     position: int
     frames: int
@@ -69,8 +69,8 @@ class WorstFrame:
 class Metrics:
     """What an evaluation of one method found. The order of the fields is the order of the keys in the file.
 
-    avg_miou: mean of the positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, which
-    the released program calls average. `temporal_flow` and `worst` are written only where they were determined.
+    avg_miou: mean of the positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, the
+    released program's average. `temporal_flow` and `worst` are written only where they were determined.
     """
 
     dataset: str
@@ -128,7 +128,7 @@ def read_metrics(path: Path) -> Metrics:
 def over_interval(
     positions: Sequence[PositionScores], interval: int, temporal: TemporalScores | None = None
 ) -> IntervalScores | None:
-    """Mean, pooled and least mIoU over positions 0..interval-1; None where one of them is unknown or was not evaluated."""
+    """Mean, pooled and least mIoU over positions 0..interval-1; None if one is unknown or was not evaluated."""
     by_position = {row.position: row for row in positions}
     rows = [by_position[k] for k in range(interval) if k in by_position]
     mious = [row.miou for row in rows if row.miou is not None]
@@ -154,8 +154,8 @@ def _read(kind: type[T], content: object) -> T:
     """A JSON object -> the dataclass `kind`. Raises ValueError where a key is missing or its value has another type."""
     if not isinstance(content, Mapping):
         raise ValueError(f"expected an object, found {type(content).__name__}")
-    required = {x.name for x in fields(kind) if x.default is MISSING and x.default_factory is MISSING}  # type: ignore[arg-type]
-    if missing := sorted(required - set(content)):
+    required = [x for x in fields(kind) if x.default is MISSING is x.default_factory]  # type: ignore[arg-type]
+    if missing := sorted({x.name for x in required} - set(content)):
         raise ValueError(f"no {', '.join(missing)} in it")
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():

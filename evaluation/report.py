@@ -29,11 +29,11 @@ def report(
         lstrip_blocks=True,
     )
     others = [example for example in others if example.path not in [x.path for x in worst]]
-    sections = {"Frames that lost most": worst, "Other frames": others}
+    sections = [(title, x) for title, x in (("Frames that lost most", worst), ("Other frames", others)) if x]
     page = environment.get_template("report.html").render(
         heading=heading(metrics), averages=[(text, percent(getattr(metrics, key))) for key, text in AVERAGES],
-        charts=dict(_charts(metrics)), class_chart=_class_chart(metrics, dataset), tables=tables(metrics), notes=notes(metrics),
-        sections={title: [_frame(example, dataset) for example in examples] for title, examples in sections.items() if examples},
+        charts=dict(_charts(metrics)), class_chart=_class_chart(metrics, dataset), tables=tables(metrics),
+        notes=notes(metrics), sections={title: [_frame(x, dataset) for x in examples] for title, examples in sections},
         positions=sorted({k for example in (*worst, *others) for k in example.predictions}),
         legends={
             "Label and prediction": list(zip(dataset.classes, dataset.colours)),
@@ -113,15 +113,15 @@ def _frame(example: ExampleFrame, dataset: DatasetConfig) -> dict:
 
 
 def error_map(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """Mark where class indices (H,W) differ, on a light grey copy of the RGB frame (h,w,3), all uint8. A pixel that stands for
-    several has each colour in proportion."""
+    """Mark where class indices (H,W) differ, on a light grey copy of the RGB frame (h,w,3), all uint8. Pixels of a
+    smaller frame mix colours in proportion."""
     unlabelled = label >= classes
     wrong = ~unlabelled & (label != prediction)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) * 0.55 + 105
     picture = np.repeat(grey[..., None], 3, axis=2)  # (h,w,3)
     for mask, colour in ((wrong, WRONG), (unlabelled, UNLABELLED)):
-        share = cv2.resize(mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]  # (h,w,1)
-        picture += share * (np.asarray(colour, np.float32) - picture)
+        share = cv2.resize(mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_AREA)  # (h,w)
+        picture += share[..., None] * (np.asarray(colour, np.float32) - picture)
     return picture.round().astype(np.uint8)
 
 

@@ -94,15 +94,15 @@ def notes(metrics: Metrics) -> list[str]:
     """Explanations of the columns."""
     lines = [
         "Position: frames since the keyframe. Average: mean of the positions' mIoUs; pooled: mIoU of their summed "
-        "confusion matrices, which the published program calls average. Classes that are neither labelled nor predicted "
-        "are left out."
+        "confusion matrices, which the published program calls average. Classes that are neither labelled nor "
+        "predicted are left out."
     ]
     if metrics.temporal_flow:
         lines.append(
             "TC: mIoU between the label map of each frame and the next frame's, brought back by optical flow "
-            f"({metrics.temporal_flow}); visible: only pixels that the next frame shows. mVCn: of the pixels whose label "
-            "stays the same for n frames, the share whose prediction does too; right: and equals the label. Neither "
-            "measures accuracy: read them together with mIoU."
+            f"({metrics.temporal_flow}); visible: only pixels that the next frame shows. mVCn: of the pixels whose "
+            "label stays the same for n frames, the share whose prediction does too; right: and equals the label. "
+            "Neither measures accuracy: read them together with mIoU."
         )
     return lines
 
@@ -121,7 +121,7 @@ def markdown(metrics: Metrics) -> str:
 
 
 def as_csv(metrics: Metrics) -> str:
-    """Every value in long form: scope (position, interval, all), its number, metric, class, value 0..1 (empty: unknown)."""
+    """Every value in long form: scope (position, interval, all), number, metric, class, value 0..1 (empty: unknown)."""
     rows: list[Sequence] = [("scope", "number", "metric", "class", "value")]
     for row in metrics.positions:
         names = ("frames", *(key for key, _ in POSITION_COLUMNS))
@@ -130,8 +130,8 @@ def as_csv(metrics: Metrics) -> str:
     for interval in metrics.to_json()["intervals"]:
         number = interval.pop("interval")
         for name, value in interval.items():
-            values = {f"{name}_{window}": x for window, x in value.items()} if isinstance(value, dict) else {name: value}
-            rows += [("interval", number, key, "", x) for key, x in values.items()]
+            by_window = {f"_{window}": x for window, x in value.items()} if isinstance(value, dict) else {"": value}
+            rows += [("interval", number, name + window, "", x) for window, x in by_window.items()]
     rows += [("all", "", key, "", getattr(metrics, key)) for key, _ in AVERAGES]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)

@@ -22,7 +22,7 @@ TRUE_FLOW = "true flow of the data set"
 def flow_source(
     videos: Sequence[Video], folders: Sequence[Path], device: torch.device
 ) -> tuple[str, FlowBetween | None]:
-    """Choose the flow that brings labels back in time: its name and function; no function for the data set's true flow."""
+    """Choose the flow that brings labels back in time: name and function; no function for the data set's true flow."""
     pairs = [frame for video in videos for frame in video[:-1]]
     if pairs and all(frame.labelled is not None and frame.labelled.ahead is not None for frame in pairs):
         return TRUE_FLOW, None
@@ -30,7 +30,7 @@ def flow_source(
 
 
 class TemporalMeasures:
-    """TC and mVC of streams, one for each method and keyframe interval. A stream's first keyframe is its video's first frame.
+    """TC and mVC of streams, one for each method and keyframe interval; the first keyframe is the video's first frame.
 
     flow: between two frames; None where the frames carry their true flow.
     """

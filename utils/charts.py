@@ -1,6 +1,6 @@
 """Charts, as SVG text for a page or as picture files. Matplotlib draws them, through its objects, never through pyplot.
 
-Figures that a caller passes in are drawn as they are (per cent, frames per second); None and NaN leave a gap.
+Values are drawn in the caller's unit (per cent, frames per second); None and NaN are gaps.
 """
 import html
 import io
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from config.errors import UserError
 
-if TYPE_CHECKING:  # matplotlib is slow to import, and only who draws needs it
+if TYPE_CHECKING:  # matplotlib is slow to import; only drawing needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -30,14 +30,15 @@ STYLE = {
     "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": FAINT, "ytick.color": FAINT,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.edgecolor": "#9aa1ab", "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#e4e7eb", "grid.linewidth": 0.8, "lines.linewidth": 2, "lines.markersize": 6, "legend.frameon": False,
+    "grid.color": "#e4e7eb", "grid.linewidth": 0.8, "lines.linewidth": 2, "lines.markersize": 6,
+    "legend.frameon": False,
 }
 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Everything that is drawn is drawn in here, so that no matplotlibrc has a say and nothing leaks to other users."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would speak of its font cache, on standard error
+    """The style for all drawing: independent of any matplotlibrc, and invisible to other users of matplotlib."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs about its font cache, to standard error
     from matplotlib import style
 
     with warnings.catch_warnings(), style.context(["default", STYLE]):
@@ -54,22 +55,23 @@ def _axes(width: float, height: float) -> tuple["Figure", "Axes"]:
 
 
 def svg(figure: "Figure", title: str) -> str:
-    """The figure as an <svg> element that can stand in a page beside others; `title` is what it is called aloud."""
+    """The figure as an <svg> element for a page that may hold several; `title` is for screen readers."""
     text = io.StringIO()
     with _style():
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     element = text.getvalue()
     element = element[element.index("<svg") :]  # without XML declaration and document type
-    # Ids are unique in a figure only.
+    # Ids are unique only within a figure.
     prefix = re.sub(r"[^a-z0-9]+", "-", title.lower())
     element = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", element)
     return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
 
 
 def write_chart(path: Path, figure: "Figure") -> None:
-    """Write the figure as the file type of `path`. Raises UserError if it cannot."""
+    """Write the figure as the file type of `path`. Raises UserError if that fails."""
     if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
-        raise UserError(f"{path}: charts cannot be written as {path.suffix or 'a file without ending'}; use .png or .svg")
+        kind = path.suffix or "a file without ending"
+        raise UserError(f"{path}: charts cannot be written as {kind}; use .png or .svg")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _style():
@@ -83,18 +85,22 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 
 
 @_style()
-def trend(x: Sequence[int], y: Sequence[float | None], *, average: float | None, x_label: str, y_label: str) -> "Figure":
+def trend(
+    x: Sequence[int], y: Sequence[float | None], *, average: float | None, x_label: str, y_label: str
+) -> "Figure":
     """One value at each of a few whole numbers, every point with its figure; average and minimum marked."""
     (figure, axes), y = _axes(6.4, 3.4), _gaps(y)
     axes.plot(x, y, color=BLUE, marker="o", zorder=3)
     known = [(value, place) for place, value in zip(x, y) if value == value]
     for i, (value, place) in enumerate(known):
-        falls = known[max(i - 1, 0)][0] > value or known[min(i + 1, len(known) - 1)][0] < value  # then there is room on the right
+        # Next to a falling line there is room on the right.
+        falls = known[max(i - 1, 0)][0] > value or known[min(i + 1, len(known) - 1)][0] < value
         axes.annotate(f"{value:.2f}", (place, value), (6, 5) if falls else (0, 8), textcoords="offset points",
                       ha="left" if falls else "center", zorder=4)
     if known:
         least, place = min(known)
-        axes.plot([place], [least], "o", markersize=12, markerfacecolor="none", markeredgecolor=VERMILION, markeredgewidth=1.6)
+        axes.plot([place], [least], "o", markersize=12, markerfacecolor="none", markeredgecolor=VERMILION,
+                  markeredgewidth=1.6)
         _level(axes, least, f"minimum {least:.2f}", VERMILION, ":", below=True)
         if average is not None:
             _level(axes, average, f"average {average:.2f}", INK, "--", below=False)
@@ -108,8 +114,8 @@ def trend(x: Sequence[int], y: Sequence[float | None], *, average: float | None,
 def _level(axes: "Axes", value: float, text: str, colour: str, dashes: str, *, below: bool) -> None:
     """A horizontal line through the axes, its text right of them."""
     axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.2, zorder=2)
-    axes.annotate(text, (1, value), (5, -2 if below else 2), xycoords=("axes fraction", "data"), textcoords="offset points",
-                  color=colour, va="top" if below else "bottom")
+    axes.annotate(text, (1, value), (5, -2 if below else 2), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", color=colour, va="top" if below else "bottom")
 
 
 def _whole_numbers(axes: "Axes", x: Sequence[int]) -> None:
@@ -120,7 +126,7 @@ def _whole_numbers(axes: "Axes", x: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: y[i] at x[i]. Lines of one `hue` share colour and marker; `dashed` sets one of them apart."""
+    """One line of a chart: y[i] at x[i]. Lines of one `hue` share colour and marker; one of them may be `dashed`."""
 
     label: str
     x: Sequence[int]
@@ -131,7 +137,7 @@ class Line:
 
 @_style()
 def lines(drawn: Sequence[Line], *, x_label: str, y_label: str) -> "Figure":
-    """Several lines over a few whole numbers, named in a legend beside them."""
+    """Several lines over a few whole numbers, with a legend on their right."""
     figure, axes = _axes(6.4, 3.4)
     for line in drawn:
         colour, marker = COLOURS[line.hue % len(COLOURS)], MARKERS[line.hue % len(MARKERS)]
@@ -146,7 +152,8 @@ def lines(drawn: Sequence[Line], *, x_label: str, y_label: str) -> "Figure":
 
 @_style()
 def class_bars(
-    names: Sequence[str], colours: Sequence[Sequence[int]], bars: Sequence[tuple[str, Sequence[float | None]]], *, x_label: str
+    names: Sequence[str], colours: Sequence[Sequence[int]], bars: Sequence[tuple[str, Sequence[float | None]]], *,
+    x_label: str,
 ) -> "Figure":
     """Per class a swatch of its colour (RGB 0..255) and one or two bars, 0..100; between two, the change in figures.
 
@@ -155,7 +162,7 @@ def class_bars(
     height = 0.76 / len(bars)
     figure, axes = _axes(6.4, 1.2 + len(names) * (0.2 + 0.12 * len(bars)))
     rows = range(len(names))
-    beside = axes.get_yaxis_transform()  # x as a fraction of the axes' width, y in classes
+    next_to = axes.get_yaxis_transform()  # x as a fraction of the axes' width, y in classes
     for i, (label, values) in enumerate(bars):
         places = [row + (i - (len(bars) - 1) / 2) * height for row in rows]
         axes.barh(places, [x or 0 for x in _known(values)], height, color=(BLUE, ORANGE)[i % 2], label=label)
@@ -163,14 +170,14 @@ def class_bars(
             if value is None:
                 axes.annotate("\N{EN DASH}", (0, place), (4, 0), textcoords="offset points", va="center", color=FAINT)
     if len(bars) == 2:
-        axes.text(1.04, -0.9, "change", transform=beside, ha="left", color=FAINT)
+        axes.text(1.04, -0.9, "change", transform=next_to, ha="left", color=FAINT)
         for row, first, last in zip(rows, *(_known(values) for _, values in bars)):
             if first is not None and last is not None:
                 change = round(last - first, 1)
                 text = f"{change:+.1f}".replace("-", "\N{MINUS SIGN}") if change else "0.0"
-                axes.text(1.04, row, text, transform=beside, va="center")
+                axes.text(1.04, row, text, transform=next_to, va="center")
     axes.scatter([-0.025] * len(names), rows, s=70, marker="s", color=[[x / 255 for x in colour] for colour in colours],
-                 edgecolors=FAINT, linewidths=0.6, transform=beside, clip_on=False)
+                 edgecolors=FAINT, linewidths=0.6, transform=next_to, clip_on=False)
     axes.set_yticks(rows, names)
     axes.tick_params(axis="y", length=0, pad=16)
     axes.grid(axis="y", visible=False)

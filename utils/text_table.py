@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text: `head` and every row have one cell a column; the first column is left-aligned, all others right."""
+    """Cells as text: `head` and every row have one cell a column. The first column is left-aligned."""
 
     title: str
     head: tuple[str, ...]

@@ -11,11 +11,13 @@ from utils.files import write_bytes
 
 
 def colourise(label: np.ndarray, colours: Sequence[Sequence[int]]) -> np.ndarray:
-    """Class indices (H,W) uint8 -> RGB (H,W,3) uint8; black where there is no class."""
+    """Class indices (H,W) uint8 -> RGB (H,W,3) uint8; black where the index is not a class."""
     return cv2.LUT(cv2.cvtColor(label, cv2.COLOR_GRAY2RGB), _table(colours)[None])
 
 
-def overlay(image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int]], strength: float = 0.55) -> np.ndarray:
+def overlay(
+    image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int]], strength: float = 0.55
+) -> np.ndarray:
     """Colours of `label` (H,W) laid over RGB `image` (H,W,3), both uint8; `strength` 0..1 of the colours.
 
     Where the colour is black, the image stays as it is.
@@ -26,7 +28,7 @@ def overlay(image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int
 
 
 def _table(colours: Sequence[Sequence[int]]) -> np.ndarray:
-    """(256,3) uint8: the colour of every class index, black for those that are none."""
+    """(256,3) uint8: the colour of every class index, black for the others."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
     return table
@@ -57,7 +59,7 @@ def grid(panels: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write RGB (H,W,3) or one-channel (H,W) uint8 as the file type of `path`, whole or not at all. Raises UserError."""
+    """Write RGB (H,W,3) or grey (H,W) uint8 as the file type of `path`, whole or not at all. Raises UserError."""
     data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     try:
         _, encoded = cv2.imencode(path.suffix, data)

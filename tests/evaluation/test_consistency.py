@@ -51,7 +51,10 @@ def test_tc_equals_brute_force(masked):
     assert found == pytest.approx(slow_tc(pairs))
 
 
-@pytest.mark.tried("Numbers", "temporal consistency: random sizes, classes and flows, also far out of the frame and exactly half a pixel")
+@pytest.mark.tried(
+    "Numbers",
+    "temporal consistency: random sizes, classes and flows, also far out of the frame and exactly half a pixel",
+)
 @given(
     size=sizes(8), classes=st.integers(1, 20), count=st.integers(1, 3), masked=st.booleans(),
     reach=st.sampled_from([0.5, 3, 30, 1e9]), halves=st.booleans(), seed=seeds,
@@ -131,9 +134,12 @@ def test_vc_equals_brute_force(seed, window):
     assert measure.correct < measure.constant
 
 
-@pytest.mark.tried("Numbers", "consistency over windows of 1 to 8 frames: random videos, sizes and classes, pixels without label")
+@pytest.mark.tried(
+    "Numbers", "consistency over windows of 1 to 8 frames: random videos, sizes and classes, pixels without label"
+)
 @given(
-    size=sizes(6), classes=st.integers(1, 20), window=st.integers(1, 8), lengths=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    size=sizes(6), classes=st.integers(1, 20), window=st.integers(1, 8),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     changing=st.sampled_from([0.02, 0.1, 0.5]), seed=seeds,
 )
 def test_vc_of_random_videos_equals_brute_force(outcomes, size, classes, window, lengths, changing, seed):
@@ -163,7 +169,7 @@ def test_vc_of_random_videos_equals_brute_force(outcomes, size, classes, window,
 def test_dis_flow_finds_a_known_shift_and_what_it_hides():
     rng = np.random.default_rng(0)
     scene = cv2.GaussianBlur(rng.integers(0, 256, (96, 180, 3)).astype(np.uint8), (0, 0), 2)
-    first, second = torch.from_numpy(scene[:, 20:148].copy()), torch.from_numpy(scene[:, 14:142].copy())  # moves 6 right
+    first, second = (torch.from_numpy(scene[:, x : x + 128].copy()) for x in (20, 14))  # moves 6 to the right
     between = dis_flow()
     forward, backward = between(first, second), between(second, first)
     inner = forward[16:-16, 16:-32]

@@ -137,5 +137,7 @@ def test_frames_of_different_size_are_named(net, tmp_path):
     cv2.imwrite(str(tmp_path / "l.png"), np.zeros((32, 56), np.uint8))
     videos = videos_of([LabelledFrame("b", tuple(paths), tmp_path / "l.png", "b_pred.png")])
     with pytest.raises(UserError, match=r"b.png: 56 x 32 pixels, but .*a.png of the same video has 48 x 32"):
-        list(evaluated_frames(net, videos, VideoDataset(videos, DATASETS["synthetic"]), positions=(0, 1), methods=["gsv"],
-                              scale=0.75, device=torch.device("cpu")))
+        items = VideoDataset(videos, DATASETS["synthetic"])
+        list(evaluated_frames(
+            net, videos, items, positions=(0, 1), methods=["gsv"], scale=0.75, device=torch.device("cpu")
+        ))

@@ -13,8 +13,10 @@ from tests.utils.test_metrics import evaluations, mean, null, slow
 from utils.metrics import ConfusionMatrix
 
 SETTINGS = {
-    "dataset": "synthetic", "segnet": "swiftnet", "flow": "light", "intra": True, "edge": False, "method": "gsv", "scale": 0.75,
+    "dataset": "synthetic", "segnet": "swiftnet", "flow": "light", "intra": True, "edge": False, "method": "gsv",
+    "scale": 0.75,
 }
+ROW = {"position": 0, "frames": 1, "miou": 0.5, "confusion": [[1, 1], [0, 0]]}
 TEMPORAL = {"mvc": {"8": 0.75, "16": None}, "mvc_right": {"8": 0.25, "16": None}, "windows": {"8": 2, "16": 0}}
 CONTENT = SETTINGS | {  # as the program wrote it before there was a typed definition
     "classes": ["road", "car", "sky"],
@@ -40,8 +42,8 @@ CONTENT = SETTINGS | {  # as the program wrote it before there was a typed defin
     "avg_miou": 0.4560846560846561, "pooled_miou": 0.4, "min_miou": 0.10714285714285714,
     "intervals": [
         {
-            "interval": 1, "mean_miou": 0.8611111111111112, "pooled_miou": 0.8611111111111112, "min_miou": 0.8611111111111112,
-            "pairs": 3, "tc": 0.5, "tc_visible": None, **TEMPORAL,
+            "interval": 1, "mean_miou": 0.8611111111111112, "pooled_miou": 0.8611111111111112,
+            "min_miou": 0.8611111111111112, "pairs": 3, "tc": 0.5, "tc_visible": None, **TEMPORAL,
         },
         {
             "interval": 2, "mean_miou": 0.6305555555555555, "pooled_miou": 0.5970394736842105, "min_miou": 0.4,
@@ -103,7 +105,7 @@ def test_content_is_read_back():
         (json.dumps(CONTENT | {"positions": [5]}), "expected an object, found int"),
         (json.dumps(CONTENT | {"scale": "large"}), "scale is 'large'"),
         (json.dumps(CONTENT | {"worst": [{"name": "a"}]}), "no first_miou, first_position"),
-        (json.dumps(CONTENT | {"positions": [{"position": 0, "frames": 1, "miou": "0.5", "confusion": [[1]]}]}), "miou is '0.5'"),
+        (json.dumps(CONTENT | {"positions": [ROW | {"miou": "0.5"}]}), "miou is '0.5'"),
     ],
 )
 def test_another_file_is_named_with_the_reason(tmp_path, content, reason):
@@ -115,9 +117,8 @@ def test_another_file_is_named_with_the_reason(tmp_path, content, reason):
 
 
 def test_missing_optional_keys_are_unknown():
-    row = {"position": 0, "frames": 1, "miou": 0.5, "confusion": [[1, 1], [0, 0]]}
-    content = {"dataset": "camvid", "segnet": "bisenet", "flow": "light", "method": "gsv", "scale": 1, "positions": [row]}
-    metrics = Metrics.from_json(content | {"a key of a later version": 1})
+    content = {"dataset": "camvid", "segnet": "bisenet", "flow": "light", "method": "gsv", "scale": 1}
+    metrics = Metrics.from_json(content | {"positions": [ROW], "a key of a later version": 1})
     assert metrics.edge and metrics.avg_miou is None and metrics.positions[0].pixel_accuracy is None
 
 
@@ -141,7 +142,8 @@ def slow_means(classes, frames, positions):
     """mIoU of the frames at each of `positions`, and of all of them together."""
     chosen = {k: [(label, prediction) for position, label, prediction in frames if position == k] for k in positions}
     everything = [pair for pairs in chosen.values() for pair in pairs]
-    return [mean(slow(*zip(*pairs), classes)[0]) for pairs in chosen.values()], mean(slow(*zip(*everything), classes)[0])
+    means = [mean(slow(*zip(*pairs), classes)[0]) for pairs in chosen.values()]
+    return means, mean(slow(*zip(*everything), classes)[0])
 
 
 @pytest.mark.tried("Numbers", "average, pooled and minimum mIoU over random positions and keyframe intervals")

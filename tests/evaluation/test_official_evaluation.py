@@ -16,18 +16,19 @@ from utils.metrics import ConfusionMatrix, scores
 @pytest.fixture(scope="module")
 def evaluated(streets, weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("official")
-    assert main(["--evaluate", "1", "--resume", "1", "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir",
-                 str(weights), "--log-folder", str(folder / "logs"), "--num-worker", "0", "--device", "cpu", "--eval-multi-step",
-                 "2", "--save-predictions", str(folder / "predictions"), "--metrics-file", str(folder / "metrics.json")]) == 0
+    words = ["--evaluate", "1", "--resume", "1", "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir",
+             str(weights), "--log-folder", str(folder / "logs"), "--num-worker", "0", "--device", "cpu",
+             "--eval-multi-step", "2", "--save-predictions", str(folder / "predictions"), "--metrics-file",
+             str(folder / "metrics.json")]
+    assert main(words) == 0
     return folder
 
 
 @pytest.mark.parametrize("position", [0, 2])
 def test_class_by_class(evaluated, streets, position):
     predictions = sorted((evaluated / "predictions" / f"position_{position}").iterdir())
-    labels = [
-        streets / "gtFine" / "val" / "streets" / path.name.replace("pred_labelIds", "gtFine_labelIds") for path in predictions
-    ]
+    folder = streets / "gtFine" / "val" / "streets"
+    labels = [folder / path.name.replace("pred_labelIds", "gtFine_labelIds") for path in predictions]
     settings = official.args
     settings.evalInstLevelScore, settings.JSONOutput, settings.quiet = False, False, True
     result = official.evaluateImgLists([str(x) for x in predictions], [str(x) for x in labels], settings)

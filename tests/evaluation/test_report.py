@@ -73,8 +73,9 @@ class Page(HTMLParser):
 def evaluated(streets, weights, tmp_path_factory):
     """The run folder of an evaluation."""
     logs = tmp_path_factory.mktemp("logs")
-    words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--log-folder", str(logs),
-             "--num-worker", "0", "--device", "cpu", "--evaluate", "1", "--resume", "1", "--eval-multi-step", "1", "2"]
+    words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights),
+             "--log-folder", str(logs), "--num-worker", "0", "--device", "cpu", "--evaluate", "1",
+             "--resume", "1", "--eval-multi-step", "1", "2"]
     assert main(words) == 0
     return logs / "run" / "synthetic" / "swiftnet_test" / "experiment_0"
 
@@ -90,12 +91,13 @@ def made_up(positions, dataset=SYNTHETIC, size=(20, 40), image_size=None, name="
         prediction[size[0] // 2 + len(positions) - k :] = 1
         matrices[k] = ConfusionMatrix(dataset.num_classes)
         matrices[k].add(label, prediction)
-        predictions[k], mious[k] = prediction.numpy(), scores(confusion_counts(label, prediction, dataset.num_classes)).miou
+        predictions[k] = prediction.numpy()
+        mious[k] = scores(confusion_counts(label, prediction, dataset.num_classes)).miou
     image = rng.integers(0, 256, (*(image_size or size), 3), dtype=np.uint8)
     example = ExampleFrame(name, Path(f"val/{name}.png"), image, label.numpy(), predictions, mious)
     metrics = Metrics.from_matrices(
-        matrices, classes=dataset.classes, dataset=dataset.name, segnet="swiftnet", flow="light", method="gsv", scale=0.75,
-        worst=(example.worst_frame(),),
+        matrices, classes=dataset.classes, dataset=dataset.name, segnet="swiftnet", flow="light", method="gsv",
+        scale=0.75, worst=(example.worst_frame(),),
     )
     return metrics, example
 
@@ -180,14 +182,16 @@ def test_frame_without_labelled_pixels_has_no_figure():
 def test_consistency_that_could_not_be_measured_is_omitted():
     metrics, example = made_up((0, 1))
     unknown = {"8": None, "16": None}
-    temporal = TemporalScores(pairs=2, tc=0.5, tc_visible=0.6, mvc=unknown, mvc_right=unknown, windows={"8": 0, "16": 0})
+    windows = {"8": 0, "16": 0}
+    temporal = TemporalScores(pairs=2, tc=0.5, tc_visible=0.6, mvc=unknown, mvc_right=unknown, windows=windows)
     metrics = replace(metrics, intervals=tuple(replace(row, temporal=temporal) for row in metrics.intervals))
     chart = Page(report(metrics, [example], [], SYNTHETIC)).texts
     assert chart.count("TC visible") == 2 and "mVC8" not in chart  # table and chart
 
 
 @pytest.mark.parametrize("size, image_size, expected", [
-    ((20, 40), None, (20, 40)), ((20, 40), (45, 80), (20, 40)), ((500, 1000), (250, 500), (320, 640)), ((30, 41), None, (30, 41)),
+    ((20, 40), None, (20, 40)), ((20, 40), (45, 80), (20, 40)), ((500, 1000), (250, 500), (320, 640)),
+    ((30, 41), None, (30, 41)),
 ])
 def test_pictures_have_the_labels_shape_and_are_never_wide(size, image_size, expected):
     metrics, example = made_up((0, 1), size=size, image_size=image_size)
@@ -211,15 +215,18 @@ def test_errors_are_red_on_grey_and_unlabelled_pixels_dark():
 
 def dom(page: Path, address: str, folder: Path) -> Page:
     """The page as a browser has it after running its script."""
-    words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", f"--user-data-dir={folder}", "--dump-dom", page.as_uri() + address]
+    words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             f"--user-data-dir={folder}", "--dump-dom", page.as_uri() + address]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return Page(done.stdout)
 
 
 @in_a_browser
-@pytest.mark.parametrize("address, position", [("", "2"), ("#position=0", "0"), ("#position=1", "1"), ("#position=7", "2")])
+@pytest.mark.parametrize(
+    "address, position", [("", "2"), ("#position=0", "0"), ("#position=1", "1"), ("#position=7", "2")]
+)
 def test_address_chooses_the_position(evaluated, tmp_path, address, position):
     found = dom(evaluated / "report.html", address, tmp_path)
     for tag in ("img", "p", "span"):

@@ -55,7 +55,8 @@ def test_equals_a_frame_by_frame_program(net, videos, monkeypatch):
     for video in videos:
         frames = [items[start + t] for t in range(len(video))]
         start += len(video)
-        maps, labels = stream_of(net, [frame["image"] for frame in frames]), [frame["label"].numpy() for frame in frames]
+        maps = stream_of(net, [frame["image"] for frame in frames])
+        labels = [frame["label"].numpy() for frame in frames]
         for t in range(len(video) - 1):
             height, width = maps[t].shape
             y, x = np.mgrid[:height, :width]

@@ -16,7 +16,8 @@ from utils.metrics import ConfusionMatrix, confusion_counts, scores
 
 def slow(labels, predictions, classes):
     """IoU by class, pixel accuracy, class accuracies and frequency-weighted IoU, pixel by pixel."""
-    pairs = [(t, p) for a, b in zip(labels, predictions) for t, p in zip(a.flatten().tolist(), b.flatten().tolist()) if t < classes]
+    pairs = [pair for a, b in zip(labels, predictions) for pair in zip(a.flatten().tolist(), b.flatten().tolist())]
+    pairs = [(t, p) for t, p in pairs if t < classes]
     iou, accuracy = [], []
     for c in range(classes):
         both = sum(t == p == c for t, p in pairs)
@@ -26,7 +27,8 @@ def slow(labels, predictions, classes):
         accuracy.append(both / true if true else math.nan)
     if not pairs:
         return iou, math.nan, accuracy, math.nan
-    weighted = sum(sum(t == c for t, _ in pairs) / len(pairs) * iou[c] for c in range(classes) if not math.isnan(iou[c]))
+    known = [c for c in range(classes) if not math.isnan(iou[c])]
+    weighted = sum(sum(t == c for t, _ in pairs) / len(pairs) * iou[c] for c in known)
     return iou, sum(t == p for t, p in pairs) / len(pairs), accuracy, weighted
 
 
@@ -84,7 +86,9 @@ def labelled_videos(draw):
 
 
 @pytest.mark.tried("Numbers", "random videos evaluated by 1 to 6 processes", "the counts of one process")
-@given(frames=labelled_videos(), ranks=st.integers(1, 6), whole_videos=st.booleans(), classes=st.integers(1, 5), seed=seeds)
+@given(
+    frames=labelled_videos(), ranks=st.integers(1, 6), whole_videos=st.booleans(), classes=st.integers(1, 5), seed=seeds
+)
 def test_processes_together_count_what_one_counts(outcomes, frames, ranks, whole_videos, classes, seed):
     rng = np.random.default_rng(seed)
     maps = {x.name: (random_labels(rng, (4, 5), classes, 250), random_labels(rng, (4, 5), classes)) for x in frames}

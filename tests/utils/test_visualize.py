@@ -11,24 +11,25 @@ from tests.properties import seeds, sizes
 from utils.visualize import colourise, grid, overlay, with_caption, write_picture
 
 
-def test_colours_and_black_where_there_is_no_class():
+def test_indices_without_a_class_are_black():
     picture = colourise(np.array([[0, 10, 250]], np.uint8), CITYSCAPES.colours)
     assert picture.tolist() == [[[128, 64, 128], [70, 130, 180], [0, 0, 0]]]
 
 
-def test_overlay_leaves_unlabelled_pixels_alone():
+def test_overlay_does_not_change_unlabelled_pixels():
     image = np.full((1, 2, 3), 100, np.uint8)
     mixed = overlay(image, np.array([[0, 250]], np.uint8), CITYSCAPES.colours, strength=0.5)
     assert mixed.tolist() == [[[114, 82, 114], [100, 100, 100]]]
 
 
 @pytest.mark.tried(
-    "Numbers", "colours of random label maps, alone and laid over pictures", "each class in its colour, and no other pixel touched"
+    "Numbers", "colours of random label maps, alone and laid over pictures",
+    "each class in its colour, and no other pixel touched",
 )
 @given(size=sizes(12), classes=st.integers(1, 250), strength=st.floats(0, 1), seed=seeds)
 def test_colours_of_random_label_maps(outcomes, size, classes, strength, seed):
     rng = np.random.default_rng(seed)
-    colours = [*rng.integers(0, 256, (classes - 1, 3)).tolist(), [0, 0, 0]]  # the last class is black, as what is no class
+    colours = [*rng.integers(0, 256, (classes - 1, 3)).tolist(), [0, 0, 0]]  # the last class is black, too
     label, image = rng.integers(0, 256, size, dtype=np.uint8), rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     painted, mixed = colourise(label, colours), overlay(image, label, colours, strength)
     for place in np.ndindex(size):
