@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from config.errors import UserError
-from inference.onnx_graphs import CPU_PROVIDER, CUDA_PROVIDER, exported, graph_like, onnx_model, require_packages, run_session, session
+from inference.onnx_graphs import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    exported,
+    graph_like,
+    onnx_model,
+    require_packages,
+    run_session,
+    session,
+)
 from models.gsvnet import GSVNet, State
 from models.label_map import label_map
 from models.steps import KeyframeStep, PropagationStep, ViewStep
@@ -21,8 +30,8 @@ INPUTS = {"keyframe": ("image",), "propagation": ("previous_logits", "previous_v
 class Engine:
     """The steps of a stream in plain PyTorch ("eager"): BatchNorm folded, channels last, no gradients.
 
-    Frames are (N,H,W,3) uint8 RGB on the CPU; views and states stay on `device`. Only `labels` waits for a GPU. amp: "off",
-    or "bf16" or "fp16" for the networks on a GPU. `batched`: whether N may be more than one.
+    Frames are (N,H,W,3) uint8 RGB on the CPU; views and states stay on `device`. Only `labels` waits for a GPU.
+    amp: "off", or "bf16" or "fp16" for the networks on a GPU. `batched`: whether N may be more than one.
     """
 
     name = "eager"
@@ -32,7 +41,8 @@ class Engine:
         self.device, self.scale, self.amp = device, scale, amp
         self._view = ViewStep(net)  # on the CPU, so that a propagated frame sends a GPU 1/64 of its pixels
         self.networks: dict[str, nn.Module] = {
-            "keyframe": KeyframeStep(net, scale).to(device).eval(), "propagation": PropagationStep(net).to(device).eval()
+            "keyframe": KeyframeStep(net, scale).to(device).eval(),
+            "propagation": PropagationStep(net).to(device).eval(),
         }
         self._keyframe, self._propagation = self._step("keyframe"), self._step("propagation")
 
@@ -63,7 +73,7 @@ class Engine:
         return self.networks[name]
 
     def _sent(self, x: Tensor) -> Tensor:
-        """x on `device`. To a GPU through pinned memory: a copy from elsewhere waits for the work that is queued there."""
+        """x on `device`. Pinned memory, since any other copy to a GPU waits for the work that is queued there."""
         if self.device.type == "cuda" and not x.is_cuda:
             x = x.pin_memory()
         return x.to(self.device, non_blocking=True)
@@ -86,10 +96,10 @@ class CompiledEngine(Engine):
 
 
 class OnnxEngine(Engine):
-    """The networks run by ONNX Runtime, on a CPU or by its CUDA provider; frames and states stay on the CPU.
+    """The networks run by ONNX Runtime, on a CPU or a GPU (CUDA provider); states stay on the CPU.
 
-    Creates a session at the first use of each frame size, which takes seconds, and keeps those of the last sizes. Frames come
-    one at a time.
+    Creates a session at the first use of each frame size, which takes seconds, and keeps those of the last sizes.
+    Frames come one at a time.
     """
 
     name = "onnx"
@@ -99,11 +109,13 @@ class OnnxEngine(Engine):
         """Raises UserError if a package or the provider is missing, or for half precision."""
         runtime, *_ = require_packages("--engine onnx")
         if amp != "off":
-            raise UserError(f"--engine onnx computes in float32; use it with --amp off, or --engine eager or compile with --amp {amp}")
+            raise UserError(
+                f"--engine onnx computes in float32; use --amp off, or --engine eager or compile with --amp {amp}"
+            )
         if device.type == "cuda" and CUDA_PROVIDER not in runtime.get_available_providers():
             raise UserError(
-                "--engine onnx: this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of onnxruntime, or use "
-                "--device cpu, or --engine eager or compile"
+                "--engine onnx: this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of "
+                "onnxruntime, or use --device cpu, or --engine eager or compile"
             )
         super().__init__(net, scale=scale, device=torch.device("cpu"))
         self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)

@@ -1,4 +1,4 @@
-"""Models that leave Python: the steps of a stream as ONNX and torch.export files, and a description of how to use them."""
+"""Export (`--export DIR`): the steps of a stream as ONNX and torch.export files, and a description of their use."""
 import io
 import tempfile
 import warnings
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import onnx
 
 DESCRIPTION = "model.json"
-TOLERANCE = 1e-3  # of the largest value: how far ONNX Runtime may be from PyTorch
-DRAWS = 3
+TOLERANCE = 1e-3  # largest difference between ONNX Runtime and PyTorch, relative to the largest value
+DRAWS = 3  # of random inputs
 HINT = "free some space, or choose another folder for --export"
 _LAYOUTS = {
     "image": "N,H,W,3: a frame, RGB, 0..255", "view": "N,3,h,w: the frame on the grid, BGR, normalised",
@@ -41,19 +41,20 @@ _LOOP = (
 
 
 def run_export(net: GSVNet, options: Options) -> dict:
-    """Write graphs and description into the folder `--export`: when all are made, each file whole, the description last.
+    """Write graphs and description into the folder `--export` once all are made, the description last.
 
-    net: with its weights, on the CPU. Returns the description. Raises UserError where a package is missing, the folder
-    cannot be written, or ONNX Runtime does not find PyTorch's logits.
+    net: with its weights, on the CPU. Returns the description. Raises UserError if a package is missing, the folder
+    cannot be written, or ONNX Runtime computes other logits than PyTorch.
     """
     packages = require_packages("--export")
     folder = Path(options.export)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # whether it can be written is found out before the work
+        with tempfile.TemporaryFile(dir=folder):  # fails before the work, not after it
             pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made or written ({error.strerror}); choose another folder for --export") from error
+        reason = f"cannot be created or written ({error.strerror})"
+        raise UserError(f"{folder}: {reason}; choose another folder for --export") from error
     described: dict[str, dict] = {}
     files: dict[str, bytes] = {}
     for graph in graphs(net.eval(), options.export_size, options.scale):
@@ -68,8 +69,8 @@ def run_export(net: GSVNet, options: Options) -> dict:
             measured["max_abs_difference"], measured["max_abs_value"],
         )
     content = description(net, options, described)
-    content["versions"] = {"torch": torch.__version__, **{package.__name__: package.__version__ for package in packages}}
-    (folder / DESCRIPTION).unlink(missing_ok=True)  # it will not describe what stands there any more
+    content["versions"] = {package.__name__: package.__version__ for package in (torch, *packages)}
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # it does not describe the new files
     for name, packed_graph in files.items():
         write_bytes(folder / name, packed_graph, HINT)
     write_json(folder / DESCRIPTION, content)
@@ -85,15 +86,18 @@ def graphs(net: GSVNet, size: tuple[int, int], scale: float) -> list[Graph]:
     return [
         Graph("view", FixedViewStep(net, size).eval(), {"image": image}, "view"),
         Graph("keyframe", KeyframeStep(net, scale).eval(), {"image": image}, "logits"),
-        Graph("propagation", PropagationStep(net).eval(), {"previous_logits": logits, "previous_view": view, "view": view}, "logits"),
+        Graph(
+            "propagation", PropagationStep(net).eval(),
+            {"previous_logits": logits, "previous_view": view, "view": view}, "logits",
+        ),
     ]
 
 
 def compared(graph: Graph, model: "onnx.ModelProto") -> dict[str, float]:
-    """What ONNX Runtime finds beside PyTorch on random inputs: largest difference, and largest value. Raises UserError.
+    """ONNX Runtime compared with PyTorch on random inputs: largest difference, and largest value. Raises UserError.
 
-    The edges of the class map are a threshold, which rounding moves once in many thousand pixels; so the best of a few
-    draws counts. A graph that computes something else is wrong in all of them.
+    The best of a few draws counts: the edge map is a threshold, which rounding moves once in many thousand pixels. A
+    graph that computes something else is wrong in all draws.
     """
     made = session(model)
     for draw in range(DRAWS):
@@ -104,8 +108,8 @@ def compared(graph: Graph, model: "onnx.ModelProto") -> dict[str, float]:
         if difference <= TOLERANCE * largest:
             return {"max_abs_difference": difference, "max_abs_value": largest}
     raise UserError(
-        f"--export: values of {graph.name} up to {largest:.3g} differ by {difference:.1e} in ONNX Runtime; the weights may hold "
-        "numbers that are none, or the versions of torch and onnxruntime not fit each other"
+        f"--export: values of {graph.name} up to {largest:.3g} differ by {difference:.1e} in ONNX Runtime; the weights "
+        "may contain NaN, or torch and onnxruntime are incompatible versions"
     )
 
 
@@ -119,7 +123,7 @@ def random_inputs(graph: Graph, seed: int) -> dict[str, Tensor]:
 
 
 def described_graph(graph: Graph, model: "onnx.ModelProto") -> dict:
-    """Files, inputs and outputs of a graph, and the operators that a runtime has to know."""
+    """Files, inputs and outputs of a graph, and the operators that a runtime has to support."""
     with torch.inference_mode():
         output = graph.step(*graph.inputs.values())
     return {
@@ -131,25 +135,31 @@ def described_graph(graph: Graph, model: "onnx.ModelProto") -> dict:
 
 
 def described_tensor(name: str, x: Tensor) -> dict:
-    return {"name": name, "shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch."), "layout": _LAYOUTS[name]}
+    dtype = str(x.dtype).removeprefix("torch.")
+    return {"name": name, "shape": list(x.shape), "dtype": dtype, "layout": _LAYOUTS[name]}
 
 
 def description(net: GSVNet, options: Options, described: dict) -> dict:
-    """What someone who has the files alone needs to know."""
+    """Everything needed to use the files without this program."""
     dataset, size = dataset_config(options.dataset, options.data_path), options.export_size
     classes = zip(dataset.classes, dataset.label_ids, dataset.colours)
     return {
         "segnet": options.segnet, "flow": options.optical_flow_network, "dataset": dataset.name,
         "frame": {"size": list(size), "dtype": "uint8", "channel_order": "RGB"},
         "grid": {"size": list(grid_size(*size)), "stride": GRID_STRIDE},
-        "keyframe": {"interval": options.interval, "scale": options.scale, "size": list(scaled_size(*size, options.scale))},
+        "keyframe": {
+            "interval": options.interval, "scale": options.scale, "size": list(scaled_size(*size, options.scale)),
+        },
         "normalisation": {
             "mean": list(net.segmenter.pixel_mean), "std": list(net.segmenter.pixel_std), "channel_order": "RGB",
             "range": "0..255", "where": "inside view and keyframe: feed the frame's bytes as they are",
         },
         "graphs": described,
         "loop": list(_LOOP),
-        "labels": {"from": "logits", "upsample": "bilinear", "align_corners": True, "size": list(size), "then": "argmax over classes"},
+        "labels": {
+            "from": "logits", "upsample": "bilinear", "align_corners": True, "size": list(size),
+            "then": "argmax over classes",
+        },
         "classes": [
             {"index": i, "name": name, "label_id": label_id, "colour": list(colour)}
             for i, (name, label_id, colour) in enumerate(classes)
@@ -162,6 +172,6 @@ def packed(program: ExportedProgram) -> bytes:
     """The program as the bytes of a .pt2 file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on weights in channels-last order, which it packs well
+        warnings.simplefilter("ignore")  # about weights in channels-last order, which it packs correctly
         torch.export.save(program, buffer)
     return buffer.getvalue()

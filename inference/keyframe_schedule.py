@@ -1,20 +1,21 @@
-"""When a frame of a stream becomes a keyframe."""
+"""Decide when a frame of a stream becomes a keyframe."""
 from typing import Protocol
 
 from torch import Tensor
 
 
 class Schedule(Protocol):
-    """Decides for one stream. The first frame is a keyframe anyway."""
+    """Decides for one stream, after its first frame, which is always a keyframe."""
 
     def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
-        """since: frames since the last keyframe, 1 for the frame after it; views (1,3,h,w) of the frame before and of this."""
+        """Whether the frame with `view` becomes a keyframe. since: frames since the last keyframe, at least 1; views
+        (1,3,h,w) of the previous frame and of this one, on the networks' device."""
 
     def spent(self, keyframe: bool, seconds: float) -> None:
-        """What the frame cost."""
+        """Note the seconds that a frame took."""
 
     def reset(self) -> None:
-        """A new stream begins."""
+        """Begin a new stream."""
 
 
 class FixedInterval:
@@ -34,10 +35,11 @@ class FixedInterval:
 
 
 class SceneCut(FixedInterval):
-    """Every `interval`-th frame, and wherever the picture changes at once.
+    """Every `interval`-th frame, and wherever the whole picture changes.
 
-    threshold: mean absolute difference of two frames' views, in standard deviations of the data set (the views' unit),
-    above which nothing is worth carrying over. Looking costs one pass over 1/64 of the pixels.
+    threshold: mean absolute difference of two frames' views, in standard deviations of the data set (the views' unit).
+    Costs one pass over 1/64 of the pixels; on a GPU it is the one schedule that waits for the view, before the networks
+    of the frame are started.
     """
 
     def __init__(self, interval: int, threshold: float):
@@ -48,14 +50,14 @@ class SceneCut(FixedInterval):
         return super().wants_keyframe(since, previous, view) or change(previous, view) > self.threshold
 
 
-MOST = 20  # times a frame's share that the first keyframe counts for at most
+MOST = 20  # at most so many times a frame's share are counted for the first keyframe
 
 
 class Budget:
-    """As many keyframes as an average of `milliseconds` a frame pays for.
+    """As many keyframes as an average of `milliseconds` a frame allows.
 
-    What a frame takes less than its share is saved up; a keyframe comes when the savings cover what the last one took more.
-    Where even propagated frames take more than the budget, there is no second keyframe.
+    Time that a frame does not use is saved; a keyframe comes when the savings cover what the last one took beyond its
+    share. If even propagated frames exceed the budget, there is no second keyframe.
     """
 
     def __init__(self, milliseconds: float):
@@ -70,7 +72,7 @@ class Budget:
         return self.keyframe_cost is not None and self.saved + self.share >= self.keyframe_cost
 
     def spent(self, keyframe: bool, seconds: float) -> None:
-        if keyframe and self.keyframe_cost is None:  # it may hold what is done once: compiling, waking a device
+        if keyframe and self.keyframe_cost is None:  # it may include what is done once: compiling, waking a device
             seconds = min(seconds, MOST * self.share)
         self.saved += self.share - seconds
         if keyframe:

@@ -1,4 +1,4 @@
-"""The steps of a stream as graphs of one frame size that leave Python: torch.export programs, and ONNX models."""
+"""The steps of a stream as graphs of one frame size: torch.export programs, ONNX models and sessions."""
 import importlib
 import io
 import warnings
@@ -17,15 +17,15 @@ from config.errors import UserError
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 18  # what torch writes by itself, without a conversion afterwards; GridSample needs 16
+OPSET = 18  # written by torch without a conversion afterwards; GridSample requires 16
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
-_PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # onnxscript is what torch's exporter is written in
-_QUIET = 3  # ONNX Runtime's level of errors alone
+_PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # torch's exporter is written in onnxscript
+_QUIET = 3  # ONNX Runtime's log level for errors alone
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A step for one frame size. inputs: by name, tensors of the shapes and types that the graph will take."""
+    """A step for one frame size. inputs: by name, tensors of the shapes and types that the graph takes."""
 
     name: str
     step: nn.Module
@@ -38,12 +38,12 @@ def graph_like(name: str, step: nn.Module, output: str, **inputs: Tensor) -> Gra
     return Graph(name, step, {key: torch.zeros_like(x, device="cpu") for key, x in inputs.items()}, output)
 
 
-def require_packages(wanted_by: str) -> tuple[ModuleType, ...]:
-    """onnxruntime, onnx and onnxscript, which only `wanted_by` needs. Raises UserError where one is missing."""
+def require_packages(flag: str) -> tuple[ModuleType, ...]:
+    """Import onnxruntime, onnx and onnxscript, which `flag` requires. Raises UserError if one is missing."""
     try:
         return tuple(importlib.import_module(name) for name in _PACKAGES)
     except ImportError as error:
-        raise UserError(f"{wanted_by}: {error}; install what it needs: pip install {' '.join(_PACKAGES)}") from error
+        raise UserError(f"{flag}: {error}; install the packages: pip install {' '.join(_PACKAGES)}") from error
 
 
 def exported(graph: Graph) -> ExportedProgram:
@@ -57,9 +57,9 @@ def exported(graph: Graph) -> ExportedProgram:
 
 
 def onnx_model(graph: Graph, program: ExportedProgram) -> "onnx.ModelProto":
-    """The program as an ONNX model, with the graph's names for what goes in and comes out."""
+    """The program as an ONNX model, with the graph's names of inputs and output."""
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's remarks on itself, here and on standard output
+        warnings.simplefilter("ignore")  # the exporter warns about itself, and prints
         made = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=list(graph.inputs), output_names=[graph.output],
             verbose=False,
@@ -68,14 +68,14 @@ def onnx_model(graph: Graph, program: ExportedProgram) -> "onnx.ModelProto":
     model = made.model_proto
     inner = model.graph
     for part in (model, inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer):
-        del part.metadata_props[:]  # where each line came from: half the file of a small graph
+        del part.metadata_props[:]  # source lines, half the file of a small graph
     return model
 
 
 def session(model: "onnx.ModelProto", providers: Sequence[str] = (CPU_PROVIDER,)) -> Any:
-    """An ONNX Runtime session with as many threads as torch has, everything optimised. Raises UserError.
+    """An ONNX Runtime session with as many threads as torch has, everything optimised.
 
-    The first provider has to work; ONNX Runtime by itself would go on with the next one and be slow.
+    Raises UserError if the first provider does not work; ONNX Runtime would silently use the next one and be slow.
     """
     import onnxruntime
 
@@ -83,13 +83,13 @@ def session(model: "onnx.ModelProto", providers: Sequence[str] = (CPU_PROVIDER,)
     options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = _QUIET
-    # Its idle threads would otherwise spin on the cores that torch's own next step wants.
+    # Otherwise its idle threads spin on the cores that torch's next step needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
     if made.get_providers()[0] != providers[0]:
         raise UserError(
-            f"ONNX Runtime cannot start its {providers[0]}: CUDA and cuDNN have to be of the versions that this onnxruntime-gpu "
-            "was built for; or use --engine eager"
+            f"ONNX Runtime cannot start its {providers[0]}; install the versions of CUDA and cuDNN that this "
+            "onnxruntime-gpu was built for, or use --engine eager"
         )
     return made
 

@@ -23,8 +23,8 @@ from utils.run_folder import run_options
 
 @dataclass(frozen=True)
 class StreamState:
-    """Where a stream stands: the networks' state after its last frame (N = 1), that frame's size (H,W), and how many frames
-    ago the last keyframe was."""
+    """Where a stream is: the networks' state after its last frame (N = 1), that frame's size (H,W), and the number of
+    frames since the last keyframe."""
 
     last: State
     size: tuple[int, int]
@@ -41,16 +41,16 @@ class VideoSegmenter:
     segmenter = VideoSegmenter.from_run("logs/run/.../experiment_0")
     for labels in segmenter.stream(frames): ...      # or labels = segmenter(frame), one at a time
 
-    Frames are (H,W,3) uint8 RGB, labels (H,W) uint8 class indices. A frame of another size begins a new stream. `state` is
-    the stream's after the last frame, None before the first.
+    Frames are (H,W,3) uint8 RGB, labels (H,W) uint8 class indices. A frame of another size begins a new stream. `state`
+    is None before the first frame.
     """
 
     def __init__(
         self, net: GSVNet, *, schedule: Schedule | None = None, scale: float = 0.75, engine: str | Engine = "eager",
         device: torch.device | str = "cpu", amp: str = "off",
     ):
-        """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: a name of
-        `engines.ENGINES`, or an engine, which several segmenters may share."""
+        """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: a name
+        of `engines.ENGINES`, or an engine, which several segmenters may share."""
         if isinstance(engine, str):
             engine = build_engine(engine, net, scale=scale, device=torch.device(device), amp=amp)
         self.engine, self.schedule = engine, schedule or FixedInterval(3)
@@ -118,13 +118,13 @@ class VideoSegmenter:
 class CameraGroup:
     """Several streams of one frame size at once, a keyframe every `interval` frames in each.
 
-    Keyframes are staggered: every call computes as many as any other, or one more. Keyframes go through the networks as one
-    batch, propagated frames as another. A stream's first frame is always a keyframe.
+    Keyframes are staggered: each call computes as many as any other, or one more. Keyframes go through the networks as
+    one batch, propagated frames as another. A stream's first frame is always a keyframe.
     """
 
     def __init__(self, engine: Engine, count: int, interval: int = 3):
         if count < 1 or interval < 1:
-            raise UserError(f"CameraGroup: requires at least 1 stream and an interval of at least 1, not {count} and {interval}")
+            raise UserError(f"CameraGroup: count and interval have to be at least 1, not {count} and {interval}")
         self.engine, self.interval = engine, interval
         self.phase = [number * interval // count for number in range(count)]
         self.states: list[StreamState | None] = [None] * count
@@ -145,7 +145,7 @@ class CameraGroup:
             raise UserError(f"CameraGroup: {len(frames)} frames for {len(self.states)} streams")
         images = [as_image(frame) for frame in frames]
         if len({image.shape for image in images}) > 1:
-            raise UserError("CameraGroup: all frames of a call have one size; use a VideoSegmenter for each stream of another size")
+            raise UserError("CameraGroup: the frames of a call differ in size; use a VideoSegmenter for each stream")
         views = self.engine.view(torch.cat(images)).split(1)  # N times (1,3,h,w)
         size = (images[0].shape[1], images[0].shape[2])
         propagated = {
@@ -170,11 +170,13 @@ class CameraGroup:
 
 
 def _join(states: Sequence[State]) -> State:
-    return State(torch.cat([state.logits for state in states]), torch.cat([state.view for state in states]))  # (n,C,h,w), (n,3,h,w)
+    logits, view = torch.cat([state.logits for state in states]), torch.cat([state.view for state in states])
+    return State(logits, view)  # (n,C,h,w), (n,3,h,w)
 
 
 def _split(state: State) -> list[State]:
-    return [State(logits, view) for logits, view in zip(state.logits.split(1), state.view.split(1))]  # (1,C,h,w), (1,3,h,w)
+    parts = zip(state.logits.split(1), state.view.split(1))  # (1,C,h,w), (1,3,h,w)
+    return [State(logits, view) for logits, view in parts]
 
 
 def as_image(frame: np.ndarray) -> Tensor:
@@ -183,7 +185,8 @@ def as_image(frame: np.ndarray) -> Tensor:
         array = np.asarray(frame)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors on a GPU
         first = str(error).splitlines()[0]
-        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {type(frame).__name__} ({first})") from error
+        kind = type(frame).__name__
+        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {kind} ({first})") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {array.dtype} of shape {array.shape}")
     return torch.from_numpy(np.require(array, requirements=("C", "W")))[None]  # torch warns about read-only arrays

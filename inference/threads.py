@@ -1,15 +1,15 @@
-"""Reading ahead and writing behind: threads of their own, joined to the caller's by bounded queues."""
+"""Reading ahead and writing behind, each in a thread, connected to the caller's by a bounded queue."""
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
 
-DEPTH = 4  # items that wait between two threads
+DEPTH = 4  # items in the queue between two threads
 Item = TypeVar("Item")
 
 
 class Channel(Generic[Item]):
-    """A queue of at most `depth` items from one thread to another, which either of them may shut."""
+    """A queue of at most `depth` items from one thread to another; either of them may end it."""
 
     def __init__(self, depth: int):
         self._items: deque[Item] = deque()
@@ -19,7 +19,7 @@ class Channel(Generic[Item]):
         self._error: BaseException | None = None
 
     def put(self, item: Item) -> bool:
-        """Wait for room, then queue the item; False, without waiting, where nobody takes any more."""
+        """Wait for space, then queue the item. Returns False, without waiting, once the reader has closed it."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
             if self._closed:
@@ -29,13 +29,13 @@ class Channel(Generic[Item]):
             return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Nothing more will be put. Who takes gets what is queued, then the error, if any."""
+        """Put nothing more. The reader gets what is queued, then the error, if any."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more will be taken; what is queued is dropped."""
+        """Take nothing more; what is queued is dropped."""
         with self._changed:
             self._closed = True
             self._items.clear()
@@ -55,10 +55,10 @@ class Channel(Generic[Item]):
 
 
 def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Generator[Item, None, None]:
-    """The items, in order, taken by a thread of its own up to `depth` before they are asked for.
+    """Yield the items in order, read by another thread up to `depth` items ahead.
 
-    An error of `items` is raised here, behind the items before it. Whoever stops early closes this iterator, which waits
-    until the thread is done with the item that it is at.
+    An error of `items` is raised here, after the items before it. Closing the iterator early waits until the thread has
+    read its current item.
     """
     channel: Channel[Item] = Channel(depth)
 
@@ -67,7 +67,7 @@ def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Generator[Item, Non
             for item in items:
                 if not channel.put(item):
                     break
-        except BaseException as error:  # whatever it is, it belongs to the caller
+        except BaseException as error:  # of any kind: the caller handles it
             channel.end(error)
         else:
             channel.end()
@@ -82,13 +82,13 @@ def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Generator[Item, Non
 
 
 class WriteBehind(Generic[Item]):
-    """Calls `write(item)` for everything that is put, in order, in a thread of its own.
+    """Calls `write(item)` for every item that is put, in order, in another thread.
 
     with WriteBehind(write) as behind:
         behind.put(item)
 
-    Leaving the block waits until everything is written; an error of the caller drops what is queued. An error of `write`
-    is raised by the next `put`, or when the block is left.
+    The end of the block waits until everything is written; an error in the block drops what is queued. An error of
+    `write` is raised by the next `put`, or at the end of the block.
     """
 
     def __init__(self, write: Callable[[Item], object], depth: int = DEPTH):
@@ -99,7 +99,7 @@ class WriteBehind(Generic[Item]):
 
     def put(self, item: Item) -> None:
         if not self._channel.put(item):
-            raise self._error or ValueError("nothing is written any more")
+            raise self._error or ValueError("this writer has ended")
 
     def __enter__(self) -> "WriteBehind[Item]":
         self._thread.start()
@@ -112,7 +112,7 @@ class WriteBehind(Generic[Item]):
             self._channel.close()
         try:
             self._thread.join()
-        except BaseException:  # who interrupts the wait must not find `write` still at work
+        except BaseException:  # an interrupt: `write` must not be running afterwards
             self._channel.close()
             self._thread.join()
             raise
@@ -123,6 +123,6 @@ class WriteBehind(Generic[Item]):
         try:
             for item in self._channel:
                 self._write(item)
-        except BaseException as error:  # whatever it is, it belongs to the caller
+        except BaseException as error:  # of any kind: the caller handles it
             self._error = error
             self._channel.close()

@@ -23,31 +23,31 @@ from utils.interrupts import Interrupt
 from utils.logging import logger, progress_bar
 from utils.visualize import colourise, overlay
 
-# what a frame (H,W,3) and its labels (H,W) become in the video
+# How the video shows a frame (H,W,3) and its labels (H,W).
 STYLES: dict[str, Callable[..., np.ndarray]] = {
     "overlay": overlay,
     "colour": lambda image, labels, colours: colourise(labels, colours),
     "side-by-side": lambda image, labels, colours: np.hstack([image, colourise(labels, colours)]),  # (H,2W,3)
 }
 KINDS = ", ".join(ENDINGS)
-MISLEADING = {".mov", ".webm", ".m4v", ".gif", ".png", ".jpg", ".jpeg"}  # endings that no folder of label maps would have
+MISLEADING = {".mov", ".webm", ".m4v", ".gif", ".png", ".jpg", ".jpeg"}  # endings that a folder would not have
 
 
 @dataclass(frozen=True)
-class Segmented:
-    """One frame, RGB (H,W,3) uint8, and its labels (H,W) uint8 class indices, on their way to be written."""
+class SegmentedFrame:
+    """One frame, RGB (H,W,3) uint8, and its labels (H,W) uint8 class indices, to be written."""
 
     title: str
     image: np.ndarray
     labels: np.ndarray
 
 
-Write = Callable[[Segmented], None]
+Write = Callable[[SegmentedFrame], None]
 
 
 @dataclass
 class Tally:
-    """What was done: frames, how many of them were keyframes, and the seconds that the segmenter took for them."""
+    """Frames done, keyframes among them, and the seconds that the segmenter took for them."""
 
     frames: int = 0
     keyframes: int = 0
@@ -55,7 +55,7 @@ class Tally:
 
 
 def run_video(options: Options, device: torch.device) -> int:
-    """Segment `--video` into `--output`; returns the exit status. An interrupt completes what was done so far.
+    """Segment `--video` into `--output`. Returns the exit status; an interrupt completes the outputs up to its frame.
 
     Raises UserError.
     """
@@ -69,10 +69,10 @@ def run_video(options: Options, device: torch.device) -> int:
     began = time.perf_counter()
     with Interrupt() as interrupt, ExitStack() as stack:
         writers = list(_writers(options, frames, video, folder, stack))
-        tally = segment(frames, segmenter, writers, stop=lambda: interrupt.number > 0)
+        tally = segment(frames, segmenter, writers, interrupt)
     _report(tally, time.perf_counter() - began, [str(path) for path in (video, folder) if path])
     if interrupt.number:
-        logger.info("stopped by signal %d; what was segmented until then is written", interrupt.number)
+        logger.info("stopped by signal %d; the frames segmented until then are written", interrupt.number)
     return interrupt.status
 
 
@@ -87,7 +87,7 @@ def segmenter_of(options: Options, frames: Frames, device: torch.device) -> Vide
 
 
 def schedule_of(options: Options) -> Schedule:
-    """When a frame becomes a keyframe: as --schedule says, or always with --method per-frame."""
+    """The schedule that --schedule names; with --method per-frame, every frame is a keyframe."""
     if options.method == "per-frame":
         return FixedInterval(1)
     if options.schedule == "cut":
@@ -98,14 +98,14 @@ def schedule_of(options: Options) -> Schedule:
 
 
 def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]:
-    """The video and the folder of label maps that `--output` names, None for what it does not. Raises UserError."""
+    """The video and the folder of label maps that `--output` names, each or None. Raises UserError."""
     paths = [Path(name) for name in options.output]
     for path in paths:
         if path.suffix.lower() in MISLEADING:
-            raise UserError(f"--output {path}: a video is written as {KINDS}; a folder of label maps has another name")
+            raise UserError(f"--output {path}: not a name for a video or a folder; a video ends in {KINDS}")
     videos, folders = [path for path in paths if is_video(path)], [path for path in paths if not is_video(path)]
     if len(videos) > 1 or len(folders) > 1:
-        raise UserError(f"--output {' '.join(options.output)}: takes one video ({KINDS}), one folder of label maps, or both")
+        raise UserError(f"--output {' '.join(options.output)}: takes one video ({KINDS}), one folder, or both")
     video, folder = next(iter(videos), None), next(iter(folders), None)
     read = {path.resolve() for path in frames.files}
     written = [video] if video else []
@@ -113,16 +113,16 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
         written += [LabelFolder(folder).file(name) for name in frames.names]
     for path in written:
         if path.resolve() in read:
-            raise UserError(f"--output: {path} is what --video reads, and would be overwritten; choose another name")
+            raise UserError(f"--output: {path} is read by --video and would be overwritten; choose another name")
     for path in paths:
         check_output(path, frames.fps)
     return video, folder
 
 
 def segment(
-    frames: Frames, segmenter: VideoSegmenter, writers: Sequence[WriteBehind[Segmented]], stop: Callable[[], bool]
+    frames: Frames, segmenter: VideoSegmenter, writers: Sequence[WriteBehind[SegmentedFrame]], interrupt: Interrupt
 ) -> Tally:
-    """Segment the frames, while the next are read and those before are written, until they end or `stop()` says so."""
+    """Segment the frames until they end or an interrupt comes, while threads read ahead and write behind."""
     tally = Tally()
     segmenter.reset()
     with (
@@ -134,19 +134,19 @@ def segment(
             labels = segmenter(image)
             tally.inference += time.perf_counter() - began
             for writer in writers:
-                writer.put(Segmented(frames.title(tally.frames), image, labels))
+                writer.put(SegmentedFrame(frames.title(tally.frames), image, labels))
             tally.frames += 1
             tally.keyframes += segmenter.was_keyframe
             bar.update()
-            if stop():
+            if interrupt.number:
                 break
     return tally
 
 
 def _writers(
     options: Options, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
-) -> Iterator[WriteBehind[Segmented]]:
-    """What writes the outputs, each in a thread of its own; `stack` completes them, or gives them up after an error."""
+) -> Iterator[WriteBehind[SegmentedFrame]]:
+    """The writers of the outputs, each in a thread; `stack` completes them, or removes them after an error."""
     dataset = dataset_config(options.dataset, options.data_path)
     if video:
         file = stack.enter_context(VideoFile(video, frames.fps))
@@ -157,14 +157,14 @@ def _writers(
 
 
 def _to_video(file: VideoFile, paint: Callable[..., np.ndarray], colours: Sequence[Sequence[int]]) -> Write:
-    def write(frame: Segmented) -> None:
+    def write(frame: SegmentedFrame) -> None:
         file.write(paint(frame.image, frame.labels, colours), frame.title)
 
     return write
 
 
 def _to_folder(folder: LabelFolder, table: np.ndarray) -> Write:
-    def write(frame: Segmented) -> None:
+    def write(frame: SegmentedFrame) -> None:
         folder.write(frame.title, table[frame.labels])
 
     return write
@@ -172,9 +172,10 @@ def _to_folder(folder: LabelFolder, table: np.ndarray) -> Write:
 
 def _report(tally: Tally, seconds: float, written: list[str]) -> None:
     if not tally.frames:
-        logger.info("no frame was segmented; nothing is written")
+        logger.info("no frame was segmented; nothing has been written")
         return
     logger.info(
-        "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, the segmenter alone %.2f; written: %s",
-        tally.frames, tally.keyframes, seconds, tally.frames / seconds, tally.frames / tally.inference, ", ".join(written),
+        "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, %.2f the segmenter alone; written: %s",
+        tally.frames, tally.keyframes, seconds, tally.frames / seconds, tally.frames / tally.inference,
+        ", ".join(written),
     )

@@ -1,4 +1,4 @@
-"""Frames as they come: of a video file, of pictures, of a camera, or rendered."""
+"""Frames from a video file, pictures, a camera, or the street renderer."""
 import glob
 import itertools
 import os
@@ -20,18 +20,18 @@ from utils.logging import logger
 DEMO = "demo"
 DEMO_STREET = StreetSettings(height=256, width=512, length=30)
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-USUAL_RATE = 30.0  # frames a second of what has no rate of its own
-LAST_CAMERA = 99  # to OpenCV, higher numbers mean other things
+USUAL_RATE = 30.0  # frames a second of sources without a rate
+LAST_CAMERA = 99  # in OpenCV, higher numbers have other meanings
 WILDCARD = re.compile(r"[*?[]")
-TEXT = cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg shows text files as pictures of a terminal
+TEXT = cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg renders text files as pictures of a terminal
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames to be walked through once: RGB (H,W,3) uint8 each.
+    """Frames to iterate over once: RGB (H,W,3) uint8 each.
 
-    name: what the user calls them. fps: frames a second. size: (H,W) of the first frame. count: how many there are, None
-    where nobody knows, as of a camera. files: what they are read from. names: of each frame, where they have names.
+    name: the source as the user calls it. fps: frames a second. size: (H,W) of the first frame. count: the number of
+    frames, None if unknown, as for a camera. files: the source files. names: one for each frame, or none.
     """
 
     name: str
@@ -46,20 +46,20 @@ class Frames:
         return iter(self.images)
 
     def title(self, number: int) -> str:
-        """The name of frame `number`, without ending: the picture's own, else frame_000000 and so on."""
+        """The name of frame `number`, without ending: the picture's, else frame_000000 and so on."""
         return self.names[number] if self.names else f"frame_{number:06d}"
 
 
 def open_frames(source: str, fps: float = 0.0) -> Frames:
-    """The frames that `source` names: a video file, a folder or glob of pictures (in natural order, numbers by value), a
-    camera's number, or "demo". `fps`: their rate, where it is not to be the source's own (or, of pictures, 30).
+    """The frames of `source`: a video file, a folder or glob of pictures in natural order, a camera's number, "demo".
 
-    Raises UserError where there are none; walking through them does, too, at a picture that cannot be read.
+    fps: their rate, 0 for the source's own (30 for pictures). Raises UserError if there are none, and when iteration
+    comes to a picture that cannot be read.
     """
     try:
         frames = _opened(source)
     except OSError as error:
-        raise UserError(f"{source}: cannot be opened ({error.strerror}); --video wants what you may read") from error
+        raise UserError(f"{source}: cannot be opened ({error.strerror}); check --video and its permissions") from error
     return replace(frames, fps=fps) if fps else frames
 
 
@@ -78,7 +78,8 @@ def _opened(source: str) -> Frames:
     if WILDCARD.search(source):
         return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), _fixed_part(path))
     found = "neither a file nor a folder" if path.exists() else "no such file"
-    raise UserError(f"{source}: {found}; wanted is a video file, a folder or a quoted glob of pictures, a camera's number, or {DEMO}")
+    kinds = f"a video file, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
+    raise UserError(f"{source}: {found}; --video takes {kinds}")
 
 
 def _rendered() -> Frames:
@@ -87,47 +88,50 @@ def _rendered() -> Frames:
 
 
 def _of_pictures(source: str, found: Iterable[Path], root: Path) -> Frames:
-    """Those of the paths `found` that are pictures, as the frames of one video; they lie under the folder `root`."""
-    paths = [path for path in found if path.suffix.lower() in PICTURE_ENDINGS and path.is_file() and path.name[0] != "."]
+    """The pictures among the paths `found`, which are below the folder `root`, as the frames of one video."""
+    shown = (path for path in found if path.suffix.lower() in PICTURE_ENDINGS and path.name[0] != ".")
+    paths = [path for path in shown if path.is_file()]
     paths.sort(key=lambda path: (natural(path.parent), natural(path)))
     for path in paths:
         check_decodable(path)
     if not paths:
-        raise UserError(f"{source}: no pictures there ({', '.join(sorted(PICTURE_ENDINGS))})")
+        raise UserError(f"{source}: no pictures found ({', '.join(sorted(PICTURE_ENDINGS))})")
     first = read_image(paths[0])
     images = itertools.chain([first], map(read_image, paths[1:]))
     return Frames(source, images, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), _names(source, paths, root))
 
 
 def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
-    """Names that differ: of the files without ending, where they do, else with their folders below `root`."""
+    """Unique names: the files' without ending if they differ, else with their folders below `root`."""
     for names in ([path.stem for path in paths], [str(path.relative_to(root).with_suffix("")) for path in paths]):
         if len(set(names)) == len(names):
             return names
     twice = next(i for i, name in enumerate(names) if name in names[:i])
-    raise UserError(f"{source}: {paths[names.index(names[twice])]} and {paths[twice]} differ in their endings only; leave one out")
+    first = paths[names.index(names[twice])]
+    raise UserError(f"{source}: {first} and {paths[twice]} differ in their endings only; remove or rename one")
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """The folders at the beginning of a glob that hold no wildcards."""
+    """The folders at the beginning of a glob, up to the first wildcard."""
     return Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), pattern.parts))
 
 
 def _of_file(path: Path) -> Frames:
     check_decodable(path)
-    open(path, "rb").close()  # OpenCV does not say why it cannot
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # to FFmpeg, "12:30.mp4" is a protocol of the name 12
+    open(path, "rb").close()  # raises the reason, which OpenCV does not tell
+    # An absolute path: FFmpeg takes the 12 of "12:30.mp4" for a protocol.
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == TEXT:
-        raise UserError(f"{path}: cannot be read as a video ({path.stat().st_size} bytes; damaged, or of another kind)")
+        raise UserError(f"{path}: cannot be read as a video ({path.stat().st_size} bytes; damaged, or not a video)")
     good, first = capture.read()
     if not good:
-        raise UserError(f"{path}: a video without a frame that can be read ({path.stat().st_size} bytes)")
+        raise UserError(f"{path}: no frame of the video can be read ({path.stat().st_size} bytes)")
     announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     count = announced if announced > 0 else None
 
     def at_end(frames: int) -> None:
         if count is not None and frames < count:
-            logger.info("%s: ends after %d of the %d frames that it announces", path, frames, count)
+            logger.info("%s: ends after %d of the %d frames that its header announces", path, frames, count)
 
     return Frames(str(path), _captured(capture, first, at_end), _rate(capture), first.shape[:2], count, (path,))
 
@@ -135,11 +139,13 @@ def _of_file(path: Path) -> Frames:
 def _of_camera(number: int) -> Frames:
     name = f"camera {number}"
     if number > LAST_CAMERA:
-        raise UserError(f"{name}: no such camera; they count from 0 to {LAST_CAMERA} (a file of this name is ./{number})")
+        hint = f"cameras are numbered 0 to {LAST_CAMERA} (write ./{number} for a file of this name)"
+        raise UserError(f"{name}: no such camera; {hint}")
     capture = cv2.VideoCapture(number)
     good, first = capture.read()
     if not good:
-        raise UserError(f"{name}: does not open, or sends nothing; cameras count from 0, and one program at a time has them")
+        hint = "check its number, which counts from 0, and that no other program uses it"
+        raise UserError(f"{name}: does not open, or sends nothing; {hint}")
 
     def at_end(frames: int) -> None:
         logger.info("%s: stopped sending after %d frames", name, frames)
@@ -149,19 +155,19 @@ def _of_camera(number: int) -> Frames:
 
 
 def _of_one_size(name: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The images up to the first of another size: what a camera sent until then would otherwise be lost with a video's error."""
+    """The images up to the first of another size, which would make a video fail and lose the frames before it."""
     size = (0, 0)
     for number, image in enumerate(images):
         size = size if number else image.shape[:2]
         if image.shape[:2] != size:
             before, now = (f"{width} x {height}" for height, width in (size, image.shape[:2]))
-            logger.info("%s: ended after %d frames of %s pixels, since it went on with %s", name, number, before, now)
+            logger.info("%s: stopped after %d frames of %s pixels; the next has %s", name, number, before, now)
             break
         yield image
 
 
 def _captured(capture: cv2.VideoCapture, frame: np.ndarray, at_end: Callable[[int], None]) -> Iterator[np.ndarray]:
-    """`frame`, BGR (H,W,3), and those after it, as RGB; then calls at_end(number of them)."""
+    """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; then call at_end(number of frames)."""
     number, good = 0, True
     while good:
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
@@ -173,4 +179,4 @@ def _captured(capture: cv2.VideoCapture, frame: np.ndarray, at_end: Callable[[in
 
 def _rate(capture: cv2.VideoCapture) -> float:
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if RATES[0] <= rate <= RATES[1] else USUAL_RATE  # outside, a file's rate is a mistake
+    return rate if RATES[0] <= rate <= RATES[1] else USUAL_RATE  # any other is a mistake in the file

@@ -26,7 +26,8 @@ def is_video(path: Path) -> bool:
 def silence_codecs() -> None:
     """Stop OpenCV and FFmpeg from writing to standard error; this program reports what matters."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when FFmpeg is first used
-    set_level = cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else vars(cv2)["setLogLevel"]  # OpenCV 5, 4
+    # OpenCV 5, or 4.
+    set_level = cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else vars(cv2)["setLogLevel"]
     set_level(0)
 
 
@@ -46,7 +47,8 @@ def check_output(path: Path, fps: float) -> None:
     check_decodable(path)
     video = is_video(path)
     if video and not RATES[0] <= fps <= RATES[1]:
-        raise UserError(f"{path}: a video has {RATES[0]:g} to {RATES[1]:g} frames a second, not {fps:g}; set another rate with --fps")
+        allowed = f"{RATES[0]:g} to {RATES[1]:g} frames a second"
+        raise UserError(f"{path}: a video has {allowed}, not {fps:g}; set another rate with --fps")
     with file_errors(path):
         if video and path.is_dir():
             raise UserError(f"{path}: is a folder, not a video file; choose another name")
@@ -63,8 +65,8 @@ class VideoFile:
         video.write(frame)
 
     It is written next to `path` and renamed when the block ends; an error keeps the file that was there, and without a
-    frame there is no file. The codec is MPEG-4. Frames that are too large for it, or of odd height or width, whose last row
-    or column OpenCV's encoders cut off, are Motion JPEG. Raises UserError for what the user can fix, such as a full disk.
+    frame there is no file. The codec is MPEG-4, or Motion JPEG for frames that are too large for it or of odd height or
+    width, whose last row or column OpenCV's encoders cut off. Raises UserError for what the user can fix.
     """
 
     def __init__(self, path: Path, fps: float):
@@ -81,11 +83,11 @@ class VideoFile:
         if size != self._size:
             raise UserError(
                 f"{self.path}: {name or f'frame {self.frames}'} has {size[1]} x {size[0]} pixels, the frames before it "
-                f"{self._size[1]} x {self._size[0]}; all frames of a video have one size (label maps may differ in size)"
+                f"{self._size[1]} x {self._size[0]}; all frames of a video have one size (label maps may differ)"
             )
         picture = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         if self._is_jpeg:
-            picture = cv2.imencode(".jpg", picture)[1].reshape(1, -1)  # (1,bytes): OpenCV 4 takes its width for its length
+            picture = cv2.imencode(".jpg", picture)[1].reshape(1, -1)  # (1,bytes), for OpenCV 4
         writer.write(picture)
         self.frames += 1
         if self.frames % CHECK_EVERY == 0 and _is_full(self.path.parent):
@@ -106,7 +108,7 @@ class VideoFile:
             self._closing.__exit__(GeneratorExit, GeneratorExit(), None)
 
     def _complete(self, error: type | None, *_: object) -> None:
-        """Write what is buffered. Raises UserError if the file does not hold the whole video: OpenCV does not report that."""
+        """Write what is buffered. Raises UserError if the file lacks frames, which OpenCV does not report."""
         assert self._writer is not None
         self._writer.release()
         if error is None and not _holds(self._temporary, self.frames, self.fps):
@@ -117,7 +119,9 @@ class VideoFile:
         if not is_video(self.path):
             raise UserError(f"{self.path}: is not the name of a video; use one that ends in {', '.join(ENDINGS)}")
         if max(size) > JPEG_SIDE:
-            raise UserError(f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {size[1]} x {size[0]}; scale its frames down")
+            raise UserError(
+                f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {size[1]} x {size[0]}; scale its frames down"
+            )
         check_output(self.path, self.fps)
         self._size, self._is_jpeg = size, bool(size[0] % 2 or size[1] % 2 or max(size) > MPEG4_SIDE)
         code, settings = "mp4v", []
@@ -129,13 +133,13 @@ class VideoFile:
         rate = self.fps if self.fps < 65 else round(self.fps, 2 if self.fps < 655 else 1)
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(written_whole(self.path, ending=ending))
-            self._temporary = os.path.abspath(file.name)  # to FFmpeg, "12:30.mp4" is a protocol of the name 12
+            self._temporary = os.path.abspath(file.name)  # FFmpeg takes the 12 of "12:30.mp4" for a protocol
             fourcc, shape = cv2.VideoWriter.fourcc(*code), (size[1], size[0])
             self._writer = cv2.VideoWriter(self._temporary, cv2.CAP_FFMPEG, fourcc, rate, shape, settings)
             if not self._writer.isOpened():
                 raise UserError(
-                    f"{self.path}: OpenCV cannot write a video of {shape[0]} x {shape[1]} pixels at {self.fps:g} frames a second; "
-                    "free some space, or set another rate with --fps"
+                    f"{self.path}: OpenCV cannot write a video of {shape[0]} x {shape[1]} pixels at {self.fps:g} "
+                    "frames a second; free some space, or set another rate with --fps"
                 )
             stack.push(self._complete)
             self._closing = stack.pop_all()
@@ -143,7 +147,8 @@ class VideoFile:
 
     def _incomplete(self) -> UserError:
         free = shutil.disk_usage(self.path.parent).free / 2**20
-        return UserError(f"{self.path}: the video could not be written completely ({free:.0f} MiB free on the disk); {SPACE}")
+        reason = f"the video could not be written completely ({free:.0f} MiB free on the disk)"
+        return UserError(f"{self.path}: {reason}; {SPACE}")
 
 
 def _is_full(folder: Path) -> bool:

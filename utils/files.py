@@ -33,8 +33,8 @@ def write_bytes(path: Path, content: bytes | memoryview, hint: str = SPACE) -> N
 def written_whole(path: Path, hint: str = SPACE, *, ending: str = "") -> Iterator[BinaryIO]:
     """Open a temporary file next to `path`, which is flushed to the disk and renamed to `path` when the block ends.
 
-    Its name is `.NAME.PROCESS.tmp`, and `ending` for libraries that look at it. An error in the block removes it and keeps
-    what was at `path`. Raises UserError, which names the file and the fix (`hint`), for an OSError.
+    Its name is `.NAME.PROCESS.tmp`, and `ending` for libraries that look at it. An error in the block removes it and
+    keeps what was at `path`. Raises UserError, which names the file and the fix (`hint`), for an OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{ending}")
     try:

@@ -1,4 +1,4 @@
-"""What the program says and records: console lines, CSV rows, TensorBoard events. Only the first rank does either."""
+"""Console lines, CSV rows and TensorBoard events, of the first rank alone."""
 import contextlib
 import csv
 import logging
@@ -21,7 +21,7 @@ Item_co = TypeVar("Item_co", covariant=True)
 
 
 class SizedIterable(Protocol[Item_co]):
-    """Items that are counted before they are walked through."""
+    """Items of a known number."""
 
     def __len__(self) -> int: ...
 
@@ -29,7 +29,7 @@ class SizedIterable(Protocol[Item_co]):
 
 
 def start_console(quiet: bool = False) -> None:
-    """Send the program's log lines to standard output; a `quiet` process (rank > 0) says nothing."""
+    """Send log lines to standard output; a `quiet` process (rank > 0) prints errors alone."""
     logger.handlers.clear()
     logger.propagate = False
     handler = logging.StreamHandler(sys.stdout)
@@ -39,7 +39,7 @@ def start_console(quiet: bool = False) -> None:
 
 
 def progress_bar(*, total: int | None, description: str, unit: str, show: bool = True, done: int = 0) -> tqdm:
-    """A progress bar that vanishes when done; where nobody watches a terminal, it speaks only now and then."""
+    """A progress bar that vanishes when done. Without a terminal it prints only every 30 seconds."""
     watched = sys.stdout.isatty()
     return tqdm(  # standard error is for errors alone
         file=sys.stdout, total=total, initial=done, desc=description, unit=unit, disable=not show, leave=False,
@@ -48,7 +48,7 @@ def progress_bar(*, total: int | None, description: str, unit: str, show: bool =
 
 
 def watched(items: SizedIterable[Item_co], *, description: str, unit: str, show: bool = True) -> Iterator[Item_co]:
-    """The items of a collection, with a progress bar that is gone when they end, or when an error ends them."""
+    """The items of a collection, with a progress bar."""
     with progress_bar(total=len(items), description=description, unit=unit, show=show) as bar:
         for item in items:
             yield item
@@ -58,10 +58,8 @@ def watched(items: SizedIterable[Item_co], *, description: str, unit: str, show:
 class RunLog:
     """A run's `log.csv` (long form: step, tag, value) and TensorBoard events, in `folder`.
 
-    after: the step that the run goes on from. What an interrupted run had noted beyond it will be done again, and so it
-    is forgotten.
-
-    Raises UserError when the disk refuses; left because of another error, it lets that one speak.
+    after: the step that the run continues from; rows of later steps, which an interrupted run wrote, are removed.
+    Raises UserError if the files cannot be written, but never in place of an error of the block.
     """
 
     def __init__(self, folder: Path, *, after: int = 0):
@@ -103,9 +101,9 @@ class RunLog:
 
 
 class Events:
-    """TensorBoard events in `folder`, written by the thread that has them.
+    """TensorBoard events in `folder`, written by the caller's thread.
 
-    tensorboardX's SummaryWriter hands them to a thread, and where a full disk ends that thread, training waits for it for ever.
+    tensorboardX's SummaryWriter writes in a thread of its own; when a full disk ends it, training waits for ever.
     """
 
     def __init__(self, folder: Path, *, after: int = 0):
@@ -118,7 +116,7 @@ class Events:
         with file_errors(self._path):
             self._file = EventsWriter(str(self._path), f".{os.getpid()}")
         self._flushed = time.monotonic()
-        # What a killed run wrote of later steps is not shown.
+        # Hides what a killed run wrote of later steps.
         self._add(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -143,11 +141,10 @@ class Events:
 
 
 def _forget_rows(path: Path, after: int) -> None:
-    """Leave the head line and the whole rows up to step `after`; a killed run may have torn the last one."""
+    """Keep the header and the whole rows up to step `after`; a killed run may have cut the last one off."""
     if not path.is_file():
         return
     lines = path.read_text(errors="replace").splitlines(keepends=True)
-    kept = lines[:1] + [
-        line for line in lines[1:] if line.endswith("\n") and line.split(",")[0].isdigit() and int(line.split(",")[0]) <= after
-    ]
-    write_text(path, "".join(kept))
+    steps = [line.split(",")[0] if line.endswith("\n") else "" for line in lines]
+    kept = [line for line, step in zip(lines[1:], steps[1:]) if step.isdigit() and int(step) <= after]
+    write_text(path, "".join(lines[:1] + kept))

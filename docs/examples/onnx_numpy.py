@@ -32,11 +32,12 @@ def main(exported: Path, output: Path, frames: list[Path]) -> None:
     down, across = between(rows, height), between(columns, width)
     ids = np.array([each["label_id"] for each in model["classes"]], np.uint8)
     output.mkdir(parents=True, exist_ok=True)
-    logits = previous = None  # of the frame before, and its view
+    logits = previous = None  # of the previous frame, and its view
     for number, path in enumerate(frames):
         image = read(path)[None]  # (1,H,W,3)
         if image.shape[1:3] != (height, width):
-            sys.exit(f"{path}: has {image.shape[2]} x {image.shape[1]} pixels, the export is for {width} x {height}; see --export-size")
+            found = f"{image.shape[2]} x {image.shape[1]} pixels"
+            sys.exit(f"{path}: has {found}, the export is for {width} x {height}; see --export-size")
         view = view_of.run(None, {"image": image})[0]  # (1,3,h,w)
         if number % model["keyframe"]["interval"] == 0:
             logits = keyframe.run(None, {"image": image})[0]  # (1,C,h,w)

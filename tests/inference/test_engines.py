@@ -1,4 +1,4 @@
-"""Engines: whichever runs the networks, the labels are the same; and the choice among them."""
+"""Engines: the labels of all are the same; and the choice among them."""
 import logging
 import shutil
 import sys
@@ -36,7 +36,7 @@ def moving_frames(height: int, width: int, count: int = 5) -> list[np.ndarray]:
 
 
 def agreement(net, engine, frames) -> float:
-    """Share of pixels to which `engine` gives eager's labels, in the worst frame of a stream."""
+    """Share of pixels that get eager's label from `engine`, in the worst frame of a stream."""
     expected = list(VideoSegmenter(net).stream(frames))
     assert all(len(np.unique(labels)) > 1 for labels in expected)
     return min((a == b).mean() for a, b in zip(expected, VideoSegmenter(net, engine=engine).stream(frames)))
@@ -68,13 +68,13 @@ def test_command_line_offers_every_engine():
 
 
 @pytest.mark.parametrize("segmenter, flow, size", [("swiftnet", "light", (64, 128)), ("bisenet", "flownet", (72, 100))])
-def test_onnx_gives_eagers_labels(segmenter, flow, size):
+def test_onnx_finds_eagers_labels(segmenter, flow, size):
     net = filled_gsvnet(segmenter, flow)
     assert agreement(net, "onnx", moving_frames(*size)) >= 0.999
 
 
-def test_onnx_gives_numbers_where_no_kernel_is_above_zero(tiny_net):
-    """There the kernels' sum is zero, and only the epsilon keeps the division from giving none."""
+def test_onnx_is_finite_where_no_kernel_is_above_zero(tiny_net):
+    """There the kernels' sum is zero, and only the epsilon keeps the quotient finite."""
     norm = tiny_net.guided.guide.decoder[1]
     norm.bias.data.fill_(-100.0)
     engines_ = [build_engine(name, tiny_net, scale=0.75, device=CPU) for name in ("eager", "onnx")]
@@ -84,8 +84,8 @@ def test_onnx_gives_numbers_where_no_kernel_is_above_zero(tiny_net):
     assert torch.isfinite(eager).all() and torch.equal(eager, onnx)
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile wants a C++ compiler")
-def test_compiled_networks_give_eagers_labels(tiny_net):
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile requires a C++ compiler")
+def test_compiled_networks_find_eagers_labels(tiny_net):
     assert agreement(tiny_net, "compile", moving_frames(64, 64)) >= 0.999
 
 
@@ -112,11 +112,11 @@ def test_missing_package_is_named_and_other_engines_do_without(monkeypatch, tiny
 @pytest.mark.parametrize(
     "device, amp, message",
     [
-        ("cpu", "bf16", "computes in float32; use it with --amp off, or --engine eager or compile with --amp bf16"),
+        ("cpu", "bf16", "computes in float32; use --amp off, or --engine eager or compile with --amp bf16"),
         ("cuda", "off", "this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of onnxruntime"),
     ],
 )
-def test_onnx_says_what_it_cannot_do(monkeypatch, tiny_net, device, amp, message):
+def test_onnx_names_what_it_does_not_support(monkeypatch, tiny_net, device, amp, message):
     runtime = SimpleNamespace(get_available_providers=lambda: [graphs.CPU_PROVIDER])
     monkeypatch.setattr(engines, "require_packages", lambda wanted_by: (runtime, None, None))
     with pytest.raises(UserError, match=message):
@@ -166,16 +166,16 @@ def fakes(monkeypatch, caplog):
          ["eager 200.0 ms", "onnx 120.0 ms", "compile 123.3 ms"]),
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 10_000, "compile", ["compile 40.0 ms"]),
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 200, "onnx",
-         ["compile not tried, 200 frames hardly pay for its set-up"]),
+         ["compile not tried, 200 frames are not worth its set-up"]),
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 30, "eager",
          ["onnx not tried, 30 frames", "compile not tried"]),
         (
             {"eager": (0.4, 0.1), "onnx": UserError("--engine onnx: No module named 'onnx'"), "compile": RuntimeError("no compiler\nhere")},
-            None, "eager", ["onnx left out: No module named 'onnx'", "compile left out: does not work here: no compiler; it wants a C"],
+            None, "eager", ["onnx skipped: No module named 'onnx'", "compile skipped: does not work here: no compiler; it requires a C"],
         ),
     ],
 )
-def test_auto_takes_the_quickest_that_pays_and_says_why(fakes, caplog, costs, frames, chosen, words):
+def test_auto_takes_the_fastest_engine_worth_its_set_up_and_logs_why(fakes, caplog, costs, frames, chosen, words):
     fakes(**costs)
     assert choose_engine("auto", None, frames=frames, **CHOICE).name == chosen
     line = caplog.records[-1].getMessage()  # before it, that it takes a while
@@ -184,7 +184,7 @@ def test_auto_takes_the_quickest_that_pays_and_says_why(fakes, caplog, costs, fr
         assert word in line
 
 
-def test_named_engine_that_fails_is_the_users_to_mend(fakes):
+def test_named_engine_that_fails_is_a_user_error(fakes):
     fakes(compile=RuntimeError("No working C++ compiler found"))
     with pytest.raises(UserError, match=r"--engine compile does not work here: No working C\+\+ compiler found; .* --engine eager or onnx"):
         choose_engine("compile", None, **CHOICE)

@@ -22,11 +22,11 @@ from tests.released import filled_gsvnet
 from utils.run_folder import BEST
 
 CLOSE = 1e-4  # of the largest logit
-NO_FRAME = "what is no frame: floats, NaN, other shapes, nothing, lists, None, text, tensors"
+INVALID_FRAMES = "invalid frames: floats, NaN, other shapes, nothing, lists, None, text, tensors"
 
 
 class OnTheGpu:
-    """A tensor that numpy cannot have."""
+    """A tensor that numpy cannot read."""
 
     def __array__(self, *_, **__):
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
@@ -54,7 +54,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 class Planned:
-    """Keyframes at the calls for which `plan` says so; counts from the frame after the first."""
+    """Keyframes at the calls for which `plan` is true; counts from the frame after the first."""
 
     def __init__(self, plan):
         self.plan, self.time = plan, 0
@@ -86,7 +86,7 @@ def test_stream_is_keyframes_and_propagation_position_by_position(frames, segmen
         assert (labels == label_map(state.logits, (64, 128)).numpy()).mean() > 0.999
 
 
-def test_stream_equals_frames_one_by_one_and_leaves_them_as_they_are(segmenter, frames):
+def test_stream_equals_frames_one_by_one_and_does_not_change_them(segmenter, frames):
     before = [frame.copy() for frame in frames]
     streamed = list(segmenter.stream(frames))
     segmenter.reset()
@@ -105,7 +105,7 @@ def test_new_stream_and_reset_begin_with_a_keyframe(segmenter, frames):
 
 
 @pytest.mark.tried("Video", "pictures of several sizes for label maps", "a new keyframe at every change of size")
-def test_frame_of_another_size_begins_anew(segmenter, frames):
+def test_frame_of_another_size_begins_a_new_stream(segmenter, frames):
     small = np.ascontiguousarray(frames[1][:48, :80])
     segmenter(frames[0])
     labels = segmenter(small)
@@ -132,8 +132,8 @@ def test_labels_and_logits_at_another_size(segmenter, frames):
     assert (large.argmax(axis=0) == label_map(segmenter.state.last.logits, (64, 128)).numpy()).mean() > 0.999
 
 
-@pytest.mark.tried("Video", NO_FRAME, "refused in one line, the stream stays where it was")
-def test_what_is_no_frame_is_refused(segmenter, frames, outcomes):
+@pytest.mark.tried("Video", INVALID_FRAMES, "refused in one line, the stream keeps its state")
+def test_invalid_frames_are_refused(segmenter, frames, outcomes):
     with pytest.raises(UserError, match="no frame has been segmented yet"):
         segmenter.logits()
     segmenter(frames[0])
@@ -146,12 +146,12 @@ def test_what_is_no_frame_is_refused(segmenter, frames, outcomes):
         with pytest.raises(UserError, match=r"a frame has to be an \(H,W,3\) uint8 RGB array, not "):
             segmenter(wrong)
         assert segmenter.state is before
-        outcomes["refused in one line, the stream stays where it was"] += 1
+        outcomes["refused in one line, the stream keeps its state"] += 1
 
 
-@pytest.mark.tried("Video", "sizes of labels and logits that are none", "refused in one line, the stream stays where it was")
+@pytest.mark.tried("Video", "invalid sizes of labels and logits", "refused in one line, the stream keeps its state")
 @pytest.mark.parametrize("size", [(0, 8), (8, -1), (8,), (8, 8, 3), (8.0, 8.0), 8, "88", ("a", "b"), ()])
-def test_sizes_that_are_none(segmenter, frames, size):
+def test_invalid_sizes_are_refused(segmenter, frames, size):
     segmenter(frames[0])
     before = segmenter.state
     for ask in (lambda: segmenter(frames[1], size=size), lambda: segmenter.logits(size)):
@@ -162,7 +162,7 @@ def test_sizes_that_are_none(segmenter, frames, size):
 
 @pytest.mark.tried("Video", "frames read-only, mirrored, strided, as tensors", "segmented as their plain copy, and unchanged")
 @pytest.mark.parametrize("kind", ["read-only", "mirrored", "strided", "tensor", "Fortran order"])
-def test_frames_that_lie_otherwise_in_memory(segmenter, frames, kind, recwarn):
+def test_frames_of_other_memory_layouts(segmenter, frames, kind, recwarn):
     frame = {
         "read-only": np.frombuffer(frames[0].tobytes(), np.uint8).reshape(frames[0].shape), "mirrored": frames[0][:, ::-1],
         "strided": frames[0][::2, ::2], "tensor": torch.from_numpy(frames[0]), "Fortran order": np.asfortranarray(frames[0]),
@@ -174,7 +174,7 @@ def test_frames_that_lie_otherwise_in_memory(segmenter, frames, kind, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.tried("Video", "settings of a VideoSegmenter or CameraGroup that cannot be", "refused in one line")
+@pytest.mark.tried("Video", "invalid settings of a VideoSegmenter or CameraGroup", "refused in one line")
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -187,20 +187,20 @@ def test_frames_that_lie_otherwise_in_memory(segmenter, frames, kind, recwarn):
         ({"scale": float("inf")}, "a number above 0, not inf"),
     ],
 )
-def test_settings_that_cannot_be(net, settings, message):
+def test_invalid_settings_are_refused(net, settings, message):
     with pytest.raises(UserError, match=message):
         VideoSegmenter(net, **settings)
 
 
-@pytest.mark.tried("Video", "settings of a VideoSegmenter or CameraGroup that cannot be", "refused in one line")
+@pytest.mark.tried("Video", "invalid settings of a VideoSegmenter or CameraGroup", "refused in one line")
 @pytest.mark.parametrize("count, interval", [(0, 3), (-1, 3), (2, 0), (2, -3)])
-def test_groups_that_cannot_be(segmenter, count, interval):
-    with pytest.raises(UserError, match=f"at least 1 stream and an interval of at least 1, not {count} and {interval}"):
+def test_invalid_groups_are_refused(segmenter, count, interval):
+    with pytest.raises(UserError, match=f"count and interval have to be at least 1, not {count} and {interval}"):
         CameraGroup(segmenter.engine, count, interval)
 
 
-@pytest.mark.tried("Video", "pictures of ever new sizes through ONNX Runtime", "sessions of the last four sizes kept, others given up")
-def test_sessions_of_old_sizes_are_given_up(net, monkeypatch):
+@pytest.mark.tried("Video", "pictures of ever new sizes through ONNX Runtime", "sessions of the last four sizes kept, others dropped")
+def test_sessions_of_old_sizes_are_dropped(net, monkeypatch):
     made = []
     monkeypatch.setattr(engines, "session", lambda model, providers: made.append(model) or model)
     monkeypatch.setattr(engines, "onnx_model", lambda graph, program: graph)
@@ -239,8 +239,8 @@ def test_cameras_of_a_group_are_streams_of_their_own(net, frames, batched):
 
 
 @pytest.mark.parametrize("count, interval", [(1, 3), (2, 3), (3, 3), (5, 3), (4, 8), (7, 2)])
-def test_load_of_a_group_is_level(count, interval):
-    """Every call after the first has as many keyframes as any other, within one; every stream has its interval."""
+def test_load_of_a_group_is_even(count, interval):
+    """Calls after the first differ by at most one keyframe; every stream has its interval."""
 
     class Nothing:
         batched = True
@@ -262,12 +262,12 @@ def test_load_of_a_group_is_level(count, interval):
     assert all(b - a == interval for times in keyframes for a, b in pairwise(times[1:]))
 
 
-@pytest.mark.tried("Video", "calls of a CameraGroup with what does not fit", "refused in one line, the streams stay where they were")
+@pytest.mark.tried("Video", "calls of a CameraGroup with frames that do not fit", "refused in one line, the streams keep their states")
 def test_group_refuses_what_it_cannot_batch(net, frames):
     group = CameraGroup(build_engine("eager", net, scale=0.75, device=torch.device("cpu")), 2)
     with pytest.raises(UserError, match="CameraGroup: 1 frames for 2 streams"):
         group(frames[:1])
-    with pytest.raises(UserError, match="all frames of a call have one size"):
+    with pytest.raises(UserError, match="the frames of a call differ in size"):
         group([frames[0], frames[0][:32]])
     group(frames[:2])
     before = list(group.states)
@@ -280,14 +280,14 @@ def test_group_refuses_what_it_cannot_batch(net, frames):
 
 
 @pytest.mark.parametrize("name", ["swiftnet", "bisenet"])
-def test_released_files_give_a_segmenter(weights, frames, name):
+def test_released_files_become_a_segmenter(weights, frames, name):
     segmenter = VideoSegmenter.from_released(weights, name)
     expected = VideoSegmenter(filled_gsvnet(name, "light"))
     for frame in frames[:2]:
         assert (segmenter(frame) == expected(frame)).all()
 
 
-def test_trained_run_gives_a_segmenter(streets, weights, tmp_path, frames):
+def test_trained_run_becomes_a_segmenter(streets, weights, tmp_path, frames):
     words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu"]
     assert main([
         *words, "--log-folder", str(tmp_path), "--num-worker", "0", "--epoch", "1", "--early-stop", "1", "--batch-size", "2",
@@ -305,8 +305,8 @@ def test_trained_run_gives_a_segmenter(streets, weights, tmp_path, frames):
     assert not close(released.logits(), segmenter.logits())
 
 
-@pytest.mark.tried("Video", "folder that is no run, or without weights, for a VideoSegmenter", "refused in one line")
-def test_folder_that_is_no_run_is_refused(tmp_path):
+@pytest.mark.tried("Video", "folder that is not a run, or without weights, for a VideoSegmenter", "refused in one line")
+def test_folder_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="parameters.json: not the options of a run"):
         VideoSegmenter.from_run(tmp_path)
     with pytest.raises(UserError, match="not found"):

@@ -24,7 +24,7 @@ def failing(count: int, error: BaseException | None = None):
     raise error or OSError("the disk")
 
 
-ERRORS = [OSError("the disk"), MemoryError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), cv2.error("cv"), UserError("mend it")]
+ERRORS = [OSError("the disk"), MemoryError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), cv2.error("cv"), UserError("fix it")]
 DIES = "reading or writing thread that dies of any exception"
 
 
@@ -80,7 +80,7 @@ def test_nothing_is_put_after_the_end():
     with WriteBehind(print) as behind:
         pass
     behind._channel.close()
-    with pytest.raises(ValueError, match="nothing is written any more"):
+    with pytest.raises(ValueError, match="this writer has ended"):
         behind.put(1)
 
 

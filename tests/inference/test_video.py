@@ -191,11 +191,11 @@ def test_contradicting_options(words, message):
     "words, message",
     [
         (["--video", "nowhere.mp4", "--output", "a.mp4"], "nowhere.mp4: no such file"),
-        (["--video", "demo", "--output", "a.mp4", "b.avi"], "takes one video .*, one folder of label maps, or both"),
-        (["--video", "demo", "--output", "a", "b"], "takes one video .*, one folder of label maps, or both"),
-        (["--video", "demo", "--output", "a.mov"], "--output a.mov: a video is written as .mp4, .avi, .mkv"),
-        (["--video", "in", "--output", "in"], "view_9.png is what --video reads, and would be overwritten"),
-        (["--video", "in.mp4", "--output", "x/../in.mp4"], "in.mp4 is what --video reads, and would be overwritten"),
+        (["--video", "demo", "--output", "a.mp4", "b.avi"], "takes one video .*, one folder, or both"),
+        (["--video", "demo", "--output", "a", "b"], "takes one video .*, one folder, or both"),
+        (["--video", "demo", "--output", "a.mov"], "--output a.mov: not a name for a video or a folder; a video ends in .mp4, .avi, .mkv"),
+        (["--video", "in", "--output", "in"], "view_9.png is read by --video and would be overwritten"),
+        (["--video", "in.mp4", "--output", "x/../in.mp4"], "in.mp4 is read by --video and would be overwritten"),
         (["--video", "demo", "--output", "in.mp4/labels"], r"in.mp4/labels: cannot be written \(Not a directory\)"),
         (["--video", "demo", "--output", "a", "--resume", "0"], "--video requires a trained propagation: --resume 1 .* --method per-frame"),
         (["--video", "demo", "--output", "a.mp4", "--resume", "nowhere.tar"], "nowhere.tar: not found"),
@@ -242,5 +242,5 @@ def test_interrupt_completes_what_was_done(weights, tmp_path, number, status):
     _, frames = opened(tmp_path / "a.mp4")
     assert 20 < len(frames) < 3000
     assert len(label_maps(tmp_path / "labels")) == len(frames)
-    assert re.search(rf"{len(frames)} frames .*\n.*stopped by signal {int(number)}; what was segmented until then is written", out)
+    assert re.search(rf"{len(frames)} frames .*\n.*stopped by signal {int(number)}; the frames segmented until then are written", out)
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "in.avi", "labels"]

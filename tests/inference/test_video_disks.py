@@ -57,7 +57,7 @@ def run_cases(weights: str, cases: str) -> None:
 
 
 def results(weights: Path, folder: Path, cases: list[dict], around: tuple[str, ...] = ()) -> list[dict]:
-    """What `run_cases` says of them, run inside of the command `around`."""
+    """The results of `run_cases`, run inside the command `around`."""
     (folder / "cases.json").write_text(json.dumps(cases))
     done = subprocess.run([*around, sys.executable, __file__, str(weights), str(folder / "cases.json")], env=ENVIRONMENT,
                           capture_output=True, text=True)
@@ -217,7 +217,7 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
     count = len(opened(tmp_path / "a.mp4")[2])
     assert count == len(list((tmp_path / "labels").iterdir())) and (count == 30 if name in ("close", "_report") else call <= count)
     if name != "_report":
-        assert f"stopped by signal {int(number)}; what was segmented until then is written" in done.stdout
+        assert f"stopped by signal {int(number)}; the frames segmented until then are written" in done.stdout
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tests.films import opened, picture, write_pictures, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = [RuntimeError("broken\nin two lines"), MemoryError(), cv2.error("of OpenCV"), OSError(5, "Input/output error"),
-          UserError("mend it"), KeyError("x"), AssertionError()]
+          UserError("fix it"), KeyError("x"), AssertionError()]
 ANY_ERROR = "error of any kind in the reading thread, the networks, the writing thread, the encoder"
 SMALL = "small and odd frames, of 1 x 1 too, through the whole program"
 UNWRITABLE = "output that cannot be written: in a file's place, of the other kind, a broken link, forbidden"
@@ -74,7 +74,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
-@pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a word; or refused in one line")
+@pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a log line; or refused in one line")
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_camera_that_stops(call, tmp_path, monkeypatch, count):
     install_camera(monkeypatch, [(16, 24)] * count)
@@ -87,11 +87,11 @@ def test_camera_that_stops(call, tmp_path, monkeypatch, count):
         assert files_in(tmp_path) == []
 
 
-@pytest.mark.tried("Video", "camera whose frames change their size midway", "ended there, with a word")
+@pytest.mark.tried("Video", "camera whose frames change their size midway", "stops there, with a log line")
 def test_camera_that_changes_its_size(call, tmp_path, monkeypatch):
     install_camera(monkeypatch, [(16, 24)] * 4 + [(32, 48)] * 3)
     status, err, out = call("--video", "0", "--output", tmp_path / "a.mp4", tmp_path / "labels")
-    assert (status, err) == (0, []) and "camera 0: ended after 4 frames of 24 x 16 pixels, since it went on with 48 x 32" in out
+    assert (status, err) == (0, []) and "camera 0: stopped after 4 frames of 24 x 16 pixels; the next has 48 x 32" in out
     assert len(opened(tmp_path / "a.mp4")[2]) == len(list((tmp_path / "labels").iterdir())) == 4
 
 
@@ -159,7 +159,7 @@ def test_outputs_that_are_forbidden(tmp_path, outcomes):
     done = subprocess.run([*powerless, sys.executable, "-c", code, *outputs], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)
     if "setpriv:" in done.stderr:
-        pytest.skip("root cannot give up its powers here (setpriv)")
+        pytest.skip("root cannot drop its capabilities here (setpriv)")
     lines = done.stderr.splitlines()
     assert done.stdout == "[2, 2, 2]\n" and len(lines) == 3, done.stderr
     for line, output in zip(lines, outputs):
@@ -213,13 +213,13 @@ def test_engine_that_is_missing(call, tmp_path, monkeypatch):
     for name in ("onnxruntime", "onnx", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, None)
     status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "onnx")
-    assert (status, len(err)) == (2, 1) and re.match("error: --engine onnx: .*; install what it needs: pip install onnxruntime", err[0])
+    assert (status, len(err)) == (2, 1) and re.match("error: --engine onnx: .*; install the packages: pip install onnxruntime", err[0])
     assert files_in(tmp_path) == ["in.avi"]
     status, err, out = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "auto")
     assert (status, err) == (0, []) and "--engine auto: eager; " in out
     monkeypatch.setattr("inference.engine_choice.SET_UP", {"eager": 0.0, "onnx": 0.0})
     status, err, out = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "auto")
-    assert (status, err) == (0, []) and "onnx left out: " in out
+    assert (status, err) == (0, []) and "onnx skipped: " in out
 
 
 @pytest.mark.slow
@@ -235,7 +235,7 @@ def test_compiler_that_fails(weights, tmp_path, compiler):
     assert done.returncode == 2 and done.stderr.startswith("error: --engine compile does not work here: "), done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "a.mp4").exists()
     done = subprocess.run([*command, "auto"], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and "compile left out: " in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "compile skipped: " in done.stdout
     assert len(opened(tmp_path / "a.mp4")[2]) == 5
 
 
@@ -243,8 +243,8 @@ def test_compiler_that_fails(weights, tmp_path, compiler):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--export", "file"], r"file: cannot be made or written \(File exists\); choose another folder for --export"),
-        (["--export", "file/out"], r"file/out: cannot be made or written \(Not a directory\)"),
+        (["--export", "file"], r"file: cannot be created or written \(File exists\); choose another folder for --export"),
+        (["--export", "file/out"], r"file/out: cannot be created or written \(Not a directory\)"),
         (["--export", "out", "--export-size", "31", "64"], "--export-size must be at least 32, not 31"),
         (["--export", "out", "--export-size", "64"], "--export-size: expected 2 arguments"),
     ],
@@ -257,7 +257,7 @@ def test_exports_that_cannot_be(call, tmp_path, monkeypatch, words, message):
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.tried("Video", "entry points and settings of torch.hub that are none", "refused by name")
+@pytest.mark.tried("Video", "invalid entry points and settings of torch.hub", "refused by name")
 @pytest.mark.parametrize(
     "name, settings, error, message",
     [

@@ -31,14 +31,14 @@ UNREADABLE = "file that is no video: empty, words, random bytes, a picture cut s
 
 @pytest.fixture
 def log(caplog, monkeypatch):
-    """What the program says, as `messages`."""
+    """The log lines, as `messages`."""
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, logger.name)
     return caplog
 
 
 class FakeCamera:
-    """Stands in for cv2.VideoCapture: camera 1 sends three frames, 2 then goes on with larger ones, others do not open."""
+    """Stands in for cv2.VideoCapture: camera 1 sends three frames, 2 continues with larger ones, others do not open."""
 
     def __init__(self, number: int):
         sizes = {1: [(16, 24)] * 3, 2: [(16, 24)] * 3 + [(32, 48)] * 2}.get(number, [])
@@ -148,7 +148,7 @@ def test_stream_that_changes_its_size(tmp_path, kind):
     assert [image.shape for image in frames] == [(32, 48, 3)] * 6 and frames.size == (32, 48)
 
 
-@pytest.mark.tried("Video", "AVI cut short", "its frames until there, and a word that it ends early")
+@pytest.mark.tried("Video", "AVI cut short", "its frames until there, and a log line")
 @pytest.mark.parametrize("part", [0.55, 0.67, 0.75, 0.85])
 def test_video_that_ends_early_says_so(tmp_path, log, part):
     path = write_video(tmp_path / "a.avi", count=40, size=(64, 64))
@@ -156,10 +156,10 @@ def test_video_that_ends_early_says_so(tmp_path, log, part):
     path.write_bytes(content[: int(len(content) * part)])
     found = len(list(open_frames(str(path))))
     assert 0 < found < 40
-    assert log.messages[-1] == f"{path}: ends after {found} of the 40 frames that it announces"
+    assert log.messages[-1] == f"{path}: ends after {found} of the 40 frames that its header announces"
 
 
-@pytest.mark.tried("Video", "header that announces more frames than there are", "the frames that there are, and a word that they end early")
+@pytest.mark.tried("Video", "header that announces more frames than there are", "the frames that there are, and a log line")
 def test_header_that_promises_too_much(tmp_path, log):
     path = write_video(tmp_path / "a.avi")
     content = bytearray(path.read_bytes())
@@ -169,7 +169,7 @@ def test_header_that_promises_too_much(tmp_path, log):
     path.write_bytes(content)
     frames = open_frames(str(path))
     assert frames.count == 4000 and len(list(frames)) == 5
-    assert log.messages == [f"{path}: ends after 5 of the 4000 frames that it announces"]
+    assert log.messages == [f"{path}: ends after 5 of the 4000 frames that its header announces"]
 
 
 @pytest.mark.tried("Video", "header with a frame rate that cannot be", "taken as 30 a second")
@@ -223,14 +223,14 @@ def test_source_without_permission(tmp_path, outcomes):
     for name in ("folder", "closed"):
         (tmp_path / name).chmod(0o700)
     if "setpriv:" in done.stderr:
-        pytest.skip("root cannot give up its powers here (setpriv)")
+        pytest.skip("root cannot drop its capabilities here (setpriv)")
     assert len(done.stdout.splitlines()) == len(sources), done.stderr
     for line, source in zip(done.stdout.splitlines(), sources):
         assert line.startswith(f"UserError {source}: cannot be opened (Permission denied)"), line
         outcomes["refused in one line"] += 1
 
 
-@pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a word; or refused in one line")
+@pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a log line; or refused in one line")
 def test_camera_sends_until_it_stops(monkeypatch, log):
     monkeypatch.setattr("inference.video_input.cv2.VideoCapture", FakeCamera)
     frames = open_frames("1")
@@ -238,15 +238,15 @@ def test_camera_sends_until_it_stops(monkeypatch, log):
     assert all((image == picture(i)).all() for i, image in enumerate(frames))
     assert log.messages == ["camera 1: stopped sending after 3 frames"]
     assert open_frames("1", fps=15).fps == 15
-    with pytest.raises(UserError, match="camera 0: does not open, or sends nothing; cameras count from 0"):
+    with pytest.raises(UserError, match="camera 0: does not open, or sends nothing; check its number"):
         open_frames("0")
 
 
-@pytest.mark.tried("Video", "camera whose frames change their size midway", "ended there, with a word")
+@pytest.mark.tried("Video", "camera whose frames change their size midway", "stops there, with a log line")
 def test_camera_that_changes_its_size(monkeypatch, log):
     monkeypatch.setattr("inference.video_input.cv2.VideoCapture", FakeCamera)
     assert [image.shape for image in open_frames("2")] == [(16, 24, 3)] * 3
-    assert log.messages == ["camera 2: ended after 3 frames of 24 x 16 pixels, since it went on with 48 x 32"]
+    assert log.messages == ["camera 2: stopped after 3 frames of 24 x 16 pixels; the next has 48 x 32"]
 
 
 @pytest.mark.tried("Video", "camera numbers that there are not", "refused in one line")
@@ -260,8 +260,8 @@ def test_camera_that_is_not_there(number):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("queue.mp4", "queue.mp4: neither a file nor a folder; wanted is"),
-        ("nowhere.mp4", "nowhere.mp4: no such file; wanted is"),
+        ("queue.mp4", "queue.mp4: neither a file nor a folder; --video takes"),
+        ("nowhere.mp4", "nowhere.mp4: no such file; --video takes"),
         ("round.mp4", "round.mp4: (no such file|cannot be opened)"),
         ("a.mp4/b.mp4", "a.mp4/b.mp4: no such file"),
         ("a" * 300, r"aaa: cannot be opened \(File name too long\)"),
@@ -288,7 +288,7 @@ def test_picture_that_is_called_a_video(tmp_path):
 @pytest.mark.parametrize("ending", [".mp4", ".avi", ".mkv", ""])
 def test_random_bytes(tmp_path, ending):
     (tmp_path / f"a{ending}").write_bytes(np.random.default_rng(len(ending)).bytes(50_000))
-    with pytest.raises(UserError, match=r"cannot be read as a video \(50000 bytes; damaged, or of another kind\)"):
+    with pytest.raises(UserError, match=r"cannot be read as a video \(50000 bytes; damaged, or not a video\)"):
         open_frames(str(tmp_path / f"a{ending}"))
 
 
@@ -306,10 +306,10 @@ def test_video_without_its_index(tmp_path):
     "name, content, message",
     [
         ("words.mp4", b"some words\n" * 50, r"words.mp4: cannot be read as a video \(550 bytes"),
-        ("missing.mp4", None, "missing.mp4: no such file; wanted is a video file, a folder or a quoted glob"),
-        ("*.png", None, r"\*.png: no pictures there \(.bmp, .jpeg, .jpg"),
-        ("", None, "no pictures there"),
-        ("junk.mp4", bytes(500), r"junk.mp4: cannot be read as a video \(500 bytes; damaged, or of another kind\)"),
+        ("missing.mp4", None, "missing.mp4: no such file; --video takes a video file, a folder or quoted glob"),
+        ("*.png", None, r"\*.png: no pictures found \(.bmp, .jpeg, .jpg"),
+        ("", None, "no pictures found"),
+        ("junk.mp4", bytes(500), r"junk.mp4: cannot be read as a video \(500 bytes; damaged, or not a video\)"),
         ("empty.avi", b"", r"empty.avi: cannot be read as a video \(0 bytes"),
         ("notes.txt", b"some words\n" * 50, r"notes.txt: cannot be read as a video \(550 bytes"),
         ("junk.png", b"junk", r"junk.png: not a readable picture \(4 bytes\)"),
@@ -328,7 +328,7 @@ def test_what_is_no_video_is_named(tmp_path, name, content, message):
 def test_video_of_no_frames(tmp_path, ending):
     path = tmp_path / f"a{ending}"
     cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 25, (24, 16)).release()
-    with pytest.raises(UserError, match=rf"a{ending}: (a video without a frame that can be read|cannot be read as a video) \("):
+    with pytest.raises(UserError, match=rf"a{ending}: (no frame of the video can be read|cannot be read as a video) \("):
         open_frames(str(path))
 
 
@@ -339,5 +339,5 @@ def test_video_without_frames(tmp_path):
     at = content.index(b"mdat") + 4
     size = int.from_bytes(content[at - 8 : at - 4], "big") - 8
     path.write_bytes(content[:at] + bytes(size) + content[at + size :])
-    with pytest.raises(UserError, match=r"a.mp4: (a video without a frame|cannot be read as a video)"):
+    with pytest.raises(UserError, match=r"a.mp4: (no frame of the video|cannot be read as a video)"):
         open_frames(str(path))
