@@ -16,7 +16,7 @@ from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_pa
 from models.gsvnet import GSVNet
 from models.resize import GRID_STRIDE, grid_size, scaled_size
 from models.steps import FixedViewStep, KeyframeStep, PropagationStep
-from utils.files import write_bytes, write_json
+from utils.files import file_errors, write_bytes, write_json
 from utils.logging import logger
 
 if TYPE_CHECKING:
@@ -48,13 +48,9 @@ def run_export(net: GSVNet, options: Options) -> dict:
     """
     packages = require_packages("--export")
     folder = Path(options.export)
-    try:
+    with file_errors(folder, HINT):  # before the work, not after it
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # fails before the work, not after it
-            pass
-    except OSError as error:
-        reason = f"cannot be created or written ({error.strerror})"
-        raise UserError(f"{folder}: {reason}; choose another folder for --export") from error
+        tempfile.TemporaryFile(dir=folder).close()
     described: dict[str, dict] = {}
     files: dict[str, bytes] = {}
     for graph in graphs(net.eval(), options.export_size, options.scale):

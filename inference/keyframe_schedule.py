@@ -18,7 +18,7 @@ class Schedule(Protocol):
         """Begin a new stream."""
 
 
-class FixedInterval:
+class FixedInterval(Schedule):
     """The paper's schedule: every `interval`-th frame."""
 
     def __init__(self, interval: int):
@@ -26,12 +26,6 @@ class FixedInterval:
 
     def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
         return since >= self.interval
-
-    def spent(self, keyframe: bool, seconds: float) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
 
 
 class SceneCut(FixedInterval):

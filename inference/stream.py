@@ -49,7 +49,7 @@ class VideoSegmenter:
         self, net: GSVNet, *, schedule: Schedule | None = None, scale: float = 0.75, engine: str | Engine = "eager",
         device: torch.device | str = "cpu", amp: str = "off",
     ):
-        """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: a name
+        """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: one
         of `engines.ENGINES`, or an engine, which several segmenters may share."""
         if isinstance(engine, str):
             engine = build_engine(engine, net, scale=scale, device=torch.device(device), amp=amp)

@@ -42,9 +42,6 @@ class SegmentedFrame:
     labels: np.ndarray
 
 
-Write = Callable[[SegmentedFrame], None]
-
-
 @dataclass
 class Tally:
     """Frames done, keyframes among them, and the seconds that the segmenter took for them."""
@@ -149,25 +146,14 @@ def _writers(
     """The writers of the outputs, each in a thread; `stack` completes them, or removes them after an error."""
     dataset = dataset_config(options.dataset, options.data_path)
     if video:
-        file = stack.enter_context(VideoFile(video, frames.fps))
-        yield stack.enter_context(WriteBehind(_to_video(file, STYLES[options.style], dataset.colours)))
+        file, paint = stack.enter_context(VideoFile(video, frames.fps)), STYLES[options.style]
+        yield stack.enter_context(WriteBehind(
+            lambda frame: file.write(paint(frame.image, frame.labels, dataset.colours), frame.title)
+        ))
     if folder:
         table = id_table(dataset) if options.ids == "dataset" else np.arange(256, dtype=np.uint8)
-        yield stack.enter_context(WriteBehind(_to_folder(LabelFolder(folder), table)))
-
-
-def _to_video(file: VideoFile, paint: Callable[..., np.ndarray], colours: Sequence[Sequence[int]]) -> Write:
-    def write(frame: SegmentedFrame) -> None:
-        file.write(paint(frame.image, frame.labels, colours), frame.title)
-
-    return write
-
-
-def _to_folder(folder: LabelFolder, table: np.ndarray) -> Write:
-    def write(frame: SegmentedFrame) -> None:
-        folder.write(frame.title, table[frame.labels])
-
-    return write
+        maps = LabelFolder(folder)
+        yield stack.enter_context(WriteBehind(lambda frame: maps.write(frame.title, table[frame.labels])))
 
 
 def _report(tally: Tally, seconds: float, written: list[str]) -> None:

@@ -119,9 +119,8 @@ class VideoFile:
         if not is_video(self.path):
             raise UserError(f"{self.path}: is not the name of a video; use one that ends in {', '.join(ENDINGS)}")
         if max(size) > JPEG_SIDE:
-            raise UserError(
-                f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {size[1]} x {size[0]}; scale its frames down"
-            )
+            given = f"{size[1]} x {size[0]}"
+            raise UserError(f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {given}; scale it down")
         check_output(self.path, self.fps)
         self._size, self._is_jpeg = size, bool(size[0] % 2 or size[1] % 2 or max(size) > MPEG4_SIDE)
         code, settings = "mp4v", []

@@ -154,7 +154,7 @@ def test_wrong_graph_is_refused_and_leaves_the_files_of_before(tmp_path, monkeyp
 def test_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     net = filled_gsvnet("swiftnet", "none")
-    with pytest.raises(UserError, match="file/out: cannot be created or written .*choose another folder for --export"):
+    with pytest.raises(UserError, match="file/out: cannot be written .*choose another folder for --export"):
         run_export(net, options_for(tmp_path / "file" / "out", "swiftnet", (32, 64), "none"))
 
     def full(*_):

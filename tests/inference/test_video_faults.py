@@ -243,8 +243,8 @@ def test_compiler_that_fails(weights, tmp_path, compiler):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--export", "file"], r"file: cannot be created or written \(File exists\); choose another folder for --export"),
-        (["--export", "file/out"], r"file/out: cannot be created or written \(Not a directory\)"),
+        (["--export", "file"], r"file: cannot be written \(File exists\); free some space, or choose another folder for --export"),
+        (["--export", "file/out"], r"file/out: cannot be written \(Not a directory\)"),
         (["--export", "out", "--export-size", "31", "64"], "--export-size must be at least 32, not 31"),
         (["--export", "out", "--export-size", "64"], "--export-size: expected 2 arguments"),
     ],

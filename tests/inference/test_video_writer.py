@@ -62,7 +62,7 @@ def test_largest_sizes(tmp_path, ending, size):
     with VideoFile(path, 25) as video:
         video.write(picture(0, size))
     assert [frame.shape for frame in opened(path)[2]] == [(*size, 3)]
-    with pytest.raises(UserError, match=f"b{ending}: a video has at most 65500 pixels a side, not 65501 x 2; scale its frames down"):
+    with pytest.raises(UserError, match=f"b{ending}: a video has at most 65500 pixels a side, not 65501 x 2; scale it down"):
         VideoFile(tmp_path / f"b{ending}", 25).write(picture(0, (2, 65501)))
     assert os.listdir(tmp_path) == [path.name]
 
