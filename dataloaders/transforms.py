@@ -35,7 +35,7 @@ class Augmentation:
         return cut.flip(-1) if self.flip else cut
 
     def positions(self, frame: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (h,) and columns (w,) float32, in pixels of a frame of size (H,W), that `images` resized to `size` (h,w) looks at."""
+        """Return rows (h,) and columns (w,) float32, in pixels of a frame (H,W), of `images` brought to `size`."""
         axes = []
         for out, crop, cut, first, scaled, source, flip in zip(
             size, self.output, self.size, (self.top, self.left), self.scaled, frame, (False, self.flip)

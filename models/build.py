@@ -1,4 +1,4 @@
-"""The way into the networks: by the names of the command line."""
+"""Builds networks by the names of the command line."""
 from torch import nn
 
 from models.flow_light import LightFlow
@@ -10,20 +10,21 @@ from models.segmenters.base import Segmenter
 from models.segmenters.bisenet import BiSeNet
 from models.segmenters.swiftnet import SwiftNet
 
-SEGMENTERS: dict[str, type[Segmenter]] = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
+SEGMENTERS: dict[str, type[SwiftNet] | type[BiSeNet]] = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
 
 
 def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> Segmenter:
-    """`pretrained`: start the trunk from torchvision's ImageNet weights (downloads them)."""
+    """Return the segmenter; `pretrained` starts its trunk from torchvision's ImageNet weights, which it downloads."""
     return SEGMENTERS[name](classes, pretrained=pretrained)
 
 
 def build_flow(*, name: str) -> nn.Module:
+    """Return the flow network: (current, previous) views (N,3,h,w) -> flow (N,2,h',w'), see `warp.grid_flow`."""
     return FLOW_NETWORKS[name]()
 
 
 def build_gsvnet(*, segmenter: str, flow: str, classes: int, intra: bool = True, edge: bool = True) -> GSVNet:
-    """`intra`, `edge`: whether the guided block sees intra features and edge map (`--intra`, `--edge`)."""
+    """Return GSVNet; `intra`, `edge`: whether the guided block sees intra features and edge map."""
     guided = GuidedConv(classes, use_intra=intra, use_edge=edge)
     return GSVNet(build_segmenter(name=segmenter, classes=classes), build_flow(name=flow), guided)

@@ -1,4 +1,4 @@
-"""No flow at all: the ablation in which nothing is assumed to move."""
+"""The ablation that assumes no motion."""
 from torch import Tensor, nn
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions before it, for networks that are not trained any more."""
+"""BatchNorm folded into the convolutions before it, for networks that are no longer trained."""
 import copy
 from itertools import pairwise
 from typing import TypeVar
@@ -14,7 +14,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def folded(network: Network) -> Network:
-    """A copy of `network` in evaluation mode whose BatchNorms, where they follow a convolution, are part of it.
+    """Return a copy of `network` in evaluation mode with every BatchNorm that follows a convolution folded into it.
 
     Equal up to rounding. (In SwiftNet's decoder BatchNorm comes before ReLU and convolution; those stay.)
     """
@@ -28,7 +28,7 @@ def folded(network: Network) -> Network:
 
 
 def _pairs(module: nn.Module) -> list[tuple[str, str]]:
-    """Names of convolution and BatchNorm that follow each other inside `module`."""
+    """Return the names of each convolution and the BatchNorm after it inside `module`."""
     if isinstance(module, ResNet18):
         return [("conv1", "bn1")]
     if isinstance(module, BasicBlock):

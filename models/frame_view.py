@@ -11,8 +11,8 @@ from utils.bilinear import aligned_positions, sample
 class FrameView(nn.Module):
     """Frame -> its view on the propagation grid.
 
-    forward: RGB (N,3,H,W), 0..255, any type -> (N,3,h,w) float32, corner-aligned bilinear, normalised with `mean` and `std` (RGB,
-    on the 0..255 scale), **BGR** (paper section 3.2 and the released program). Reads only the pixels that it interpolates.
+    forward: RGB (N,3,H,W), 0..255, any type -> (N,3,h,w) float32, corner-aligned bilinear, normalised with `mean` and
+    `std` (RGB, on the 0..255 scale), **BGR** (as in the released program). Reads only the pixels that it interpolates.
     """
 
     mean: Tensor  # (3,1,1), as std
@@ -24,7 +24,8 @@ class FrameView(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, frame: Tensor) -> Tensor:
-        rows, columns = (aligned_positions(side, cells) for side, cells in zip(frame.shape[-2:], grid_size(*frame.shape[-2:])))
+        sides = frame.shape[-2:]
+        rows, columns = (aligned_positions(side, cells) for side, cells in zip(sides, grid_size(*sides)))
         return self.colours(sample(frame, rows, columns))  # (N,3,h,w)
 
     def colours(self, rgb: Tensor) -> Tensor:

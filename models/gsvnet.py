@@ -32,7 +32,10 @@ class Propagation(nn.Module):
         self.flow, self.guided = flow, guided
 
     def propagate(self, state: State, view: Tensor, flow: Tensor | None = None) -> State:
-        """State of the previous frame, view (N,3,h,w) of the current one -> the current frame's state. flow: as in `warp`."""
+        """State of the previous frame, view (N,3,h,w) of the current one -> the current frame's state.
+
+        flow: as in `warp`.
+        """
         return State(self.guided(self.warp(state, view, flow), view), view)
 
     def warp(self, state: State, view: Tensor, flow: Tensor | None = None) -> Tensor:
@@ -48,7 +51,7 @@ class Propagation(nn.Module):
 
 
 class GSVNet(Propagation):
-    """Segments a keyframe, then carries its logits along (paper section 3). `segmenter` is injected like the other parts."""
+    """Segments a keyframe, then carries its logits along (paper section 3). All three parts are injected."""
 
     def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv):
         super().__init__(flow, guided)

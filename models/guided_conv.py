@@ -25,8 +25,8 @@ def edge_map(logits: Tensor) -> Tensor:
     The border of the image counts as an edge of every class but 0, since the Laplacian pads with zeros.
     """
     ids = logits.max(dim=1, keepdim=True).indices.float()  # (N,1,h,w); on CPU much faster than argmax
-    # The sum of the 3 x 3 window less nine times its centre is the Laplacian; sums of class ids are exact in floats. (A
-    # pooling could sum as well, but outside Python it divides by nine, which is not exact.)
+    # The Laplacian is the sum of the 3 x 3 window minus nine times its centre; sums of class ids are exact in floats.
+    # (An average pooling in ONNX divides by nine, which is not exact.)
     height, width = ids.shape[-2:]
     padded = F.pad(ids, (1, 1, 1, 1))  # (N,1,h+2,w+2)
     sums = padded[:, :, :height] + padded[:, :, 1 : height + 1] + padded[:, :, 2:]  # (N,1,h,w+2)
@@ -35,18 +35,19 @@ def edge_map(logits: Tensor) -> Tensor:
 
 
 def conv_bn_relu(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
+    """3 x 3 convolution with bias, BatchNorm, ReLU."""
     return [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
 
 
 class IntraNet(nn.Sequential):
-    """Current frame (N,3,h,w), normalised BGR -> intra features (N,C,h,w): a coarse segmentation of the frame."""
+    """forward: view (N,3,h,w), normalised BGR -> intra features (N,C,h,w), a coarse segmentation of the frame."""
 
     def __init__(self, classes: int):
         super().__init__(*conv_bn_relu(3, 32), *conv_bn_relu(32, 32), nn.Conv2d(32, classes, 3, padding=1))
 
 
 class GuideNet(nn.Module):
-    """Intra features (N,C,h,w) and edge map (N,1,h,w) -> kernels (N,11,h,w), non-negative, summing to one."""
+    """forward: intra features (N,C,h,w), edge map (N,1,h,w) -> kernels (N,11,h,w) float32, at least 0, of sum 1."""
 
     def __init__(self, classes: int):
         super().__init__()
@@ -64,17 +65,16 @@ class GuideNet(nn.Module):
         x = self.up1(align(quarter, size_of(half)))  # (N,64,h/2,w/2)
         x = self.up2(align(x, size_of(encoded)))  # (N,32,h,w)
         kernels = self.decoder(encoded + x).float()  # (N,11,h,w); the epsilon below vanishes in half precision
-        # The paper adds epsilon; as a least value it is the same but where the kernels all but vanish, and ONNX Runtime keeps it.
+        # The paper adds epsilon. A minimum differs only where the kernels nearly vanish, and ONNX Runtime keeps it.
         return kernels / kernels.sum(dim=1, keepdim=True).clamp(min=EPSILON)
 
 
 class GuidedConv(nn.Module):
-    """Fuses what was warped with what the current frame shows.
+    """Corrects the warped logits using the current frame (paper section 3.3).
 
-    forward: warped logits (N,C,h,w), current frame (N,3,h,w) normalised BGR -> logits (N,C,h,w). A frame of batch 1
-    serves all warped logits, and its intra features are computed once.
-    Ablations: with use_intra=False the intra features are zero, as guidance and as candidate; with use_edge=False the edge
-    map is zero.
+    forward: warped logits (N,C,h,w), the current frame's view (N,3,h,w), normalised BGR -> logits (N,C,h,w). A view of
+    batch 1 serves all warped logits, and its intra features are computed once.
+    Ablations: use_intra=False sets intra features to zero, as guidance and as candidate; use_edge=False the edge map.
     """
 
     def __init__(self, classes: int, *, use_intra: bool = True, use_edge: bool = True):
@@ -98,11 +98,12 @@ class GuidedConv(nn.Module):
         return self.fuse(warped, intra, self.guide(intra, edge))
 
     def fuse(self, warped: Tensor, intra: Tensor, kernels: Tensor) -> Tensor:
-        """Sum over k of kernel_k * candidate_k (paper equation 2), (N,C,h,w).
+        """Warped logits, intra features (N,C,h,w), kernels (N,11,h,w) -> sum of kernel_k * candidate_k (N,C,h,w),
+        paper equation 2.
 
         The published form filters every class with every filter and multiplies the (N,11,C,h,w) stack. Since the
-        filters are the same for all classes, kernels and filters combine first, into one 3 x 3 kernel a pixel
-        (N,9,h,w): the same sum for any filter bank, with nine multiply-adds a class and no stack.
+        filters are the same for all classes, kernels and filters combine first, into one 3 x 3 kernel per pixel
+        (N,9,h,w): the same sum for any filter bank, with nine multiply-adds per class and no stack.
         """
         taps = F.conv2d(kernels[:, 1:10], self.filter_bank.view(FILTERS, 9).t()[:, :, None, None])  # (N,9,h,w)
         height, width = warped.shape[-2:]

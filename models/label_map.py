@@ -6,15 +6,16 @@ from torch import Tensor
 
 from models.resize import align
 
-CHUNK = 1024  # cells computed at once, so that what is between stays in the processor's cache
-FEW = 4  # classes that are told apart where no more can win, which is nearly everywhere
-WORTH_CHOOSING = 0.5  # share of cells to compute above which computing all of them is quicker
+CHUNK = 1024  # cells computed at once, so that intermediate results stay in the processor's cache
+FEW = 4  # in nearly all cells no more classes than these can win
+WORTH_CHOOSING = 0.5  # share of mixed cells above which computing all cells is faster
 
 
 def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (1,C,h,w) float, C up to 255 -> class indices (H,W) uint8 at `size`, the largest of the align-upsampled logits.
+    """Logits (1,C,h,w) float, C up to 255 -> class indices (H,W) uint8 at `size`: the largest align-upsampled logit.
 
-    The full-size planes (C,H,W) are never made on a CPU: see `_by_cells`. A GPU upsamples faster than it would choose cells.
+    On a CPU the full-size planes (C,H,W) are not computed: see `_by_cells`. A GPU upsamples faster than it selects
+    cells, and nothing is read back from it.
     """
     height, width = size
     if not logits.is_cuda:
@@ -26,20 +27,20 @@ def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _by_cells(logits: Tensor, ids: Tensor, mixed: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `label_map`, logits (C,h,w), in a small part of the time on label maps with large regions.
+    """As `label_map`, logits (C,h,w), in a fraction of the time on label maps with large regions.
 
     Every output pixel lies in a cell between four grid points, and its logits are a convex combination of theirs. So a
-    class that is the largest at all four is the largest everywhere between them, and only cells whose corners disagree
-    need to be interpolated; and in those, only the classes that may win.
+    class that is the largest at all four is the largest everywhere in between. Only cells whose corners disagree need
+    interpolation, and only of the classes that can win.
     """
     top, down = _cells(logits.shape[1], size[0])  # (H,)
     left, across = _cells(logits.shape[2], size[1])  # (W,)
-    labels = torch.empty(size[0] * size[1] + 1, dtype=torch.uint8)  # the last one takes what no pixel wants
-    # Right wherever the corners agree; columns first, so that rows are copied in one piece.
+    labels = torch.empty(size[0] * size[1] + 1, dtype=torch.uint8)  # the last one is a dummy
+    # Correct wherever the corners agree; columns first, so that rows are copied in one piece.
     torch.index_select(ids.index_select(1, left), 0, top, out=labels[:-1].view(size))  # (H,W)
     y, x = mixed.nonzero(as_tuple=True)  # (M,)
     corners = _corners(logits, y, x)  # (4,C,M)
-    # Nowhere in a cell does a class win whose best corner is below some other class's worst.
+    # A class whose best corner is below another class's worst wins nowhere in the cell.
     best, worst = corners.amax(0), corners.amin(0)  # (C,M)
     simple = (best >= worst.amax(0)).sum(0) <= FEW  # (M,)
     axes = (top, down, logits.shape[1]), (left, across, logits.shape[2])
@@ -53,7 +54,7 @@ def _by_cells(logits: Tensor, ids: Tensor, mixed: Tensor, size: tuple[int, int])
 
 
 def _corners(logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Logits (C,h,w) at the four corners of the cells at y, x (M,): (4,C,M), in the order of reading."""
+    """Return logits (C,h,w) at the four corners of the cells at y, x (M,): (4,C,M), in reading order."""
     height, width = logits.shape[1:]
     below, right = (y + 1).clamp(max=height - 1), (x + 1).clamp(max=width - 1)
     flat = logits.flatten(1)  # (C,h*w)
@@ -64,7 +65,8 @@ Axis = tuple[Tensor, Tensor, int]  # as `_cells` returns them for one side, and 
 
 
 def _interpolate(
-    labels: Tensor, size: tuple[int, int], axes: tuple[Axis, Axis], y: Tensor, x: Tensor, corners: Tensor, classes: Tensor | None
+    labels: Tensor, size: tuple[int, int], axes: tuple[Axis, Axis], y: Tensor, x: Tensor, corners: Tensor,
+    classes: Tensor | None,
 ) -> None:
     """Write the labels of the cells at y, x (M,) into `labels` (H*W+1,).
 
@@ -90,20 +92,20 @@ def _interpolate(
 
 
 def _mixed(ids: Tensor) -> Tensor:
-    """Class ids (h,w) -> bool (h,w): whether the grid points around the cell right of and below a point disagree."""
+    """Class ids (h,w) -> bool (h,w): whether the corners of the cell to the right of and below a point disagree."""
     below = torch.cat([ids[1:], ids[-1:]])
     right, corner = (torch.cat([x[:, 1:], x[:, -1:]], dim=1) for x in (ids, below))
     return (ids != below) | (ids != right) | (ids != corner)
 
 
 def _cells(points: int, pixels: int) -> tuple[Tensor, Tensor]:
-    """For each of `pixels` along one side: the grid point before it (int64), and how far it is from there to the next, 0..1."""
+    """Return for each of `pixels` along one side the grid point before it (int64), and its distance from it, 0..1."""
     position = torch.arange(pixels, dtype=torch.float32) * ((points - 1) / max(pixels - 1, 1))
     before = position.floor().clamp(max=points - 1)
     return before.long(), position - before
 
 
 def _spans(before: Tensor, points: int) -> Tensor:
-    """(points,2) int64: first pixel between each grid point and the next, and how many there are."""
+    """Return (points,2) int64: the first pixel between each grid point and the next, and the number of such pixels."""
     counts = torch.bincount(before, minlength=points)
     return torch.stack([counts.cumsum(0) - counts, counts], dim=1)

@@ -7,12 +7,13 @@ from torch.nn import functional as F
 
 from models.resize import align, size_of
 
-# A batch split over processes: gradients are averaged over them, so a mean over pixels divides by the processes' mean
-# count, not by its own. `average` is that mean; with one process, nothing.
+# Gradients are averaged over processes, so a mean over the pixels of a batch that is split over them divides by the
+# processes' mean count. `average` computes that mean.
 Average = Callable[[Tensor], Tensor]
 
 
 def alone(value: Tensor) -> Tensor:
+    """The mean over one process."""
     return value
 
 
@@ -25,7 +26,8 @@ class PropagationLoss(nn.Module):
     class_weights: Tensor  # (C,)
 
     def __init__(
-        self, class_weights: Sequence[float], *, param_ce: float, param_distil: float, ignore: int, average: Average = alone
+        self, class_weights: Sequence[float], *, param_ce: float, param_distil: float, ignore: int,
+        average: Average = alone,
     ):
         super().__init__()
         self.average = average
@@ -33,9 +35,9 @@ class PropagationLoss(nn.Module):
         self.param_ce, self.param_distil, self.ignore = param_ce, param_distil, ignore
 
     def forward(self, logits: Tensor, label: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
-        """logits, teacher: (N,C,h',w') at any size (resized to the label's), label: (N,H,W) int64, ids or `ignore`.
+        """Logits, teacher (N,C,h',w') float32, resized to the label's size; label (N,H,W) int64, ids or `ignore`.
 
-        Returns the scalars `total`, `ce` and `distillation` (zero where teacher is None).
+        Returns the scalars `total`, `ce` and `distillation` (zero if teacher is None).
         """
         size = size_of(label)
         return self.compare(align(logits, size), label, None if teacher is None else align(teacher, size))
@@ -69,7 +71,7 @@ class SegmenterLoss(nn.Module):
         self.hard_loss = -torch.log(torch.tensor(threshold)).item()
 
     def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
-        """outputs: logits (N,C,h',w') each, label: (N,H,W) int64, ids or `ignore`. Returns the scalar `total`."""
+        """Logits (N,C,h',w') float32 per output; label (N,H,W) int64, ids or `ignore`. Returns the scalar `total`."""
         first, *others = (self._one(align(logits, size_of(label)), label) for logits in outputs)
         return {"total": sum(others, first)}
 
@@ -79,8 +81,8 @@ class SegmenterLoss(nn.Module):
             return cross_entropy(F.log_softmax(logits, dim=1), label, weights, self.ignore, self.average)
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").flatten()  # (N*H*W,)
         hard = losses > self.hard_loss
-        # Both choices are computed, so that no count has to be read back from a GPU. Ignored pixels have a loss of 0: where
-        # they fill up the hardest ones, they change the count alone.
+        # Both sums are computed, so that no count is read back from a GPU. Ignored pixels have a loss of 0: among the
+        # hardest they add nothing to the sum.
         kept = int(label.numel() * self.kept)
         hardest = losses.topk(kept, sorted=False).values.sum()
         floor = (label != self.ignore).sum().clamp(max=kept)
@@ -90,7 +92,7 @@ class SegmenterLoss(nn.Module):
 
 
 def cross_entropy(predicted: Tensor, label: Tensor, weights: Tensor, ignore: int, average: Average) -> Tensor:
-    """Cross-entropy of log-probabilities (N,C,H,W): mean over labelled pixels, weighted by class; zero where there are none."""
+    """Log-probabilities (N,C,H,W), label (N,H,W) -> mean cross-entropy weighted by class; 0 without labelled pixels."""
     total = F.nll_loss(predicted, label, weight=weights, ignore_index=ignore, reduction="sum")
     weight = (weights[label.clamp(max=len(weights) - 1)] * (label != ignore)).sum()
     return total / average(weight).clamp(min=1e-6)
@@ -104,6 +106,6 @@ class FlowLoss(nn.Module):
         self.average = average
 
     def forward(self, flow: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """flow, truth: (N,2,h,w) in pixels of the h x w grid, valid: (N,1,h,w) weights 0..1. Returns scalar `total`."""
+        """Flow, truth (N,2,h,w) float32 in grid pixels; valid (N,1,h,w), weights 0..1. Returns the scalar `total`."""
         error = torch.linalg.vector_norm(flow - truth, dim=1, keepdim=True)  # (N,1,h,w)
         return {"total": (error * valid).sum() / self.average(valid.sum()).clamp(min=1.0)}

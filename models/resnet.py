@@ -21,8 +21,8 @@ class ResNet18(nn.Module):
     def features(self, x: Tensor) -> list[Tensor]:
         """Normalised image (N,3,H,W) -> outputs of layer1 .. layer4, (N,channels[i],H/2**(i+2),W/2**(i+2)).
 
-        SwiftNet's paper takes its skips before the last ReLU of a layer. The released program asks for that too, but
-        its ReLUs work in place, so what it hands on, and what its weights were trained with, is the map after ReLU.
+        SwiftNet's paper takes its skips before the last ReLU of a layer. The released program does too, but its ReLUs
+        work in place, so its skips, with which its weights were trained, are the maps after ReLU.
         """
         x = F.relu(self.bn1(self.conv1(x)))  # (N,64,H/2,W/2)
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N,64,H/4,W/4)

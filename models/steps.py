@@ -1,6 +1,6 @@
-"""The three steps that segment a video, each a module from tensors to a tensor, as engines run and exports hold them.
+"""The three steps that segment a video, as engines run them and exports contain them: modules from tensors to a tensor.
 
-Frames come as decoders return them: (N,H,W,3) uint8 RGB.
+Frames are as decoders return them: (N,H,W,3) uint8 RGB.
 """
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,8 @@ class FixedViewStep(nn.Module):
 
     def __init__(self, net: GSVNet, size: tuple[int, int]):
         super().__init__()
-        constants = {
-            "mean": torch.tensor(net.segmenter.view_mean), "std": torch.tensor(net.segmenter.view_std), "bgr": torch.tensor([2, 1, 0])
-        }
+        mean, std = torch.tensor(net.segmenter.view_mean), torch.tensor(net.segmenter.view_std)
+        constants = {"mean": mean, "std": std, "bgr": torch.tensor([2, 1, 0])}
         for axis, source, target, shape in zip(("row", "column"), size, grid_size(*size), ((-1, 1, 1), (-1, 1))):
             low, high, weight = map(torch.from_numpy, neighbours(aligned_positions(source, target), source))
             constants |= {f"{axis}_low": low, f"{axis}_high": high, f"{axis}_weight": weight.view(shape)}
@@ -63,7 +62,7 @@ class FixedViewStep(nn.Module):
 class KeyframeStep(nn.Module):
     """Frame (N,H,W,3) uint8 RGB -> its logits (N,C,h,w) float32, segmented at `scale`.
 
-    BatchNorm is folded into the convolutions and the memory order is channels last: equal to the network up to rounding.
+    BatchNorm is folded and the memory order is channels last: equal to the network up to rounding.
     """
 
     def __init__(self, net: GSVNet, scale: float):
@@ -76,7 +75,7 @@ class KeyframeStep(nn.Module):
 
 
 class PropagationStep(Propagation):
-    """Logits (N,C,h,w) of the previous frame, its view and the current frame's (N,3,h,w) -> the current frame's logits.
+    """Logits (N,C,h,w) of the previous frame, its view (N,3,h,w), the current view -> the current logits, float32.
 
     BatchNorm of both networks is folded.
     """

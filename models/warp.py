@@ -16,12 +16,12 @@ def grid_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
 def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Sample x (N,C,h,w) at p + flow(p); zeros outside (paper section 3.2).
 
-    flow: (N,2,h,w), or (1,2,h,w) for all of x; pixels of the h x w grid, x first. Returns (N,C,h,w)
-    float32. Corners are aligned: a displacement of one pixel is exactly one pixel; across a grid of one row or column it is
-    none, as in the released program. `mode` is "bilinear" or "nearest".
+    flow: (N,2,h,w), or (1,2,h,w) for all of x; pixels of the h x w grid, x first. Returns (N,C,h,w) float32. Corners
+    are aligned: a displacement of one pixel is exactly one pixel; across a grid of one row or column there is none, as
+    in the released program. `mode` is "bilinear" or "nearest".
     """
     height, width = x.shape[-2:]
-    flow = flow.float()  # half precision could not tell neighbouring pixels of a wide grid apart
+    flow = flow.float()  # half precision cannot distinguish neighbouring pixels of a wide grid
     rows = torch.arange(height, device=x.device, dtype=torch.float32).view(1, height, 1)
     columns = torch.arange(width, device=x.device, dtype=torch.float32).view(1, 1, width)
     maps = x.reshape(len(flow), -1, height, width)  # one flow for all of x: (1,N*C,h,w)

@@ -1,4 +1,4 @@
-"""Training samples that could not be read and were passed over (`--on-bad-sample skip`): counted and listed."""
+"""Unreadable training samples that were skipped (`--on-bad-sample skip`): counted and listed."""
 import csv
 import io
 from collections import Counter
@@ -12,13 +12,13 @@ LISTED = "bad_samples.csv"
 
 
 class BadSamples:
-    """How often which sample was passed over in this process, by the line that says what is wrong with it."""
+    """How often each sample was skipped in this process, by the line that describes its error."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def note(self, batch: Mapping) -> None:
-        """Count what the loader passed over for this batch; what is new is said."""
+        """Count what the loader skipped for this batch, and log each sample once."""
         for line in batch.get("bad", ()):
             if line not in self.counts:
                 logger.warning("skipped: %s", line)
@@ -26,7 +26,7 @@ class BadSamples:
 
 
 def write_list(folder: Path, counts: Mapping[str, int]) -> None:
-    """Write `bad_samples.csv`, whole or not at all: how often a sample was passed over, and why; the most frequent first."""
+    """Write `bad_samples.csv` atomically: how often a sample was skipped, and why; the most frequent first."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["times", "reason"])

@@ -18,7 +18,7 @@ DECAY_EVERY = 100  # iterations between two steps of the propagation's learning 
 
 
 def propagation_groups(net: GSVNet, *, lr: float, guide_lr: float, flow_lr: float) -> list[dict]:
-    """The released optimizer's four groups, in its order: intra network, guiding network, filter bank, flow network."""
+    """Return the released optimizer's four groups, in its order: intra, guiding network, filter bank, flow network."""
     return [
         {"params": list(net.guided.intra.parameters()), "lr": lr},
         {"params": list(net.guided.guide.parameters()), "lr": guide_lr},
@@ -28,7 +28,7 @@ def propagation_groups(net: GSVNet, *, lr: float, guide_lr: float, flow_lr: floa
 
 
 def segmenter_groups(segmenter: Segmenter, *, lr: float, weight_decay: float, trunk_factor: float) -> list[dict]:
-    """The trunk that ImageNet weights cover takes `trunk_factor` of learning rate and weight decay."""
+    """Return two groups: the trunk that ImageNet weights cover, with `trunk_factor` of both rates, and the rest."""
     trunk = [p for module in segmenter.pretrained_modules() for p in module.parameters()]
     in_trunk = {id(p) for p in trunk}
     rest = [p for p in segmenter.parameters() if id(p) not in in_trunk]
@@ -41,9 +41,9 @@ def segmenter_groups(segmenter: Segmenter, *, lr: float, weight_decay: float, tr
 def build_optimizer(
     groups: Iterable[dict], *, name: str, weight_decay: float, betas: tuple[float, float] = BETAS, apex: bool = False
 ) -> torch.optim.Optimizer:
-    """`sgd`: momentum 0.9 with Nesterov; `adam`: with `betas`. On a GPU torch's fused kernels take the steps.
+    """Return the optimizer; `sgd`: momentum 0.9 with Nesterov; `adam`: with `betas`. On a GPU torch's fused kernels.
 
-    apex: NVIDIA apex's fused optimizers instead. Raises UserError where apex is not there.
+    apex: NVIDIA apex's fused optimizers instead. Raises UserError if apex is not installed.
     """
     groups = list(groups)
     common: dict[str, Any] = dict(lr=groups[0]["lr"], weight_decay=weight_decay)
@@ -51,7 +51,9 @@ def build_optimizer(
     if apex:
         fused = apex_optimizers()
         logger.info("--apex 1: optimizer apex.optimizers.%s", "FusedSGD" if name == "sgd" else "FusedAdam")
-        return fused.FusedSGD(groups, **common, **sgd) if name == "sgd" else fused.FusedAdam(groups, **common, betas=betas)
+        if name == "sgd":
+            return fused.FusedSGD(groups, **common, **sgd)
+        return fused.FusedAdam(groups, **common, betas=betas)
     on_gpu = all(p.is_cuda for group in groups for p in group["params"])
     if name == "sgd":
         return torch.optim.SGD(groups, **common, **sgd, fused=on_gpu or None)
@@ -59,30 +61,33 @@ def build_optimizer(
 
 
 def apex_optimizers() -> ModuleType:
-    """The module `apex.optimizers` of NVIDIA apex. Raises UserError where there is none."""
+    """Return the module `apex.optimizers` of NVIDIA apex. Raises UserError if it is not installed."""
     try:
         module = importlib.import_module("apex.optimizers")
     except ImportError as error:
         raise UserError(
-            "--apex 1: NVIDIA apex is not installed here (it is built from its source repository; the PyPI package of that "
-            "name is an unrelated one); --apex 0 uses torch's own fused optimizers"
+            "--apex 1: NVIDIA apex is not installed (build it from its source repository; the PyPI package `apex` is "
+            "unrelated); --apex 0 uses torch's own fused optimizers"
         ) from error
     if not hasattr(module, "FusedSGD"):
-        raise UserError("--apex 1: this apex offers no apex.optimizers.FusedSGD; use --apex 0")
+        raise UserError("--apex 1: the installed apex has no apex.optimizers.FusedSGD; use --apex 0")
     return module
 
 
 def step_decay(optimizer: torch.optim.Optimizer, gamma: float) -> torch.optim.lr_scheduler.LRScheduler:
-    """Every 100 iterations the learning rates shrink by `gamma`."""
+    """Return a schedule that multiplies the learning rates by `gamma` every 100 iterations."""
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=DECAY_EVERY, gamma=gamma)
 
 
-def per_iteration(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -> torch.optim.lr_scheduler.LRScheduler:
+def per_iteration(
+    optimizer: torch.optim.Optimizer, factor: Callable[[int], float]
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a schedule whose learning rates are the groups' own times `factor(iteration)`."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def cosine(total: int, *, lr: float, floor: float) -> Callable[[int], float]:
-    """Factor on `lr` that falls from 1 to floor/lr along half a cosine over `total` iterations."""
+    """Return the factor on `lr` that falls from 1 to floor/lr along half a cosine over `total` iterations."""
     low = floor / lr
 
     def factor(iteration: int) -> float:
@@ -93,7 +98,7 @@ def cosine(total: int, *, lr: float, floor: float) -> Callable[[int], float]:
 
 
 def poly(total: int, *, warm_up: int, power: float = 0.9) -> Callable[[int], float]:
-    """Factor that rises linearly over `warm_up` iterations, then falls as (1 - progress)**power."""
+    """Return the factor that rises linearly over `warm_up` iterations, then falls as (1 - progress)**power."""
 
     def factor(iteration: int) -> float:
         if iteration < warm_up:

@@ -13,7 +13,7 @@ TRAINED_STEPS = 2  # propagation steps, counted from the last, that gradient flo
 
 
 class ClipPropagation(Propagation):
-    """The trained part of a clip: flow network and guided block of `net`, without the frozen segmenter, so that it can be
+    """The trained part of a clip: flow network and guided block of `net`. It has no frozen segmenter, so that it can be
     wrapped for several GPUs."""
 
     def __init__(self, net: GSVNet, *, finetune_all: bool):
@@ -23,8 +23,8 @@ class ClipPropagation(Propagation):
     def forward(self, key_logits: Tensor, views: Sequence[Tensor]) -> Tensor:
         """Keyframe logits (N,C,h,w) and the views (N,3,h,w) of all T frames -> logits (N,C,h,w) of the last.
 
-        Steps before the last two run without gradient and with the guided block in evaluation mode (the released recipe;
-        with `finetune_all` they train like the others). The flow network keeps its mode throughout.
+        Steps before the last two run without gradient and with the guided block in evaluation mode, as in the released
+        recipe; `finetune_all` trains them like the others. The flow network keeps its mode throughout.
         """
         state, guided_mode = State(key_logits, views[0]), self.guided.training
         steps = len(views) - 1
@@ -38,15 +38,16 @@ class ClipPropagation(Propagation):
 
 
 def keyframe_and_teacher(frozen: Segmenter, ends: Tensor, *, distil: bool) -> tuple[Tensor, Tensor | None]:
-    """Keyframe logits (N,C,h,w) and teacher logits (at the segmenter's stride, or None without distillation).
+    """First and last frames (N,2,3,H,W), RGB 0..255 -> keyframe logits (N,C,h,w) of the first, teacher logits
+    (N,C,H/stride,W/stride) of the last (None without distillation), float32.
 
-    ends: (N,2,3,H,W) RGB 0..255, the clips' first and last frames, which go through the frozen segmenter in one batch.
+    Both frames go through the frozen segmenter in one batch.
     """
     with torch.inference_mode():
         logits = segment(frozen, torch.cat([ends[:, 0], ends[:, 1]]) if distil else ends[:, 0])  # (2N,C,H/4,W/4)
         key_logits = on_grid(logits[: len(ends)], size_of(ends))  # (N,C,h,w)
-    # Clones, since a backward pass cannot keep what inference mode made; channels first, like the logits that they meet in
-    # the guided block and the loss.
+    # Clones, since a backward pass cannot keep tensors of inference mode; channels first, like the logits that they are
+    # combined with in the guided block and the loss.
     kept = dict(memory_format=torch.contiguous_format)
     return key_logits.clone(**kept), logits[len(ends) :].clone(**kept) if distil else None
 
@@ -74,7 +75,7 @@ class FlowOutput(nn.Module):
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Keep running statistics as they are (`--freeze-bn 1`)."""
+    """Keep the running statistics of every BatchNorm as they are (`--freeze-bn 1`)."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()

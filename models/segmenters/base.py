@@ -12,7 +12,7 @@ class Segmenter(nn.Module):
     """A keyframe segmenter.
 
     forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/stride,W/stride).
-    view: frame (N,3,H,W) RGB 0..255 -> what flow and guide see of it; its mean and std need not be the segmenter's.
+    view: a `FrameView`, what flow network and guided block see of a frame; its mean and std may be others.
     """
 
     stride: int
@@ -35,13 +35,13 @@ class Segmenter(nn.Module):
         return (rgb.float() - self.mean) / self.std
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
-        """Normalised image (N,3,H,W) -> the logits of the training loss: those of `forward`, then of auxiliary heads."""
+        """Normalised image (N,3,H,W) -> logits for the training loss: those of `forward`, then of auxiliary heads."""
         return [self(image)]
 
     def training_only(self) -> list[nn.Module]:
-        """The parts that `forward` does not use."""
+        """Return the parts that `forward` does not use."""
         return []
 
     def pretrained_modules(self) -> list[nn.Module]:
-        """The layers that ImageNet weights cover; the recipe may give them a smaller learning rate."""
+        """Return the layers that ImageNet weights cover; recipes may train them at a lower learning rate."""
         raise NotImplementedError

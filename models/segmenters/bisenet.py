@@ -24,7 +24,7 @@ class ConvBn(nn.Module):
 
 
 class GlobalAverage(nn.Module):
-    """(N,C,H,W) -> (N,C,1,1). Written as a mean since a pooling to 1 x 1 leaves Python with its strides, which ONNX has not."""
+    """(N,C,H,W) -> (N,C,1,1). A mean, since a pooling to 1 x 1 exports with strides that ONNX does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3), keepdim=True)

@@ -228,7 +228,7 @@ def test_gap_is_counted(data, call, tmp_path, capsys):
 
 @pytest.mark.tried(DOOR, "no labelled frame with enough frames before it", ONE_LINE)
 @pytest.mark.parametrize("use, more, message", [
-    ("gsv", ["--multi-step", "7"], "no labelled train frame has 7 frames before it, which --multi-step 7 wants"),
+    ("gsv", ["--multi-step", "7"], "no labelled train frame has 7 frames before it, which --multi-step 7 requires"),
     ("evaluate", ["--eval-single", "0", "--eval-multi-step", "7"], "no labelled val frame has the 7 frames before it"),
 ])
 def test_no_clip_is_long_enough(data, call, tmp_path, use, more, message):

@@ -71,7 +71,7 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
         (["--evaluate", "1", "--resume", "1", "--eval-single", "0", "--eval-multi-step", "99"],
          "no labelled val frame has 99 frames before it"),
         (["--multi-step", "99"],
-         "no labelled train frame has 99 frames before it, which --multi-step 99 wants; --clip-source stills"),
+         "no labelled train frame has 99 frames before it, which --multi-step 99 requires; --clip-source stills"),
         (["--crop-height", "65"],
          "--crop-height 65 --crop-width 96: larger than the frames .* 64 high, 128 wide.; choose a smaller crop, or "
          "--use-crop 0"),
@@ -95,7 +95,7 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
         (["--export", "e"], "--export requires a trained propagation"),
         (["--export-size", "64", "64"], "--export-size has an effect only with --export DIR"),
         (["--schedule", "budget"], "--schedule budget requires --budget MILLISECONDS"),
-        (["--apex", "1"], "--apex 1: NVIDIA apex is not installed here"),
+        (["--apex", "1"], "--apex 1: NVIDIA apex is not installed"),
         (["--device", "cuda"], "--device cuda: no usable GPU here; use --device cpu or auto"),
         (["--benchmark", "table", "--results", "nowhere.json"], "nowhere.json: not a metrics.json"),
     ],

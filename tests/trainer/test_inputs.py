@@ -15,7 +15,7 @@ from utils.distributed import Ranks
 @pytest.mark.parametrize("source", ["video", "stills"])
 def test_first_and_last_view_show_the_augmented_frames(streets, weights, tmp_path, monkeypatch, source, more):
     """The views of a clip's ends are computed from its bytes, not from the augmented frames, and equal theirs up to rounding."""
-    monkeypatch.setattr(PropagationStage, "_look_at_crop", lambda *_: None)  # the second crop is larger than the frames
+    monkeypatch.setattr(PropagationStage, "_check_crop", lambda *_: None)  # the second crop is larger than the frames
     net = filled_gsvnet("swiftnet", "light")
     options = parse([*training(streets, weights, tmp_path / "logs"), *more, "--clip-source", source])
     stage = PropagationStage(options, torch.device("cpu"), Ranks(), None, net=net)

@@ -63,7 +63,7 @@ class FlowStage(Stage):
         self.validation_loader = self._validation_loader()
 
     def _validation_loader(self) -> DataLoader | None:
-        """Over the val split; None, with a word, where there is none."""
+        """Return the loader of the val split's pairs; None (logged) if there are no pairs."""
         options, ranks = self.options, self.ranks
         try:
             pairs = self._pairs("val")
@@ -77,12 +77,15 @@ class FlowStage(Stage):
         return evaluation_loader(pairs, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count, limit=limit)
 
     def _pairs(self, split: str) -> SizedDataset:
-        """Two frames and the flow between them: of the data set, or made from its stills."""
-        options, stills = self.options, self.options.clip_source == "stills"
-        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split=split, past=0 if stills else 1)
-        return StillsDataset(frames, 1, self.dataset, self._prepare_cache(frames)) if stills else FlowDataset(frames, GRID_STRIDE)
+        """Return pairs of frames with the flow between them: of the data set, or made from its stills."""
+        stills, root = self.options.clip_source == "stills", Path(self.options.data_path)
+        frames = labelled_frames(dataset=self.options.dataset, root=root, split=split, past=0 if stills else 1)
+        if stills:
+            return StillsDataset(frames, 1, self.dataset, self._prepare_cache(frames))
+        return FlowDataset(frames, GRID_STRIDE)
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        """As of the base: `total` of `FlowLoss`, in grid pixels."""
         views, truth, valid = self._inputs(batch, seed)
         if self.options.use_crop and np.random.default_rng(list(seed)).random() < self.options.flip:
             views, truth, valid = [x.flip(-1) for x in views], truth.flip(-1), valid.flip(-1)
@@ -92,7 +95,8 @@ class FlowStage(Stage):
         return self.criterion(flow.float(), truth, valid)
 
     def _inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Views (N,3,h,w) of the previous and the current frame, true flow (N,2,h,w) in grid pixels, its weights (N,1,h,w)."""
+        """Return views (N,3,h,w) of the previous and the current frame, the true flow (N,2,h,w) from the current to the
+        previous in grid pixels, and its weights (N,1,h,w), 0..1."""
         if "objects" in batch:
             return self._made_inputs(batch, seed)
         clip, flow, valid = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "flow", "valid"))
@@ -105,21 +109,22 @@ class FlowStage(Stage):
         made = self._made_clips(batch, seed)
         views = [self.view.colours(made.frame(1, rows, columns)), self.view(image)]
         flow, visible = made.flow(rows, columns)  # (N,2,h,w) in pixels of the frame, (N,h,w)
-        flow = torch.stack([flow[:, 0] * aligned_step(w, width), flow[:, 1] * aligned_step(h, height)], dim=1)  # in grid pixels
+        across, down = aligned_step(w, width), aligned_step(h, height)  # grid pixels per pixel of the frame
+        flow = torch.stack([flow[:, 0] * across, flow[:, 1] * down], dim=1)  # (N,2,h,w)
         return views, flow, visible[:, None].float()
 
     @torch.no_grad()
     def evaluate(self) -> FlowErrors | None:
-        """Errors over the val split, if there is one."""
+        """Return the end-point errors over the val split, if there is one."""
         if self.validation_loader is None:
             return None
         self.flow.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(self.validation_loader):
             views, truth, valid = self._inputs(batch, (number,))
             flow, criterion = FlowOutput(self.flow)(views[1], views[0]), FlowLoss()
-            weight = valid.sum().double().cpu()
-            error, still = (criterion(x, truth, valid)["total"].double().cpu() for x in (flow, flow * 0))
+            weight = valid.sum().double()
+            error, still = (criterion(x, truth, valid)["total"].double() for x in (flow, flow * 0))
             sums += torch.stack([error * weight, still * weight, weight])
         (sums,) = add_over_ranks([sums], self.device)
         error, still = (sums[:2] / sums[2].clamp(min=1)).tolist()

@@ -30,7 +30,7 @@ class SegmenterStage(Stage):
         outputs = SegmenterOutputs(self.segmenter)
         self.trained = self._wrap(outputs, outputs)
         swiftnet = options.segnet == "swiftnet"
-        # The recipe spares a trunk that ImageNet weights have taught already; a random one learns like the rest.
+        # The recipe trains a pretrained trunk more slowly; a random one learns like the rest.
         trunk_factor = 0.25 if swiftnet and options.pretrained_backbone else 1.0
         self.criterion = SegmenterLoss(ignore=self.dataset.ignore, ohem=not swiftnet, average=mean_over_ranks)
         groups = optim.segmenter_groups(
@@ -44,11 +44,12 @@ class SegmenterStage(Stage):
         self.evaluation = self.validation(dataclasses.replace(options, eval_single=True, eval_multi_step=()))
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""
         clip, label = self._to_device(batch)
         image = clip[:, 0]  # (N,3,H,W)
         images, labels = [], []
         first = self.ranks.rank * len(image)
-        for number, (one, its_label) in enumerate(zip(image, label)):  # each image its own draw, as segmenters are trained
+        for number, (one, its_label) in enumerate(zip(image, label)):
             draw = self.draw(np.random.default_rng([*seed, first + number]), one.shape[-2:])
             images.append(draw.images(one))
             labels.append(draw.label(its_label))

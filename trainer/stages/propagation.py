@@ -27,11 +27,12 @@ from utils.logging import logger
 class PropagationStage(Stage):
     """Stage gsv: the paper's training of flow network and guided convolution under a frozen segmenter.
 
-    net: networks to train instead of those that the options' files hold.
+    net: networks to train instead of those of the options' files.
     """
 
     def __init__(
-        self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None, net: GSVNet | None = None
+        self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None,
+        net: GSVNet | None = None,
     ):
         super().__init__(options, device, ranks)
         stills = options.clip_source == "stills"
@@ -45,25 +46,27 @@ class PropagationStage(Stage):
             self.passes[interval] = ClipDataset(frames, interval, self.dataset, cache)
             missing = len(frames) - len(self.passes[interval])
             if missing:
-                logger.info("train: %d of %d labelled frames lack %d frames before them", missing, len(frames), interval)
+                logger.info("train: %d of %d labelled frames lack %d earlier frames", missing, len(frames), interval)
             if not len(self.passes[interval]):
                 raise UserError(
                     f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
-                    f"--multi-step {interval} wants; --clip-source stills makes clips from single pictures"
+                    f"--multi-step {interval} requires; --clip-source stills makes clips from single pictures"
                 )
         self.net = (net or networks_for_training(options, resumed)).to(device)
-        self.net.segmenter.to(memory_format=torch.channels_last)
-        self._choose_parameters()
-        # What the frozen segmenter computes never changes, so it may run in the quickest form.
+        self.net.segmenter.to(memory_format=torch.channels_last).requires_grad_(False)
+        self.net.guided.filter_bank.requires_grad_(options.train_filter)
+        self.net.flow.requires_grad_(options.train_optical_flow)
+        # The frozen segmenter never changes, so it can run in its fastest form.
         self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
-        self.trained = self._wrap(ClipPropagation(self.net, finetune_all=options.finetune_all), self.net.flow, self.net.guided)
+        propagation = ClipPropagation(self.net, finetune_all=options.finetune_all)
+        self.trained = self._wrap(propagation, self.net.flow, self.net.guided)
         weights = self.dataset.class_weights if options.class_weights else (1.0,) * self.dataset.num_classes
         self.criterion = PropagationLoss(
             weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
             ignore=self.dataset.ignore, average=mean_over_ranks,
         ).to(device)
         if options.compile:
-            # On CPUs, freezing lays the constant weights out once as the convolutions want them.
+            # On CPUs, freezing converts the constant weights once to the convolutions' own layout.
             self.frozen.compile(options={"freezing": device.type == "cpu"})
             # Without the upsampling before it, whose backward pass is slower compiled.
             self.criterion.compare = torch.compile(self.criterion.compare)  # type: ignore[method-assign]  # this one loss
@@ -74,12 +77,6 @@ class PropagationStage(Stage):
         self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
         self.evaluation = self.validation(options)
 
-    def _choose_parameters(self) -> None:
-        options, net = self.options, self.net
-        net.segmenter.requires_grad_(False)
-        net.guided.filter_bank.requires_grad_(options.train_filter)
-        net.flow.requires_grad_(options.train_optical_flow)
-
     def train_mode(self) -> None:
         super().train_mode()
         self.net.segmenter.eval()
@@ -87,16 +84,18 @@ class PropagationStage(Stage):
             self.net.flow.eval()
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        ends, views, label = self.inputs(batch, seed)  # of a video, or made from stills
+        """As of the base: `total`, `ce` and `distillation` of `PropagationLoss` (paper section 3.4)."""
+        ends, views, label = self.inputs(batch, seed)
         with self.autocast():
             key_logits, teacher = keyframe_and_teacher(self.frozen, ends, distil=self.options.distil)
             logits = self.trained(key_logits, views)  # (N,C,h,w)
         return self.criterion(logits.float(), label, teacher)
 
     def inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Augmented first and last frame (N,2,3,H,W), RGB 0..255; views (N,3,h,w) of all T frames; label (N,H,W) int64.
+        """Return a batch, augmented: first and last frame (N,2,3,H,W) RGB 0..255 float32, views (N,3,h,w) of all T
+        frames, label (N,H,W) int64.
 
-        Only the segmenter's frames are computed in full; of all others the networks see 1/8.
+        Only the two frames that the segmenter sees are computed in full, all others on the grid.
         """
         clip, label = self._to_device(batch)
         augmentation, view = self.draw(np.random.default_rng(list(seed)), size_of(clip)), self.net.segmenter.view
@@ -108,9 +107,10 @@ class PropagationStage(Stage):
             first = made.frame(steps, *augmentation.positions(size_of(clip), augmentation.output))  # (N,3,H,W)
             ends = torch.stack([first, augmentation.images(clip[:, 0])], dim=1)  # (N,2,3,H,W)
             places = augmentation.positions(size_of(clip), grid)
-            views = [view(first), *(view.colours(made.frame(back, *places)) for back in range(steps - 1, 0, -1)), *views]
+            middle = [view.colours(made.frame(back, *places)) for back in range(steps - 1, 0, -1)]  # (N,3,h,w) each
+            views = [view(first), *middle, *views]
         else:
-            ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # first and last frame, without copying: (N,2,3,H,W)
+            ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # (N,2,3,H,W)
         return ends, views, augmentation.label(label).long()
 
     def evaluate(self) -> Metrics | None:

@@ -37,10 +37,10 @@ CLIP_SEED = 1  # keeps the clips' draws apart from the augmentation's
 
 
 class Stage:
-    """One stage of training; the stages proper fill in what it names."""
+    """The base of all stages."""
 
-    trained: nn.Module  # called by loss(), wrapped for several GPUs where there are any
-    passes: dict[int, SizedDataset]
+    trained: nn.Module  # called by loss(), wrapped for several GPUs if there are any
+    passes: dict[int, SizedDataset]  # by clip interval, 0 for stills
     evaluation: Evaluation | None = None
     example: ExampleFrame | None = None  # first labelled frame of the last evaluation
     optimizer: torch.optim.Optimizer
@@ -50,21 +50,29 @@ class Stage:
         self.options, self.device, self.ranks = options, device, ranks
         self.dataset = dataset_config(options.dataset, options.data_path)
 
+    def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
+        """Batch of the loader (uint8, on the CPU) -> scalars on the device: `total`, which is minimised, and its parts.
+
+        seed: integers, the only source of randomness of the augmentation. Reads nothing back from a GPU.
+        """
+        raise NotImplementedError
+
     def train_mode(self) -> None:
+        """Switch the trained networks to training mode, as far as the options allow."""
         self.trained.train()
         if self.options.freeze_bn:
             freeze_batch_norm(self.trained)
 
     def state(self) -> dict:
-        """The trained networks, as entries of a checkpoint."""
+        """Return the trained networks, as entries of a checkpoint."""
         raise NotImplementedError
 
     def autocast(self) -> AbstractContextManager:
-        """The precision of `--amp`, around a forward pass."""
+        """Return the context of a forward pass in the precision of `--amp`."""
         return autocast(self.device, self.options.amp)
 
     def _wrap(self, trained: nn.Module, *compiled: nn.Module) -> nn.Module:
-        """Make `trained` ready for several processes; with `--compile 1` the parts `compiled` of it are compiled."""
+        """Make `trained` ready for several processes; `--compile 1` compiles its parts `compiled`."""
         if self.options.sync_bn:
             synchronise_batch_norm(trained, self.ranks, self.device)
         if self.options.compile:
@@ -73,12 +81,12 @@ class Stage:
         return data_parallel(trained, self.ranks, self.device, apex=self.options.apex)
 
     def _to_device(self, batch: Mapping) -> tuple[Tensor, Tensor]:
-        """clip (N,T,3,H,W) and label (N,H,W) of a batch, uint8, on the device."""
+        """Return clip (N,T,3,H,W) and label (N,H,W) of a batch, uint8, on the device."""
         clip, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
         return channels_first(clip), label
 
     def _made_clips(self, batch: Mapping, seed: Sequence[int]) -> MadeClips:
-        """Clips made from a batch of StillsDataset; each depends on `seed` and its place in the global batch alone."""
+        """Return clips made from a batch of StillsDataset; each depends only on `seed` and its place in the global batch."""
         first = self.ranks.rank * len(batch["label"])
         image, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
         seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
@@ -92,22 +100,24 @@ class Stage:
         )
 
     def iterations(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Return the number of optimizer steps of the whole training."""
         batches = sum(max(1, len(dataset) // self.options.batch_size) for dataset in self.passes.values())
         return batches * self.options.epoch
 
     def training_frames(self, past: int) -> list[LabelledFrame]:
-        """Labelled frames of the train split with up to `past` frames before each. Raises UserError, too, where the labels are
-        of another kind, or the crop that was chosen is larger than the frames."""
+        """Return the labelled frames of the train split with up to `past` frames before each.
+
+        Raises UserError, also for labels of the wrong kind and for a crop, chosen by the user, larger than the frames.
+        """
         options = self.options
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
         check_label_kind(frames, self.dataset)
         if options.use_crop:
-            self._look_at_crop(frames[0].frames[-1])
+            self._check_crop(frames[0].frames[-1])
         return frames
 
-    def _look_at_crop(self, path: Path) -> None:
-        """The recipe enlarges to its crop what is smaller; a crop of the user's own that does not fit is a mistake."""
+    def _check_crop(self, path: Path) -> None:
+        """Raise UserError if the user's crop is larger than the frames; smaller frames are enlarged to the recipe's."""
         options = self.options
         try:
             height, width, _ = read_image(path).shape
@@ -117,21 +127,23 @@ class Stage:
             return
         if options.crop_height <= height and options.crop_width <= width:
             return
-        crop, frame = f"--crop-height {options.crop_height} --crop-width {options.crop_width}", f"{path}: {height} high, {width} wide"
-        recipe = resolve({name: getattr(options, name) for name in ("stage", "segnet", "optical_flow_network", "dataset", "data_path")})
+        crop = f"--crop-height {options.crop_height} --crop-width {options.crop_width}"
+        frame = f"{path}: {height} high, {width} wide"
+        named = ("stage", "segnet", "optical_flow_network", "dataset", "data_path")
+        recipe = resolve({name: getattr(options, name) for name in named})
         if (options.crop_height, options.crop_width) != (recipe.crop_height, recipe.crop_width):
             raise UserError(f"{crop}: larger than the frames ({frame}); choose a smaller crop, or --use-crop 0")
         logger.warning("the recipe's %s is larger than the frames (%s), which are enlarged to it", crop, frame)
 
     def _prepare_cache(self, frames: Sequence[LabelledFrame]) -> PictureCache | None:
-        """The cache of decoded frames, if there is to be one, after saying how much it will take."""
+        """Return the cache of decoded frames, if the options ask for one, and log how much space it will take."""
         cache = picture_cache(self.options.cache_dir)
         if cache is not None and self.ranks.first:
             cache.announce((path for frame in frames for path in frame.frames), read_image)
         return cache
 
     def validation(self, options: Options) -> Evaluation | None:
-        """Evaluation on the val split, or None, with a word, where there is no such split."""
+        """Return the evaluation on the val split, or None (logged) if there is no such split."""
         try:
             return Evaluation(options, self.device, self.ranks)
         except UserError as error:
@@ -139,7 +151,7 @@ class Stage:
             return None
 
     def validate(self, net: GSVNet, method: str) -> Metrics | None:
-        """Evaluate on the val split, if there is one."""
+        """Evaluate on the val split; return its metrics, or None if there is no such split."""
         if self.evaluation is None:
             return None
         tally, self.example = self.evaluation.tally([method]), None
@@ -150,13 +162,14 @@ class Stage:
         return self.evaluation.metrics(tally)[method]
 
     def picture(self) -> np.ndarray | None:
-        """Label and predictions over the first labelled frame of the last evaluation, RGB (H,W,3) uint8, if there is one."""
+        """Return label and predictions over the last evaluation's first labelled frame, RGB (H,W,3) uint8, or None."""
         return None if self.example is None else panel(self.example, self.dataset.colours)
 
     def draw(self, rng: np.random.Generator, frame: Sequence[int]) -> Augmentation:
-        """One draw of the options' augmentation for frames of size (H,W)."""
+        """Draw the options' augmentation for frames of size (H,W)."""
         options = self.options
+        crop = (options.crop_height, options.crop_width) if options.use_crop else None
         return draw_augmentation(
-            rng, (int(frame[0]), int(frame[1])), crop=(options.crop_height, options.crop_width) if options.use_crop else None,
+            rng, (int(frame[0]), int(frame[1])), crop=crop,
             scales=options.random_scale or PROPAGATION_SCALES, continuous=bool(options.random_scale), flip=options.flip,
         )
