@@ -1,4 +1,5 @@
 """GSVNet frame by frame as the released program computes it: whole frames normalised first, then resized."""
+import torch
 from torch import Tensor
 
 from models.gsvnet import GSVNet, State
@@ -7,7 +8,7 @@ from models.resize import align, grid_size, scaled_size, size_of
 
 def normalised(net: GSVNet, frame: Tensor) -> Tensor:
     """RGB (...,3,H,W), 0..255 -> float32."""
-    mean, std = (frame.new_tensor(x, dtype=float).float().view(3, 1, 1) for x in (net.segmenter.pixel_mean, net.segmenter.pixel_std))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (net.segmenter.pixel_mean, net.segmenter.pixel_std))
     return (frame.float() - mean) / std
 
 

@@ -147,11 +147,12 @@ class Trainer:
         options, progress, stage = self.options, self.progress, self.stage
         seed = (options.seed, progress.epoch, progress.pass_index, progress.step)
         losses = stage.loss(batch, seed)
+        stage.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["total"]).backward()
+        # The step's one wait for a GPU, when both passes are queued and before the optimizer can spread a NaN.
         values = dict(zip(losses, torch.stack([x.detach() for x in losses.values()]).tolist()))
         if any_rank(not math.isfinite(values["total"]), self.device):
             self._fail_on_loss(values, batch)
-        stage.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses["total"]).backward()
         self.scaler.step(stage.optimizer)
         self.scaler.update()
         stage.scheduler.step()

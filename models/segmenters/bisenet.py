@@ -63,12 +63,8 @@ class FeatureFusion(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.conv_1x1 = ConvBn(channels, channels, 1)
-        self.channel_attention = nn.Sequential(
-            GlobalAverage(),
-            ConvBn(channels, channels, 1, norm=False),
-            ConvBn(channels, channels, 1, norm=False, relu=False),
-            nn.Sigmoid(),
-        )
+        squeeze, excite = (ConvBn(channels, channels, 1, norm=False, relu=relu) for relu in (True, False))
+        self.channel_attention = nn.Sequential(GlobalAverage(), squeeze, excite, nn.Sigmoid())
 
     def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
         x = self.conv_1x1(torch.cat([spatial, context], dim=1))  # (N,256,H,W)

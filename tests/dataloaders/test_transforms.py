@@ -16,10 +16,13 @@ def draw(seed, size, crop, flip=0.5):
     return draw_augmentation(np.random.default_rng(seed), size, crop=crop, scales=SCALES, continuous=False, flip=flip)
 
 
+def aligned(images, size):
+    return F.interpolate(images.float(), size, mode="bilinear", align_corners=True)
+
+
 def whole_then_cut(images, a):
-    x = F.interpolate(images.float(), a.scaled, mode="bilinear", align_corners=True)
-    x = x[..., a.top : a.top + a.size[0], a.left : a.left + a.size[1]]
-    x = F.interpolate(x, a.output, mode="bilinear", align_corners=True)
+    x = aligned(images, a.scaled)
+    x = aligned(x[..., a.top : a.top + a.size[0], a.left : a.left + a.size[1]], a.output)
     return x.flip(-1) if a.flip else x
 
 
@@ -33,7 +36,7 @@ def test_only_the_rectangle_is_computed_and_it_is_the_same(size, crop, seed):
     expected = whole_then_cut(images, a)
     assert torch.allclose(a.images(images), expected, atol=0.01)
     grid = (expected.shape[-2] // 8, expected.shape[-1] // 8)
-    assert torch.allclose(a.views(images, grid), F.interpolate(expected, grid, mode="bilinear", align_corners=True), atol=0.01)
+    assert torch.allclose(a.views(images, grid), aligned(expected, grid), atol=0.01)
 
 
 @pytest.mark.parametrize("scaled", [(32, 64), (96, 160), (33, 47)])
@@ -55,7 +58,8 @@ def test_draw_stays_inside_and_repeats(seed):
 
 def test_continuous_scale_lies_between_its_bounds():
     rng = np.random.default_rng(0)
-    draws = [draw_augmentation(rng, (640, 640), crop=(64, 64), scales=(0.5, 2.0), continuous=True, flip=0) for _ in range(200)]
+    settings = dict(crop=(64, 64), scales=(0.5, 2.0), continuous=True, flip=0)
+    draws = [draw_augmentation(rng, (640, 640), **settings) for _ in range(200)]
     sides = {a.scaled[0] for a in draws}
     assert min(sides) >= 320 - 32 and max(sides) <= 1280 and len(sides) > 15
 
@@ -89,7 +93,8 @@ def test_positions_are_where_images_and_views_look(scale, crop):
     y, x = torch.meshgrid(torch.arange(80.0), torch.arange(112.0), indexing="ij")
     coordinates = torch.stack([y, x, x])
     for seed in range(4):
-        draw = draw_augmentation(np.random.default_rng(seed), (80, 112), crop=crop, scales=(scale,), continuous=False, flip=0.5)
+        rng = np.random.default_rng(seed)
+        draw = draw_augmentation(rng, (80, 112), crop=crop, scales=(scale,), continuous=False, flip=0.5)
         for size, found in ((draw.output, draw.images(coordinates)), ((9, 13), draw.views(coordinates, (9, 13)))):
             rows, columns = map(torch.from_numpy, draw.positions((80, 112), size))
             assert torch.allclose(found[0], rows[:, None].expand(size), atol=1e-2)
@@ -117,7 +122,8 @@ def aligned_sources(source, scaled, first, cut, out):
 
 
 @pytest.mark.tried(
-    "Numbers", "a picture and a label map that say where each pixel is, through random scales, crops and flips", "both show the same place"
+    "Numbers", "a picture and a label map that hold each pixel's position, through random scales, crops and flips",
+    "both show the same place",
 )
 @given(drawn=augmentations())
 def test_picture_and_label_stay_together(outcomes, drawn):
@@ -133,7 +139,7 @@ def test_picture_and_label_stay_together(outcomes, drawn):
         rows = (-1, 1) if axis == 0 else (1, -1)
         assert torch.equal(found, nearest.view(rows).expand(a.output))
         assert torch.allclose(picture[axis], aligned.view(rows).expand(a.output), atol=1e-2)
-        # A label is that of the pixel before; a resize to the crop's size looks once more, at pixels of the scaled frame.
+        # A label is that of the pixel before; a resize to the crop's size samples again, at pixels of the scaled frame.
         step = source / a.scaled[axis]
         assert (found - picture[axis]).abs().max() < max(1, step) + (step if a.size != a.output else 0) + 1e-2
     outcomes["both show the same place"] += 1
@@ -157,8 +163,9 @@ def test_random_rectangles_equal_resizing_the_whole_frame(outcomes, drawn, grid,
     images = torch.randint(0, 256, (1, 2, *size), generator=generator(seed), dtype=torch.uint8)
     expected = whole_then_cut(images, a)
     assert torch.allclose(a.images(images), expected, atol=0.02)
-    assert torch.allclose(a.views(images, grid), F.interpolate(expected, grid, mode="bilinear", align_corners=True), atol=0.02)
+    assert torch.allclose(a.views(images, grid), aligned(expected, grid), atol=0.02)
     y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
     rows, columns = map(torch.from_numpy, a.positions(size, grid))
-    assert torch.allclose(a.views(torch.stack([y, x]), grid), torch.stack(torch.meshgrid(rows, columns, indexing="ij")), atol=1e-2)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    assert torch.allclose(a.views(torch.stack([y, x]), grid), places, atol=1e-2)
     outcomes["equal to resizing the whole frame"] += 1

@@ -12,7 +12,8 @@ from tests.properties import generator, seeds, sizes
 
 NEIGHBOURS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 STEPS = ("intra.0", "intra.3", *(f"guide.{step}.0" for step in ("encoder", "down1", "down2", "up1", "up2", "decoder")))
-WITHOUT_EFFECT = {f"{step}.bias" for step in STEPS}  # in training BatchNorm takes it away again: its gradient is rounding alone
+WITHOUT_EFFECT = {f"{step}.bias" for step in STEPS}  # BatchNorm subtracts it in training: its gradient is only rounding
+
 
 def published_fuse(warped, intra, kernels, bank):
     """Filter every class with every filter, stack the eleven candidates, weigh, sum."""
@@ -39,7 +40,8 @@ def published_edge(warped):
                for y in range(warped.shape[2])]
         for y, row in enumerate(ids):
             for x, centre in enumerate(row):
-                around = [ids[y + dy][x + dx] for dy, dx in NEIGHBOURS if 0 <= y + dy < len(ids) and 0 <= x + dx < len(row)]
+                places = [(y + dy, x + dx) for dy, dx in NEIGHBOURS]
+                around = [ids[i][j] for i, j in places if 0 <= i < len(ids) and 0 <= j < len(row)]
                 edge[n, 0, y, x] = float(sum(around) - 8 * centre != 0)
     return edge
 
@@ -78,8 +80,8 @@ def published_forward(tensors, warped, frame, *, training, use_intra, use_edge):
 
 
 blocks = st.fixed_dictionaries({
-    "use_intra": st.booleans(), "use_edge": st.booleans(), "trained_bank": st.booleans(), "ties": st.booleans(), "one_frame": st.booleans(),
-    "silent": st.booleans(), "classes": st.integers(1, 7), "count": st.integers(1, 3), "size": sizes(14), "seed": seeds,
+    **dict.fromkeys(("use_intra", "use_edge", "trained_bank", "ties", "one_frame", "silent"), st.booleans()),
+    "classes": st.integers(1, 7), "count": st.integers(1, 3), "size": sizes(14), "seed": seeds,
 })
 
 
@@ -90,7 +92,7 @@ def random_block(*, use_intra, use_edge, trained_bank, ties, one_frame, silent, 
     with torch.no_grad():
         for name, x in guided.state_dict().items():
             if name != "filter_bank" and x.is_floating_point():
-                # Factors and variances of BatchNorm about 1, all others about 0, of a size that keeps what flows through.
+                # Factors and variances of BatchNorm about 1, all others about 0, so that activations keep their size.
                 centre = 1.0 if x.dim() == 1 and name.endswith(("weight", "var")) else 0.0
                 x.copy_(centre + (0.3 if x.dim() == 1 else 0.1) * (2 * torch.rand(x.shape, generator=rng) - 1))
         guided.guide.decoder[1].bias += -1.0 if silent else 1.0  # many pixels whose kernels are all zero, or none
@@ -98,11 +100,14 @@ def random_block(*, use_intra, use_edge, trained_bank, ties, one_frame, silent, 
         torch.nn.init.normal_(guided.filter_bank, generator=rng)  # as after --train-filter 1
     warped = torch.randn(count, classes, *size, generator=rng)
     if ties:
-        warped = warped.round()  # equally large classes, and zeros as warping leaves them
+        warped = warped.round()  # equally large classes, and zeros as after warping
     return guided, warped, torch.randn(1 if one_frame else count, 3, *size, generator=rng)
 
 
-@pytest.mark.tried("Numbers", "the fused sum for random sizes, classes, batches and kernels, with the released and with trained filters")
+@pytest.mark.tried(
+    "Numbers",
+    "the fused sum for random sizes, classes, batches and kernels, with the released and with trained filters",
+)
 @given(size=sizes(9), classes=st.integers(1, 20), count=st.integers(1, 3), trained=st.booleans(), seed=seeds)
 def test_fuse_equals_the_published_sum_of_candidates(outcomes, size, classes, count, trained, seed):
     rng = generator(seed)
@@ -130,7 +135,10 @@ def test_edges_equal_a_plain_laplacian(outcomes, size, classes, count, levels, s
     outcomes["equal to the published form"] += 1
 
 
-@pytest.mark.tried("Numbers", "kernels of random guiding networks", "none negative, and their sum is one, or zero where all are")
+@pytest.mark.tried(
+    "Numbers", "kernels of random guiding networks",
+    "none negative, and their sum is one, or zero where all are",
+)
 @settings(max_examples=50)
 @given(block=blocks)
 def test_kernels_of_random_networks_sum_to_one_or_zero(outcomes, block):
@@ -141,12 +149,15 @@ def test_kernels_of_random_networks_sum_to_one_or_zero(outcomes, block):
     outcomes["none negative, and their sum is one, or zero where all are"] += 1
 
 
-@pytest.mark.tried("Numbers", "the guided block from end to end: random tensors, sizes, classes, batches and ablations, trained or not")
+@pytest.mark.tried(
+    "Numbers",
+    "the guided block from end to end: random tensors, sizes, classes, batches and ablations, trained or not",
+)
 @settings(max_examples=60)
 @given(block=blocks, training=st.booleans())
 def test_forward_and_gradients_equal_the_published_form(outcomes, block, training):
     guided, warped, frame = random_block(**block)
-    training = training and min(block["size"]) > 4  # BatchNorm wants more than one value, at a quarter of the grid too
+    training = training and min(block["size"]) > 4  # BatchNorm requires several values, also at a quarter of the grid
     guided.train(training).filter_bank.requires_grad_(True)
     tensors = {name: x.detach().clone() for name, x in guided.state_dict().items()}
     results = []
@@ -165,8 +176,9 @@ def test_forward_and_gradients_equal_the_published_form(outcomes, block, trainin
         results.append((out.detach(), gradients))
     (found, gradients), (expected, true_gradients) = results
     total = kernels.detach().sum(dim=1, keepdim=True)
-    tiny = (total > 0) & (total < 1 - 1e-5)  # before the division: where 1e-9 more is not quite the same as 1e-9 at least
-    assert torch.allclose(found.where(~tiny, 0), expected.where(~tiny, 0), rtol=1e-4, atol=1e-4) and torch.isfinite(found).all()
+    tiny = (total > 0) & (total < 1 - 1e-5)  # where adding 1e-9 differs from a minimum of 1e-9
+    assert torch.allclose(found.where(~tiny, 0), expected.where(~tiny, 0), rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(found).all()
     most = max(float(torch.linalg.vector_norm(x)) for x in true_gradients.values() if x is not None)
     for name, true in true_gradients.items():
         assert (gradients[name] is None) == (true is None), name
@@ -244,7 +256,7 @@ def test_without_intra_features_the_frame_does_not_matter():
 
 def test_ablations_leave_out_what_they_name():
     warped, frame = torch.randn(1, 4, 8, 12), torch.randn(1, 3, 8, 12)
-    whole, no_edge, no_intra = GuidedConv(4).eval(), GuidedConv(4, use_edge=False).eval(), GuidedConv(4, use_intra=False).eval()
+    whole, no_edge, no_intra = (GuidedConv(4, **x).eval() for x in ({}, {"use_edge": False}, {"use_intra": False}))
     for other in (no_edge, no_intra):
         other.load_state_dict(whole.state_dict())  # the same tensors, so that any checkpoint serves
     seen = []

@@ -12,7 +12,8 @@ from models.label_map import label_map
 from tests.properties import generator, seeds, sizes, upsampled
 
 SIZES = [
-    ((12, 20), (96, 160)), ((12, 20), (99, 167)), ((5, 7), (5, 7)), ((9, 11), (4, 6)), ((1, 1), (8, 8)), ((1, 6), (3, 50)),
+    ((12, 20), (96, 160)), ((12, 20), (99, 167)), ((5, 7), (5, 7)), ((9, 11), (4, 6)),
+    ((1, 1), (8, 8)), ((1, 6), (3, 50)),
     ((6, 1), (45, 9)),
 ]
 
@@ -51,7 +52,10 @@ def test_input_stays_as_it_is():
     assert torch.equal(logits, before)
 
 
-@pytest.mark.tried("Numbers", "label maps at random sizes, from 1 x 1, also smaller than the grid: noise, regions, equally large classes")
+@pytest.mark.tried(
+    "Numbers",
+    "label maps at random sizes, from 1 x 1, also smaller than the grid: noise, regions, equally large classes",
+)
 @settings(max_examples=300)
 @given(
     grid=sizes(12), size=sizes(60), classes=st.integers(1, 8) | st.integers(1, 255),

@@ -33,7 +33,8 @@ def test_propagation_loss_is_the_published_formula():
 
 def test_no_teacher_no_distillation():
     logits = torch.randn(1, 3, 4, 4)
-    loss = PropagationLoss([1.0] * 3, param_ce=10, param_distil=10, ignore=IGNORE)(logits, torch.zeros(1, 4, 4).long(), None)
+    criterion = PropagationLoss([1.0] * 3, param_ce=10, param_distil=10, ignore=IGNORE)
+    loss = criterion(logits, torch.zeros(1, 4, 4).long(), None)
     assert loss["distillation"] == 0 and torch.allclose(loss["total"], 10 * loss["ce"])
 
 
@@ -74,7 +75,7 @@ def test_flow_loss_is_the_mean_end_point_error_where_valid():
 
 
 def pixels(logits, label):
-    """Logits upsampled to the label's size -> for every pixel its class, or IGNORE, and its log-probabilities, in float64."""
+    """Yield each pixel's class or IGNORE, and the log-probabilities, float64, of logits upsampled to the label."""
     planes = np.moveaxis(upsampled(logits, label.shape[-2:]), 1, -1)
     for classes, scores in zip(label.flatten().tolist(), planes.reshape(-1, logits.shape[1]).tolist()):
         most = max(scores)
@@ -90,7 +91,10 @@ def random_batch(classes, count, coarse, size, seed):
     return 3 * torch.randn(count, classes, *coarse, generator=generator(seed)), label
 
 
-@pytest.mark.tried("Numbers", "the propagation's loss on random logits, teachers, labels and class weights, by one process and by several")
+@pytest.mark.tried(
+    "Numbers",
+    "the propagation's loss on random logits, teachers, labels and class weights, by one process and by several",
+)
 @given(taught=st.booleans(), ranks=st.integers(1, 3), **sizes_of_batch)
 def test_propagation_loss_equals_plain_python(outcomes, taught, ranks, classes, count, coarse, size, seed):
     logits, label = random_batch(classes, count * ranks, coarse, size, seed)
@@ -106,7 +110,8 @@ def test_propagation_loss_equals_plain_python(outcomes, taught, ranks, classes, 
         kl = sum(math.exp(p) * (p - q) for p, q in pairs) / len(pairs)
     # Each process has its part of the batch, and divides by the processes' mean weight.
     criterion = PropagationLoss(
-        weights, param_ce=3, param_distil=7, ignore=IGNORE, average=lambda own: own.new_tensor(weight / ranks) if ranks > 1 else own
+        weights, param_ce=3, param_distil=7, ignore=IGNORE,
+        average=lambda own: own.new_tensor(weight / ranks) if ranks > 1 else own,
     )
     losses = [criterion(x, y, t) for x, y, t in zip(
         logits.chunk(ranks), label.chunk(ranks), teacher.chunk(ranks) if taught else [None] * ranks)]

@@ -54,7 +54,8 @@ def test_bisenet_inference_leaves_the_auxiliary_heads_alone():
 
 
 def test_bisenet_trains_on_full_size_auxiliary_logits():
-    shapes = [tuple(x.shape) for x in build_segmenter(name="bisenet", classes=4).training_logits(torch.randn(2, 3, 64, 96))]
+    outputs = build_segmenter(name="bisenet", classes=4).training_logits(torch.randn(2, 3, 64, 96))
+    shapes = [tuple(x.shape) for x in outputs]
     assert shapes == [(2, 4, 8, 12), (2, 4, 64, 96), (2, 4, 64, 96)]
 
 

@@ -83,7 +83,9 @@ def test_single_row_or_column(size):
     assert torch.allclose(warp(x, torch.zeros(1, 2, *size)), x)
 
 
-@pytest.mark.tried("Numbers", "warping by random flow, bilinear and to the nearest pixel: 1 x 1 pixels and up, far outside too")
+@pytest.mark.tried(
+    "Numbers", "warping by random flow, bilinear and to the nearest pixel: 1 x 1 pixels and up, far outside too",
+)
 @given(size=sizes(9), count=st.integers(1, 3), shared=st.booleans(), classes=st.integers(1, 4),
        reach=st.sampled_from([0.5, 2, 12, 1000]), mode=modes, seed=seeds)
 def test_random_flow_samples_what_a_naive_warp_samples(outcomes, size, count, shared, classes, reach, mode, seed):
@@ -112,7 +114,10 @@ def test_random_whole_shift_is_exact(outcomes, size, shift, mode, seed):
 
 
 @pytest.mark.tried("Numbers", "warping a weighted sum of random maps", "the weighted sum of the warped maps")
-@given(size=sizes(12), weights=st.tuples(st.floats(-3, 3), st.floats(-3, 3)), reach=st.sampled_from([0.5, 4]), mode=modes, seed=seeds)
+@given(
+    size=sizes(12), weights=st.tuples(st.floats(-3, 3), st.floats(-3, 3)), reach=st.sampled_from([0.5, 4]), mode=modes,
+    seed=seeds,
+)
 def test_warping_is_linear(outcomes, size, weights, reach, mode, seed):
     rng, (a, b) = generator(seed), weights
     x, y = torch.randn(2, 1, 3, *size, generator=rng)
@@ -128,11 +133,15 @@ def test_zero_flow_moves_nothing(outcomes, size, reach, mode, seed):
     x, still = torch.randn(1, 2, *size, generator=rng), torch.zeros(1, 2, *size)
     moved = warp(x, random_flow(rng, (1, 2, *size), reach), mode)
     for maps in (x, moved):
-        assert torch.equal(warp(maps, still, mode), maps) if mode == "nearest" else torch.allclose(warp(maps, still), maps, atol=1e-4)
+        found = warp(maps, still, mode)
+        assert torch.equal(found, maps) if mode == "nearest" else torch.allclose(found, maps, atol=1e-4)
     outcomes["nothing moves"] += 1
 
 
-@pytest.mark.tried("Numbers", "a flow network's output at random sizes", "resized with corners aligned, a quarter pixel a unit")
+@pytest.mark.tried(
+    "Numbers", "a flow network's output at random sizes",
+    "resized with corners aligned, a quarter pixel a unit",
+)
 @given(coarse=sizes(8), size=sizes(24), count=st.integers(1, 2), seed=seeds)
 def test_network_flow_is_resized_and_divided_by_four(outcomes, coarse, size, count, seed):
     flow = torch.randn(count, 2, *coarse, generator=generator(seed))

@@ -1,4 +1,4 @@
-"""Training samples that cannot be read: refused, or passed over, counted and listed."""
+"""Unreadable training samples: an error, or skipped, counted and listed."""
 import csv
 import os
 import re
@@ -33,22 +33,29 @@ def listed(folder):
         return list(csv.reader(file))
 
 
-@pytest.mark.tried(DOOR, "one corrupt frame among the training's: --on-bad-sample error", "one line that names it, status 2")
+@pytest.mark.tried(
+    DOOR, "one corrupt frame among the training's: --on-bad-sample error",
+    "one line that names it, status 2",
+)
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("stage", [[], ["--stage", "segnet", "--pretrained-backbone", "0"], ["--stage", "flow"]])
 def test_corrupt_frame_stops_training(spoiled, weights, tmp_path, capsys, stage, workers):
     copy, frame = spoiled
     assert main([*training(copy, weights, tmp_path / "logs"), *stage, "--num-worker", workers]) == 2
-    assert refusal(capsys.readouterr().err).startswith(f"error: {frame}: not a readable picture (200 bytes); restore the file")
+    expected = f"error: {frame}: not a readable picture (200 bytes); restore the file"
+    assert refusal(capsys.readouterr().err).startswith(expected)
 
 
-@pytest.mark.tried(DOOR, "one corrupt frame among the training's: --on-bad-sample skip", "trained, the frame counted and listed")
+@pytest.mark.tried(
+    DOOR, "one corrupt frame among the training's: --on-bad-sample skip",
+    "trained, the frame counted and listed",
+)
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("stage", ["gsv", "segnet", "flow"])
-def test_corrupt_frame_is_passed_over_counted_and_listed(spoiled, weights, tmp_path, capsys, stage, workers):
+def test_corrupt_frame_is_skipped_counted_and_listed(spoiled, weights, tmp_path, capsys, stage, workers):
     copy, frame = spoiled
-    words = [*training(copy, weights, tmp_path / "logs"), "--stage", stage, "--pretrained-backbone", "0", "--on-bad-sample", "skip",
-             "--num-worker", workers, "--epoch", "2"]
+    words = [*training(copy, weights, tmp_path / "logs"), "--stage", stage, "--pretrained-backbone", "0",
+             "--on-bad-sample", "skip", "--num-worker", workers, "--epoch", "2"]
     assert main(words) == 0
     name = {"gsv": "swiftnet_test", "segnet": "segnet_swiftnet_test", "flow": "flow_light_test"}[stage]
     head, *rows = listed(experiment(tmp_path / "logs", name=name))
@@ -61,7 +68,10 @@ def test_corrupt_frame_is_passed_over_counted_and_listed(spoiled, weights, tmp_p
     assert re.search(rf"{times} times another sample replaced one of 1 unreadable samples: \S+{LISTED}", printed.out)
 
 
-@pytest.mark.tried(DOOR, "the same, interrupted and resumed, and over two processes", "same weights and counts as without")
+@pytest.mark.tried(
+    DOOR, "the same, interrupted and resumed, and over two processes",
+    "same weights and counts as without",
+)
 def test_counts_and_weights_survive_a_restart(spoiled, weights, tmp_path):
     copy, _ = spoiled
     words = [*training(copy, weights, tmp_path / "logs"), "--on-bad-sample", "skip", "--resume", "auto"]
@@ -72,8 +82,8 @@ def test_counts_and_weights_survive_a_restart(spoiled, weights, tmp_path):
     assert listed(whole) == listed(parts)
     a, b = trained(whole / LATEST), trained(parts / LATEST)
     assert all(torch.equal(a[name], b[name]) for name in a)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "main.py"), *words,
-              "--checkname", "two", "--epoch", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+              str(ROOT / "main.py"), *words, "--checkname", "two", "--epoch", "2"]
     done = subprocess.run(launch, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     two = experiment(tmp_path / "logs", name="swiftnet_two")
@@ -91,7 +101,10 @@ def test_no_sample_that_can_be_read(spoiled, weights, tmp_path, capsys):
     assert re.search(r"none of the \d+ training samples can be read; the first of them: \S+: not a readable", line)
 
 
-@pytest.mark.tried(DOOR, "corrupt frame in evaluation, --on-bad-sample skip", "one line that names it, status 2: a score wants every frame")
+@pytest.mark.tried(
+    DOOR, "corrupt frame in evaluation, --on-bad-sample skip",
+    "one line that names it, status 2: a score requires every frame",
+)
 def test_evaluation_skips_nothing(spoiled, weights, tmp_path, capsys):
     copy, _ = spoiled
     frame = sorted((copy / "leftImg8bit_sequence" / "val").rglob("*.png"))[-1]

@@ -86,7 +86,7 @@ class Stage:
         return channels_first(clip), label
 
     def _made_clips(self, batch: Mapping, seed: Sequence[int]) -> MadeClips:
-        """Return clips made from a batch of StillsDataset; each depends only on `seed` and its place in the global batch."""
+        """Return clips made from a batch of StillsDataset; each depends on `seed` and its place in the global batch."""
         first = self.ranks.rank * len(batch["label"])
         image, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
         seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
