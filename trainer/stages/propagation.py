@@ -7,7 +7,7 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.options import Options
-from dataloaders.clips import ClipDataset
+from dataloaders.clips import ClipDataset, SizedDataset
 from dataloaders.stills import StillsDataset
 from evaluation.metrics_json import Metrics
 from models.fold import folded
@@ -35,23 +35,7 @@ class PropagationStage(Stage):
         net: GSVNet | None = None,
     ):
         super().__init__(options, device, ranks)
-        stills = options.clip_source == "stills"
-        frames = self.training_frames(0 if stills else max(options.multi_step))
-        cache = self._prepare_cache(frames)
-        self.passes = {}
-        for interval in options.multi_step:
-            if stills:
-                self.passes[interval] = StillsDataset(frames, interval, self.dataset, cache)
-                continue
-            self.passes[interval] = ClipDataset(frames, interval, self.dataset, cache)
-            missing = len(frames) - len(self.passes[interval])
-            if missing:
-                logger.info("train: %d of %d labelled frames lack %d earlier frames", missing, len(frames), interval)
-            if not len(self.passes[interval]):
-                raise UserError(
-                    f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
-                    f"--multi-step {interval} requires; --clip-source stills makes clips from single pictures"
-                )
+        self.passes = self._clips()
         self.net = (net or networks_for_training(options, resumed)).to(device)
         self.net.segmenter.to(memory_format=torch.channels_last).requires_grad_(False)
         self.net.guided.filter_bank.requires_grad_(options.train_filter)
@@ -76,6 +60,25 @@ class PropagationStage(Stage):
         self.optimizer = self._optimizer(groups)
         self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
         self.evaluation = self.validation(options)
+
+    def _clips(self) -> dict[int, SizedDataset]:
+        """Return the clips by interval: of videos, or made from stills. Raises UserError if there are none."""
+        options, stills = self.options, self.options.clip_source == "stills"
+        frames = self.training_frames(0 if stills else max(options.multi_step))
+        cache = self._prepare_cache(frames)
+        if stills:
+            return {interval: StillsDataset(frames, interval, self.dataset, cache) for interval in options.multi_step}
+        clips = {interval: ClipDataset(frames, interval, self.dataset, cache) for interval in options.multi_step}
+        for interval, found in clips.items():
+            missing = len(frames) - len(found)
+            if missing:
+                logger.info("train: %d of %d labelled frames lack %d earlier frames", missing, len(frames), interval)
+            if not len(found):
+                raise UserError(
+                    f"{options.data_path}: no labelled train frame has {interval} frames before it, which "
+                    f"--multi-step {interval} requires; --clip-source stills makes clips from single pictures"
+                )
+        return {**clips}
 
     def train_mode(self) -> None:
         super().train_mode()
