@@ -6,7 +6,7 @@
 # make measures     sizes and rules of the tree
 # make gpu          tests and benchmarks on a GPU, at most eight minutes; results in logs/gpu (OUT=FOLDER for another)
 #                   PYTHON=python3 uses an installed torch as it is; WHEELS=FOLDER installs tensorboardX from there;
-#                   BUDGET=SECONDS for all parts together
+#                   BUDGET=SECONDS for all parts together, PARTS="tests video" for some of them
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -50,7 +50,7 @@ measures: setup
 
 gpu: $(if $(NAMED),,setup)
 	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --find-links $(WHEELS) tensorboardX)
-	$(if $(NAMED),$(PYTHON),$(RUN)) -m benchmarks.gpu $(OUT) $(BUDGET)
+	$(if $(NAMED),$(PYTHON),$(RUN)) -m tests.gpu_run $(OUT) $(BUDGET) $(PARTS)
 
 clean:
 	rm -rf demo logs

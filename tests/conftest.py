@@ -13,10 +13,9 @@ from tests.released import write_released_files
 with contextlib.suppress(ImportError):  # the tests that `make gpu` runs do without hypothesis
     from hypothesis import HealthCheck, settings
 
-    # The same examples in every run, however fast the machine. The fixture `outcomes` counts over all examples of a test.
-    settings.register_profile(
-        "same", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    # The same examples in every run, however fast the machine. The fixture `outcomes` counts over all of a test's examples.
+    suppressed = [HealthCheck.function_scoped_fixture]
+    settings.register_profile("same", derandomize=True, deadline=None, print_blob=True, suppress_health_check=suppressed)
     settings.load_profile("same")
 
 
@@ -55,7 +54,7 @@ def outcomes(request) -> Counter:
 
 @pytest.fixture(autouse=True)
 def one_thread_and_seed():
-    """Tests run side by side; torch's own threads would only fight over the cores. What is random is the same every time."""
+    """One thread of torch a test, since tests run side by side; the same random numbers in every run."""
     torch.set_num_threads(1)
     torch.manual_seed(1)
 

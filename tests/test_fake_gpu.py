@@ -1,7 +1,7 @@
 """Training steps and streams on a GPU that is not there: tensors without values on `cuda:0`.
 
-Operations on them fail where they would on a GPU (a tensor left on the CPU, dtypes that do not fit), and where the GPU would be
-waited for (a value read: `.item()`, `.tolist()`, `if tensor`, a boolean index). Backward passes need a real device.
+Operations on them fail where they would on a GPU (a tensor left on the CPU, dtypes that do not fit), and where the program
+would wait for the GPU (a value read: `.item()`, `.tolist()`, `if tensor`, a boolean index). Backward passes need a real one.
 """
 import pytest
 import torch
@@ -18,11 +18,15 @@ from trainer.stages import STAGES
 from utils.distributed import Ranks
 
 DEVICE = torch.device("cuda:0")
-CASES = [("gsv", "swiftnet"), ("gsv", "bisenet"), ("segnet", "swiftnet"), ("segnet", "bisenet"), ("flow", "swiftnet")]
+CASES = [
+    ("gsv", "swiftnet", "off"), ("gsv", "bisenet", "bf16"), ("segnet", "swiftnet", "bf16"), ("segnet", "bisenet", "off"),
+    ("flow", "swiftnet", "off"), ("flow", "swiftnet", "bf16"),
+]
+STREAMS = [*(("swiftnet", "light", amp) for amp in ("off", "bf16", "fp16")), ("bisenet", "flownet", "off")]
 
 
 def apply_anew(module, fn, recurse=True):
-    """As nn.Module._apply, with new parameters in place of new data in the old ones, which fake tensors do not allow."""
+    """As nn.Module._apply, but with new parameters: fake tensors do not take new data."""
     for child in module.children():
         child._apply(fn)
     for name, parameter in module._parameters.items():
@@ -67,8 +71,7 @@ def loss(gpu, streets, stage_name, *more):
         return stage.loss(batch, (1, 0, 0, 0))
 
 
-@pytest.mark.parametrize("amp", ["off", "bf16"])
-@pytest.mark.parametrize(("stage", "segnet"), CASES)
+@pytest.mark.parametrize(("stage", "segnet", "amp"), CASES)
 def test_loss_of_every_stage_is_computed_on_the_gpu_without_waiting(gpu, streets, stage, segnet, amp):
     terms = loss(gpu, streets, stage, "--amp", amp, "--segnet", segnet)
     for name, term in terms.items():
@@ -76,8 +79,7 @@ def test_loss_of_every_stage_is_computed_on_the_gpu_without_waiting(gpu, streets
     assert terms["total"].requires_grad
 
 
-@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-@pytest.mark.parametrize(("segnet", "flow"), [("swiftnet", "light"), ("bisenet", "flownet")])
+@pytest.mark.parametrize(("segnet", "flow", "amp"), STREAMS)
 def test_stream_stays_on_the_gpu_until_its_labels(gpu, segnet, flow, amp):
     frame = gpu.from_tensor(torch.zeros(1, 64, 128, 3, dtype=torch.uint8))
     with gpu:

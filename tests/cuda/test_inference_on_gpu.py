@@ -17,6 +17,7 @@ from tests.released import filled_gsvnet
 pytestmark = pytest.mark.cuda
 
 FRAMES, SIZE = 5, (128, 256)
+NETWORKS = [*(("swiftnet", "light", engine) for engine in ENGINES), ("bisenet", "flownet", "eager")]
 # Norm of the difference over the norm of the logits, after four propagations. The edge map is a threshold: where
 # rounding moves it, a few pixels differ much, in float32 too.
 DIFFERENCE = {"off": 2e-3, "bf16": 1e-1, "fp16": 2e-2}
@@ -44,8 +45,7 @@ def run(net, frames, **settings):
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-@pytest.mark.parametrize("engine", list(ENGINES))
-@pytest.mark.parametrize(("segnet", "flow"), [("swiftnet", "light"), ("bisenet", "flownet")])
+@pytest.mark.parametrize(("segnet", "flow", "engine"), NETWORKS)
 def test_logits_of_every_engine_are_those_of_the_cpu(frames, segnet, flow, engine, amp):
     net = filled_gsvnet(segnet, flow)
     expected = run(net, frames, engine="eager", device="cpu")
