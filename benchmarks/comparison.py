@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from benchmarks import measure
 from benchmarks.complexity import gmac, parameters, published_fusion_gmac
-from benchmarks.measure import (
-    SIZE,
-    Rounds,
-    frame_size,
-    median_and_p95,
-    memory_gib,
-    milliseconds,
-    peak_gib,
-    reset_peak,
-    turns,
-)
 from config.datasets import dataset_config
 from config.options import Options
 from evaluation.metrics_json import Metrics, over_interval, read_metrics
@@ -83,7 +73,7 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
     """
     # Eager unless an engine is named: rows compare networks, not engines.
     options = replace(options, engine="eager") if options.engine == "auto" else options
-    classes, size = dataset_config("cityscapes_2k", "").num_classes, frame_size(options)
+    classes, size = dataset_config("cityscapes_2k", "").num_classes, measure.frame_size(options)
     results = [read_metrics(Path(path)) for path in options.results]
     rows = []
     for row in ROWS:
@@ -93,10 +83,9 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
         logger.info("%s: %.1f frames/s end to end", row.name, found["end_to_end"]["fps"])
     settings = (
         f"{size[1]} x {size[0]}, batch 1, interval {options.interval}, engine {options.engine}, --amp {options.amp}, "
-        f"BatchNorm folded, untrained weights; GMAC at {SIZE[1]} x {SIZE[0]}; end to end: from the uint8 frame in "
-        "memory to the full-size uint8 label map, including argmax; network: logits of a frame that already has the "
-        "segmenter's size, including normalisation; memory: peak minus what was in use before the row's networks were "
-        "built"
+        "BatchNorm folded, untrained weights; GMAC at 2048 x 1024; end to end: from the uint8 frame in memory to the "
+        "full-size uint8 label map, including argmax; network: logits of a frame that already has the segmenter's "
+        "size, including normalisation; memory: peak minus what was in use before the row's networks were built"
     )
     tables = [cost_table(rows), speed_table(rows), accuracy_table(rows)]
     return {
@@ -111,7 +100,7 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
 
     The guided convolution is counted in its published form; this program's form saves `published_fusion_gmac`.
     """
-    (h, w), (height, width) = grid_size(*SIZE), scaled_size(*SIZE, row.scale)
+    (h, w), (height, width) = grid_size(*measure.SIZE), scaled_size(*measure.SIZE, row.scale)
     with torch.device("meta"):  # allocates and initialises nothing
         net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
         image, view, logits = torch.empty(1, 3, height, width), torch.empty(1, 3, h, w), torch.empty(1, classes, h, w)
@@ -130,23 +119,23 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
 def speed(row: Row, classes: int, options: Options, device: torch.device) -> dict:
     """`peak_gib` and, for "network" and "end_to_end", a dict of `keyframe_ms` and `propagated_ms` (median and 95th
     percentile; None if every frame is segmented), `average_ms` over an interval, `fps`."""
-    before = memory_gib(device)
+    before = measure.memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
     engine = build_engine(options.engine, net, scale=row.scale, device=device, amp=options.amp)
-    image, logits = sample_inputs(classes, frame_size(options))
+    image, logits = sample_inputs(classes, measure.frame_size(options))
     logits = logits.to(device)
-    reset_peak(device)
+    measure.reset_peak(device)
     works, wait = end_to_end_works(engine, row, image, logits), partial(synchronise, device)
     for work in works.values():
         work()
     wait()
-    found: dict = {"peak_gib": peak_gib(device) - before}
+    found: dict = {"peak_gib": measure.peak_gib(device) - before}
     works |= network_works(engine, row, net, image, logits)
-    seconds = turns(works, Rounds.of(options, ROUNDS[device.type]), wait)
+    seconds = measure.turns(works, measure.Rounds.of(options, ROUNDS[device.type]), wait)
     for kind in ("network", "end_to_end"):
-        key = median_and_p95(seconds[f"{kind} keyframe"])
-        propagated = median_and_p95(seconds[f"{kind} propagated"]) if row.flow is not None else None
+        key = measure.median_and_p95(seconds[f"{kind} keyframe"])
+        propagated = measure.median_and_p95(seconds[f"{kind} propagated"]) if row.flow is not None else None
         mean = (key[0] + (options.interval - 1) * (propagated or key)[0]) / options.interval
         found[kind] = {"keyframe_ms": key, "propagated_ms": propagated, "average_ms": mean, "fps": 1e3 / mean}
     return found
@@ -166,7 +155,7 @@ def sample_inputs(classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: Tensor) -> dict[str, Callable]:
     """The networks alone: a frame that already has the segmenter's size; two views."""
-    height, width = scaled_size(*image.shape[1:3], row.scale)
+    height, width = scaled_size(image.shape[1], image.shape[2], row.scale)
     scaled = image[:, :height, :width].contiguous().to(engine.device)
     alone = GSVNet(net.segmenter, NoFlow(), net.guided)  # an engine copies its networks, and FlowNet2-S is large
     segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, amp=engine.amp)
@@ -193,8 +182,8 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
 
 
 def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
-    """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last result of this row;
-    None without one. Results of ablations do not count."""
+    """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last
+    result of this row that is no ablation; None without one."""
     method = "per-frame" if row.flow is None else "gsv"
     found: dict = {"dataset": None, "frames": None, "avg_miou": None, "pooled_miou": None, "min_miou": None}
     for metrics in results:
@@ -226,7 +215,8 @@ def speed_table(rows: Sequence[dict]) -> Table:
     for row in rows:
         cell = [row["name"]]
         for found in (row["network"], row["end_to_end"]):
-            cell += [*(milliseconds(found[key]) for key in ("keyframe_ms", "propagated_ms")), f"{found['fps']:.2f}"]
+            cell += [measure.milliseconds(found["keyframe_ms"]), measure.milliseconds(found["propagated_ms"])]
+            cell.append(f"{found['fps']:.2f}")
         cells.append((*cell, f"{row['peak_gib']:.2f}", shown(row["published"][2])))
     head = (
         "model", "network: keyframe ms (p95)", "propagated ms (p95)", "FPS", "end to end: keyframe ms (p95)",

@@ -40,8 +40,8 @@ def benchmark_evaluation(options: Options, device: torch.device) -> dict:
     frames = frames[: 1 if options.early_stop else FRAMES]
     if len(frames) <= warm_up:
         raise UserError(
-            f"{options.data_path}: too few labelled val frames have {past} frames before them ({warm_up + 1} required); "
-            "choose a smaller --eval-multi-step"
+            f"{options.data_path}: fewer than {warm_up + 1} labelled val frames have {past} frames before them; choose "
+            "a smaller --eval-multi-step"
         )
     net, weights = networks_to_measure(options)
     net = net.to(device).eval()
@@ -69,7 +69,8 @@ def benchmark_evaluation(options: Options, device: torch.device) -> dict:
 
 
 def one_pass_counts(
-    net: GSVNet, frame: LabelledFrame, positions: Sequence[int], dataset: DatasetConfig, scale: float, device: torch.device
+    net: GSVNet, frame: LabelledFrame, positions: Sequence[int], dataset: DatasetConfig, scale: float,
+    device: torch.device,
 ) -> Tensor:
     """Confusion counts (P,C,C) int64 of all positions, in one pass over the frames."""
     videos = videos_of([frame])
@@ -81,7 +82,8 @@ def one_pass_counts(
 
 @torch.no_grad()
 def plain_counts(
-    net: GSVNet, frame: LabelledFrame, positions: Sequence[int], dataset: DatasetConfig, scale: float, device: torch.device
+    net: GSVNet, frame: LabelledFrame, positions: Sequence[int], dataset: DatasetConfig, scale: float,
+    device: torch.device,
 ) -> Tensor:
     """As `one_pass_counts`, the published way: for each position, decode and normalise the clip, propagate, upsample
     all logits, count labelled pixels."""

@@ -1,7 +1,7 @@
 """--benchmark loader: frames per second of image decoders and of whole loaders, one of them the published way."""
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
     paths = sorted({path for frame in clips.frames[:count] for path in frame.frames})[:DECODER_FRAMES]
     decoders: dict[str, Decode] = {
         "Pillow": lambda path: np.array(Image.open(path).convert("RGB")),
-        "OpenCV": lambda path: cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB),
+        "OpenCV": lambda path: cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2RGB),
         "ours (OpenCV for PNG, torchvision.io for JPEG)": read_image,
     }
     decode = rates({name: partial(apply, read, paths) for name, read in decoders.items()}, len(paths), rounds)
@@ -65,7 +65,7 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
     return {"frame": list(size), "decoders": decode, "loaders": whole, "table": table.console()}
 
 
-def rates(works: dict[str, Callable[[], object]], frames: int, rounds: Rounds) -> dict[str, float]:
+def rates(works: Mapping[str, Callable[[], object]], frames: int, rounds: Rounds) -> dict[str, float]:
     """Frames per second of each work, which handles `frames` of them: median, the works taking turns."""
     return {name: frames / statistics.median(seconds) for name, seconds in turns(works, rounds).items()}
 

@@ -112,6 +112,9 @@ def plain_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
 class PlainStream:
     """The published program on a stream of frames."""
 
+    logits: Tensor  # (1,C,h,w) of the previous frame
+    view: Tensor  # (1,3,h,w) of the previous frame
+
     def __init__(self, net: GSVNet, scale: float, device: torch.device):
         self.net, self.scale, self.device = net.to(device), scale, device
 

@@ -40,8 +40,8 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
         run["clips_per_second"] = 1e3 * options.batch_size / run["milliseconds"]["step"]
     settings = (
         f"{options.segnet}, {options.optical_flow_network} flow, batch {options.batch_size}, crop "
-        f"{options.crop_height} x {options.crop_width}, interval {options.multi_step[0]}, --amp {options.amp}, --compile "
-        f"{int(options.compile)}, {options.num_worker} loader processes"
+        f"{options.crop_height} x {options.crop_width}, interval {options.multi_step[0]}, --amp {options.amp}, "
+        f"--compile {int(options.compile)}, {options.num_worker} loader processes"
     )
     return {"settings": settings, **found, "table": [settings, *step_table(found).console()]}
 
