@@ -2,6 +2,7 @@
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,12 +53,10 @@ def peaks() -> dict[str, float]:
     """Bytes a second of a copy (read and written); floating-point operations a second of matrix products, by type."""
     source, target = (torch.empty(2**31, dtype=torch.uint8, device="cuda") for _ in range(2))
     found = {"bytes": 2 * source.numel() / seconds(lambda: target.copy_(source))}
-    for name, kind in TYPES.items():
+    for name, kind in {**TYPES, "tf32": torch.float32}.items():
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=kind) for _ in range(2))
-        found[name] = 2 * 8192**3 / seconds(lambda a=a, b=b: a @ b)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    a, b = (torch.randn(8192, 8192, device="cuda") for _ in range(2))
-    found["tf32"] = 2 * 8192**3 / seconds(lambda: a @ b)
+        found[name] = 2 * 8192**3 / seconds(partial(torch.matmul, a, b))
     torch.backends.cuda.matmul.allow_tf32 = False
     return found
 

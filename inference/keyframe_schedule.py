@@ -1,15 +1,14 @@
 """Decide when a frame of a stream becomes a keyframe."""
-from typing import Protocol
-
 from torch import Tensor
 
 
-class Schedule(Protocol):
+class Schedule:
     """Decides for one stream, after its first frame, which is always a keyframe."""
 
     def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
         """Whether the frame with `view` becomes a keyframe. since: frames since the last keyframe, at least 1; views
         (1,3,h,w) of the previous frame and of this one, on the networks' device."""
+        raise NotImplementedError
 
     def spent(self, keyframe: bool, seconds: float) -> None:
         """Note the seconds that a frame took."""
@@ -47,7 +46,7 @@ class SceneCut(FixedInterval):
 MOST = 20  # at most so many times a frame's share are counted for the first keyframe
 
 
-class Budget:
+class Budget(Schedule):
     """As many keyframes as an average of `milliseconds` a frame allows.
 
     Time that a frame does not use is saved; a keyframe comes when the savings cover what the last one took beyond its
