@@ -13,9 +13,11 @@ from tests.released import write_released_files
 with contextlib.suppress(ImportError):  # the tests that `make gpu` runs do without hypothesis
     from hypothesis import HealthCheck, settings
 
-    # The same examples in every run, however fast the machine. The fixture `outcomes` counts over all of a test's examples.
-    suppressed = [HealthCheck.function_scoped_fixture]
-    settings.register_profile("same", derandomize=True, deadline=None, print_blob=True, suppress_health_check=suppressed)
+    # The same examples in every run, however fast the machine; the fixture `outcomes` counts over a test's examples.
+    unchecked = [HealthCheck.function_scoped_fixture]
+    settings.register_profile(
+        "same", derandomize=True, deadline=None, print_blob=True, suppress_health_check=unchecked
+    )
     settings.load_profile("same")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from config.schema import DatasetConfig
 
-seeds = st.integers(0, 2**32 - 1)  # of contents, which shrink to those of seed 0; sizes and settings are drawn themselves
+seeds = st.integers(0, 2**32 - 1)  # of contents, which shrink to seed 0; sizes and settings are drawn
 
 
 def sizes(most: int, least: int = 1) -> st.SearchStrategy[tuple[int, int]]:
@@ -32,7 +32,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def random_labels(rng: np.random.Generator, size: tuple[int, ...], classes: int, ignore: int | None = None) -> Tensor:
-    """Class indices `size` uint8 of which some classes never occur; a few, half or nearly all are `ignore` where one is given."""
+    """Class indices `size` uint8 without some of the classes; a few, half or nearly all are `ignore` if it is given."""
     present = rng.choice(classes, size=rng.integers(1, classes + 1), replace=False)
     labels = rng.choice(present, size=size)
     if ignore is not None:

@@ -1,7 +1,8 @@
 """Training steps and streams on a GPU that is not there: tensors without values on `cuda:0`.
 
-Operations on them fail where they would on a GPU (a tensor left on the CPU, dtypes that do not fit), and where the program
-would wait for the GPU (a value read: `.item()`, `.tolist()`, `if tensor`, a boolean index). Backward passes need a real one.
+Operations on them fail where they would on a GPU (a tensor left on the CPU, dtypes that do not fit), and where the
+program would wait for it (a value read: `.item()`, `.tolist()`, `if tensor`, a boolean index). Backward passes need a
+real GPU.
 """
 import pytest
 import torch
@@ -19,8 +20,8 @@ from utils.distributed import Ranks
 
 DEVICE = torch.device("cuda:0")
 CASES = [
-    ("gsv", "swiftnet", "off"), ("gsv", "bisenet", "bf16"), ("segnet", "swiftnet", "bf16"), ("segnet", "bisenet", "off"),
-    ("flow", "swiftnet", "off"), ("flow", "swiftnet", "bf16"),
+    ("gsv", "swiftnet", "off"), ("gsv", "bisenet", "bf16"), ("segnet", "swiftnet", "bf16"),
+    ("segnet", "bisenet", "off"), ("flow", "swiftnet", "off"), ("flow", "swiftnet", "bf16"),
 ]
 STREAMS = [*(("swiftnet", "light", amp) for amp in ("off", "bf16", "fp16")), ("bisenet", "flownet", "off")]
 

@@ -1,6 +1,6 @@
-"""What was tried to break the program: tests say it with the mark `tried`, and `make reliability` makes the table of it.
+"""What was tried to break the program: tests name it with the mark `tried`; `make reliability` makes a table of it.
 
-@pytest.mark.tried("Checkpoints", "a file cut short", "refused in one line")     a passing test is one case with this outcome
+@pytest.mark.tried("Checkpoints", "a file cut short", "refused in one line")     a passing test is one case of it
 def test_cut_file(tmp_path, part): ...
 
 def test_many(tmp_path, outcomes):                                               or the test counts its cases itself
@@ -44,15 +44,16 @@ class Table:
         counts = [count for row in self.rows.values() for count in row.values()]
         failed = sum(row["FAILED"] for row in self.rows.values())
         lines = [
-            f"{len(self.rows)} things tried, {sum(counts):,} cases, {failed} failures. Python {platform.python_version()}, "
-            f"torch {torch.__version__}, torchvision {torchvision.__version__}, {machine()}; {datetime.date.today():%-d %B %Y}."
+            f"{len(self.rows)} things tried, {sum(counts):,} cases, {failed} failures. "
+            f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
+            f"{machine()}; {datetime.date.today():%-d %B %Y}."
         ]
         for door in DOORS:
             rows = {what: row for (its, what), row in sorted(self.rows.items()) if its == door}
             if rows:
                 lines += ["", f"### {door}", "", "| tried | cases | what happened |", "|---|---|---|"]
             for what, row in rows.items():
-                happened = [outcome if len(row) == 1 else f"{count:,} {outcome}" for outcome, count in row.most_common()]
+                happened = [x if len(row) == 1 else f"{count:,} {x}" for x, count in row.most_common()]
                 lines.append(f"| {what} | {sum(row.values()):,} | {'; '.join(happened)} |")
         return "\n".join(lines)
 

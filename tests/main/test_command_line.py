@@ -53,7 +53,8 @@ def tensors(path: Path) -> dict:
 def test_released_files_evaluate_to_the_right_label_maps(call, streets, tmp_path, segmenter, flow):
     predictions, metrics = tmp_path / "predictions", tmp_path / "metrics.json"
     words = ["--load-flow", "0"] if flow == "flownet" else []
-    assert call("--evaluate", "1", "--batch-size", "1", "--resume", "1", "--segnet", segmenter, "--optical-flow-network",
+    assert call("--evaluate", "1", "--batch-size", "1", "--resume", "1", "--segnet", segmenter,
+                "--optical-flow-network",
                 flow, "--save-predictions", str(predictions), "--metrics-file", str(metrics), *words) == 0
     net, table = filled_gsvnet(segmenter, flow), id_table(CITYSCAPES)
     folder = streets / "leftImg8bit_sequence" / "val" / "streets"
@@ -98,7 +99,8 @@ def test_propagation_training_leaves_what_the_contract_names(call, tmp_path):
 
 @pytest.mark.parametrize("segmenter", ["swiftnet", "bisenet"])
 def test_segmenter_stage_makes_a_file_that_segnet_weights_takes(call, tmp_path, segmenter):
-    assert call("--stage", "segnet", "--segnet", segmenter, "--pretrained-backbone", "0", *TRAIN, "--early-stop", "1") == 0
+    assert call("--stage", "segnet", "--segnet", segmenter, "--pretrained-backbone", "0", *TRAIN, "--early-stop",
+                "1") == 0
     best = experiment(tmp_path, f"segnet_{segmenter}_test") / "model_best.pth.tar"
     assert call("--evaluate", "1", "--segnet", segmenter, "--segnet-weights", str(best), "--method", "copy",
                 "--eval-multi-step", "1") == 0
@@ -114,7 +116,8 @@ def test_flow_stage_makes_a_file_that_flow_weights_takes(call, tmp_path):
 
 @pytest.mark.parametrize("words", [["--edge", "0"], ["--intra", "0"], ["--optical-flow-network", "none"]])
 def test_ablations_train_and_evaluate(call, tmp_path, words):
-    assert call(*TRAIN, *words, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step", "1") == 0
+    assert call(*TRAIN, *words, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step",
+                "1") == 0
     trained, found = str(experiment(tmp_path, "swiftnet_test") / LATEST), []
     for more in (["--resume", trained, *words], ["--resume", "1", *words], ["--resume", "1"]):
         path = tmp_path / "metrics.json"  # of the whole method, or said to be without the part
@@ -141,7 +144,8 @@ def test_evaluation_leaves_tables_and_consistency_over_time(call, tmp_path, caps
     assert [row["interval"] for row in metrics["intervals"]] == [1, 2, 3, 4, 5]
     miou = [row["miou"] for row in metrics["positions"]]
     for row in metrics["intervals"]:
-        assert row["mean_miou"] == pytest.approx(np.mean(miou[: row["interval"]])) and row["min_miou"] == min(miou[: row["interval"]])
+        assert row["mean_miou"] == pytest.approx(np.mean(miou[: row["interval"]]))
+        assert row["min_miou"] == min(miou[: row["interval"]])
         assert 0 < row["tc"] <= 1 and 0 < row["tc_visible"] <= 1 and row["pairs"] == 2 * 5
         assert row["mvc"] == row["mvc_right"] == {"8": None, "16": None}  # these videos have six frames
     assert metrics["intervals"][-1]["pooled_miou"] == pytest.approx(metrics["pooled_miou"])
@@ -198,7 +202,8 @@ def test_resuming_a_file_restores_the_optimizer_when_asked(call, tmp_path):
 
 
 def test_training_from_the_released_file_starts_at_its_weights(call, weights, tmp_path):
-    assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--resume", "1", "--lr", "1e-30",
+    assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--resume", "1", "--lr",
+                "1e-30",
                 "--guide-lr", "1e-30", "--optical-flow-lr", "1e-30") == 0
     after = tensors(experiment(tmp_path, "swiftnet_test") / LATEST)
     before = tensors(weights / GSVNET_FILES["swiftnet"])
@@ -244,7 +249,8 @@ def test_broken_picture_is_named_in_one_line_whichever_process_reads_it(call, st
     capsys.readouterr()
     assert call("--evaluate", "1", "--resume", "1", "--data-path", str(copy), "--num-worker", workers) == 2
     line = capsys.readouterr().err.strip()
-    assert re.fullmatch(rf"error: {re.escape(str(broken))}: not a readable picture .100 bytes.; restore the file .*", line)
+    assert re.fullmatch(rf"error: {re.escape(str(broken))}: not a readable picture .100 bytes.; restore the file .*",
+                        line)
 
 
 def test_imagenet_weights_out_of_reach_say_what_to_do(call, capsys, monkeypatch):
@@ -258,9 +264,12 @@ def test_imagenet_weights_out_of_reach_say_what_to_do(call, capsys, monkeypatch)
 
 def test_three_processes_evaluate_two_videos_as_one_process_does(call, streets, weights, tmp_path):
     """Consistency over time included; one of the three has no video."""
-    assert call("--evaluate", "1", "--resume", "1", "--eval-multi-step", "1", "--metrics-file", str(tmp_path / "one.json")) == 0
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3", str(ROOT / "main.py"),
-             "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu", "--num-worker",
+    assert call("--evaluate", "1", "--resume", "1", "--eval-multi-step", "1", "--metrics-file",
+                str(tmp_path / "one.json")) == 0
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3",
+             str(ROOT / "main.py"),
+             "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu",
+             "--num-worker",
              "0", "--log-folder", str(tmp_path / "logs"), "--evaluate", "1", "--resume", "1", "--eval-multi-step", "1",
              "--metrics-file", str(tmp_path / "three.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -269,30 +278,37 @@ def test_three_processes_evaluate_two_videos_as_one_process_does(call, streets, 
     one, three = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "three"))
     assert one["positions"] == three["positions"] and one["worst"] == three["worst"]
     for a, b in zip(one["intervals"], three["intervals"], strict=True):
-        assert a["tc"] == pytest.approx(b["tc"]) and a["tc_visible"] == pytest.approx(b["tc_visible"]) and a["pairs"] == b["pairs"]
+        assert a["tc"] == pytest.approx(b["tc"])
+        assert a["tc_visible"] == pytest.approx(b["tc_visible"])
+        assert a["pairs"] == b["pairs"]
 
 
 def test_segmenter_stage_evaluates_the_file_it_is_given(call, weights, tmp_path, capsys):
     assert call("--stage", "segnet", "--evaluate", "1", "--resume", "nowhere.pt", "--eval-multi-step") == 2
     assert "nowhere.pt: not found" in capsys.readouterr().err
-    assert call("--stage", "segnet", "--evaluate", "1", "--resume", str(weights / "cityscapes-swnet-R18.pt"), "--eval-multi-step",
+    assert call("--stage", "segnet", "--evaluate", "1", "--resume", str(weights / "cityscapes-swnet-R18.pt"),
+                "--eval-multi-step",
                 "--metrics-file", str(tmp_path / "metrics.json")) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["method"] == "per-frame"
 
 
 def test_what_was_trained_without_a_part_is_not_given_it(call, tmp_path, capsys):
-    assert call(*TRAIN, "--edge", "0", "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step", "1") == 0
+    assert call(*TRAIN, "--edge", "0", "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9",
+                "--eval-multi-step", "1") == 0
     trained = str(experiment(tmp_path, "swiftnet_test") / LATEST)
     assert call("--evaluate", "1", "--resume", trained) == 2
     assert "was trained with --edge 0, but this run has 1" in capsys.readouterr().err
 
 
 def test_two_processes_train_and_count_every_frame_once(streets, weights, tmp_path):
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "main.py"),
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+             str(ROOT / "main.py"),
              "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu",
-             "--log-folder", str(tmp_path / "logs"), *TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-multi-step", "1"]
+             "--log-folder", str(tmp_path / "logs"), *TRAIN, "--early-stop", "1", "--multi-step", "1",
+             "--eval-multi-step", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     metrics = json.loads((experiment(tmp_path, "swiftnet_test") / "metrics.json").read_text())
-    assert [row["frames"] for row in metrics["positions"]] == [10, 8]  # a dry run: 10 frames, two of them the first of their sequence
+    # A dry run: 10 frames, two of them the first of their sequence.
+    assert [row["frames"] for row in metrics["positions"]] == [10, 8]

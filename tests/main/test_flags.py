@@ -125,7 +125,8 @@ def test_batch_that_the_processes_cannot_share(streets, weights, tmp_path, monke
 
     monkeypatch.setattr("utils.distributed.join", lambda *_: Ranks(0, ranks))
     assert main([*training(streets, weights, tmp_path / "logs"), "--batch-size", batch]) == 2
-    assert f"--batch-size {batch} cannot be split over {ranks} processes; choose a multiple of {ranks}" in refusal(capsys.readouterr().err)
+    line = refusal(capsys.readouterr().err)
+    assert f"--batch-size {batch} cannot be split over {ranks} processes; choose a multiple of {ranks}" in line
     assert not (tmp_path / "logs").exists()
 
 

@@ -13,6 +13,7 @@ def test_next_commands_evaluate_segment_and_resume_with_the_trained_files():
     assert all(line[:2] == ["python", "main.py"] for line in words)
     evaluate, video, resume = (parse(line[2:]) for line in words)
     assert [tasks(options) for options in (evaluate, video, resume)] == [["--evaluate 1"], ["--video"], []]
-    assert evaluate.resume == video.resume == "g.tar" and {x.segnet_weights for x in (evaluate, video, resume)} == {"s.tar"}
+    assert evaluate.resume == video.resume == "g.tar"
+    assert {x.segnet_weights for x in (evaluate, video, resume)} == {"s.tar"}
     assert (resume.resume, resume.flow_weights, resume.epoch, resume.lr_gamma) == ("auto", "f.tar", 4, 0.6)
     assert run_root(resume) == FOLDER / "logs" / "run" / "synthetic" / "swiftnet_demo"
