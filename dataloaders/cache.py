@@ -48,12 +48,16 @@ class PictureCache:
         """Return decode(path), memory-mapped and read-only. Raises UserError where the cache cannot be used."""
         entry = self._entry(path)
         try:
-            return _mapped(entry)
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # missing, or damaged and to be replaced
-            picture = decode(path)
+            picture = _mapped(entry)
         except OSError as error:
             raise UserError(f"{entry}: cannot be read ({error.strerror}); change or omit --cache-dir") from error
-        self._write(entry, picture)
+        if picture is None:
+            picture = decode(path)
+            with written_whole(entry, "free some space, or omit --cache-dir") as file:
+                np.save(file, picture)
+            for other in entry.parent.glob(f"{entry.name.split('-')[0]}-*.npy"):
+                if other != entry:
+                    other.unlink(missing_ok=True)
         return picture
 
     def _holds(self, path: Path) -> bool:
@@ -69,34 +73,25 @@ class PictureCache:
         key = hashlib.sha1(str(path.resolve()).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}-{source.st_size}-{source.st_mtime_ns}.npy"
 
-    def _write(self, entry: Path, picture: np.ndarray) -> None:
-        with written_whole(entry, "free some space, or omit --cache-dir") as file:
-            np.save(file, picture)
-        key = entry.name.split("-")[0]
-        for other in entry.parent.glob(f"{key}-*.npy"):
-            if other != entry:
-                other.unlink(missing_ok=True)
-
 
 def picture_cache(folder: str) -> PictureCache | None:
     """The cache in `folder` (`--cache-dir`); None if the name is empty."""
     return PictureCache(Path(folder)) if folder else None
 
 
-def _mapped(entry: Path) -> np.ndarray:
-    """Map a decoded picture, (H,W) or (H,W,3) uint8. Raises OSError, and ValueError if it is damaged or incomplete."""
+def _mapped(entry: Path) -> np.ndarray | None:
+    """Map a decoded picture, (H,W) or (H,W,3) uint8; None if it is missing, damaged or incomplete. Raises OSError."""
     try:
         picture = np.lib.format.open_memmap(entry, mode="r")  # rejects pickled objects, which could run code
+        valid = picture.ndim >= 2 and picture.shape[2:] in ((), (3,)) and picture.dtype == np.uint8 and picture.size
+        whole = entry.stat().st_size == picture.offset + picture.nbytes
+        return picture if valid and whole and picture.flags.c_contiguous else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError:
         raise
-    except Exception as error:  # damaged headers raise many types
-        raise ValueError(f"{entry}: not an .npy file") from error
-    valid = picture.ndim >= 2 and picture.shape[2:] in ((), (3,)) and picture.dtype == np.uint8
-    if not valid or not picture.flags.c_contiguous or not picture.size:
-        raise ValueError(f"{entry}: not a decoded picture")
-    if entry.stat().st_size != picture.offset + picture.nbytes:
-        raise ValueError(f"{entry}: incomplete")
-    return picture
+    except Exception:  # damaged headers raise many types
+        return None
 
 
 def _size_of_first(pictures: Iterable[Path], decode: Decode) -> int:

@@ -27,18 +27,14 @@ class SizedDataset(Dataset[dict]):
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """A labelled frame and its past.
-
-    frames: consecutive frames in order, the labelled one last; fewer than were asked for where a video begins or has a
-    gap. flow, ahead: files of the true flow from the labelled frame to the previous and to the next one, if any.
-    """
+    """A labelled frame and its past."""
 
     name: str
-    frames: tuple[Path, ...]
+    frames: tuple[Path, ...]  # consecutive, the labelled one last; fewer than requested at a video's start or gap
     label: Path
     prediction: str  # file name of a prediction for it
-    flow: Path | None = None
-    ahead: Path | None = None
+    flow: Path | None = None  # file of the true flow from the labelled frame to the previous one, if any
+    ahead: Path | None = None  # the same, to the next frame
 
 
 def with_past(frames: Sequence[LabelledFrame], interval: int) -> list[LabelledFrame]:
@@ -57,22 +53,18 @@ class ClipDataset(SizedDataset):
     def __init__(
         self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: PictureCache | None = None
     ):
-        self.frames = with_past(frames, interval)
-        self.interval = interval
-        self.table = label_table(dataset)
-        self.cache = cache
+        self.frames, self.interval = with_past(frames, interval), interval
+        self.table, self.cache = label_table(dataset), cache
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
-        clip, ids = read_clip(frame.frames[-1 - self.interval :], self.cache), self._ids(frame.label)
+        clip = read_clip(frame.frames[-1 - self.interval :], self.cache)  # (T,H,W,3)
+        ids = read_ids(frame.label) if self.cache is None else self.cache.read(frame.label, read_ids)  # (H,W)
         check_size(frame.label, ids.shape, frame.frames[-1], clip.shape[1:3])
         return {"clip": clip, "label": torch.from_numpy(cv2.LUT(ids, self.table)), "name": frame.name}
-
-    def _ids(self, path: Path) -> np.ndarray:
-        return read_ids(path) if self.cache is None else self.cache.read(path, read_ids)
 
 
 def check_size(path: Path, size: Sequence[int], frame: Path, expected: Sequence[int]) -> None:

@@ -22,31 +22,27 @@ from dataloaders.label_check import wrong_kind
 from dataloaders.loaders import labelled_frames, prepare_data
 from dataloaders.split_scan import MISPLACED, Problem, SplitScan
 from utils.files import write_json
-from utils.logging import progress_bar
+from utils.logging import watched
 from utils.text_table import Table
 from utils.visualize import grid, legend, overlay, with_caption, write_picture
 
+SIZES = "frames of different sizes"
 PAST = 4  # frames read before a labelled one: as many as the recipe uses
 USUAL_VOID = (250, 255)
 SHOWN = 20  # problems of a kind on the console; check.json has all
 NARROWEST, WIDEST = 480, 1024  # half an overlay picture, pixels
-UNREADABLE, NO_IDS, SIZES = "unreadable files", "labels that hold no ids", "frames of different sizes"
 COLUMNS = ("class", "ids", "pixels", "files", "share %", "weight")
 
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """What reading one file found.
+    """What reading one file found."""
 
-    digest: of its bytes. size: "width x height", empty if unreadable. ids: (256,) pixels of each id of a label.
-    problem: why it cannot be used, if so. turned: viewers rotate or mirror the frame, this program does not.
-    """
-
-    digest: bytes = b""
-    size: str = ""
-    ids: np.ndarray | None = None
-    problem: Problem | None = None
-    turned: bool = False
+    digest: bytes = b""  # of its bytes
+    size: str = ""  # "width x height", empty if unreadable
+    ids: np.ndarray | None = None  # (256,) pixels of each id of a label
+    problem: Problem | None = None  # why it cannot be used, if so
+    turned: bool = False  # viewers rotate or mirror the frame, this program does not
 
 
 Files = Mapping[Path, ScannedFile]
@@ -62,15 +58,15 @@ def check_dataset(options: Options) -> int:
     output.mkdir(parents=True, exist_ok=True)
     files = scan_files([frame for scan in scans.values() for frame in scan.frames], max(1, options.num_worker))
     reports = {split: report_of(scan, files, config, _void_ids(options)) for split, scan in scans.items()}
-    found = {split: dict.fromkeys(problems_of(split, scans, files, reports, config)) for split in scans}
+    found = {split: dict.fromkeys(problems_of(split, scans, files, reports[split], config)) for split in scans}
     problems = [{"kind": kind, "split": split, "text": text} for split in found for kind, text in found[split]]
     for split, report in reports.items():
-        report["pictures"] = draw_labels(scans[split].frames, files, config, options.pictures, output / split)
+        report["pictures"] = draw_labels(scans[split], files, config, options.pictures, output / split)
         print_split(split, report)
     print_problems(problems)
     write_json(output / "check.json", {"dataset": config.name, "splits": reports, "problems": problems})
     pictures = sum(len(report["pictures"]) for report in reports.values())
-    print("", f"{output / 'check.json'} and {pictures} pictures written", sep="\n")
+    print(f"\n{output / 'check.json'} and {pictures} pictures written")
     print(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}")
     return len(problems)
 
@@ -88,7 +84,7 @@ def scan_splits(options: Options) -> dict[str, SplitScan]:
         with scan.reporting():
             scan.frames = labelled_frames(dataset=dataset, root=root, split=split, past=PAST, scan=scan)
     problems = [problem for scan in scans.values() for problem in scan.problems]
-    if not any(scan.frames for scan in scans.values()) and all(problem.kind == MISPLACED for problem in problems):
+    if not any(scan.frames for scan in scans.values()) and {problem.kind for problem in problems} <= {MISPLACED}:
         raise UserError(problems[0].text)
     return scans
 
@@ -108,23 +104,20 @@ def scan_file(path: Path, is_label: bool) -> ScannedFile:
         digest = hashlib.blake2b(content, digest_size=16).digest()
         picture = read_ids(path) if is_label else read_image(path)  # (H,W) or (H,W,3)
     except UserError as error:
-        is_picture = is_label and scan_file(path, False).size
-        return ScannedFile(digest, problem=Problem(NO_IDS if is_picture else UNREADABLE, error.line))
+        kind = "labels that hold no ids" if is_label and scan_file(path, False).size else "unreadable files"
+        return ScannedFile(digest, problem=Problem(kind, error.line))
     size = f"{picture.shape[1]} x {picture.shape[0]}"
     if is_label:
         return ScannedFile(digest, size, np.bincount(picture.ravel(), minlength=256))
     return ScannedFile(digest, size, turned=turned_by_exif(content))
 
 
-def scan_files(frames: Sequence[LabelledFrame], workers: int) -> dict[Path, ScannedFile]:
+def scan_files(frames: Sequence[LabelledFrame], workers: int) -> Files:
     """Read every label, every labelled frame and the frames before it, each file once."""
     jobs = {path: False for frame in frames for path in frame.frames} | {frame.label: True for frame in frames}
-    files = {}
-    with ThreadPoolExecutor(workers) as pool, progress_bar(total=len(jobs), description="check", unit="file") as bar:
-        for path, result in zip(jobs, pool.map(scan_file, jobs, jobs.values())):  # decoders let other threads run
-            files[path] = result
-            bar.update()
-    return files
+    with ThreadPoolExecutor(workers) as pool:  # decoders let other threads run
+        found = pool.map(scan_file, jobs, jobs.values())
+        return dict(zip(watched(jobs, description="check", unit="file"), found))
 
 
 def report_of(scan: SplitScan, files: Files, config: DatasetConfig, void: range) -> dict:
@@ -146,54 +139,50 @@ def report_of(scan: SplitScan, files: Files, config: DatasetConfig, void: range)
         entry["weight"] = 1 / math.log(1.02 + entry["share"])
     unknown = np.flatnonzero((table == config.ignore) & counts.any(axis=0)).tolist()
     before = Counter(len(frame.frames) - 1 for frame in scan.frames)
-    sizes = Counter(files[frame.frames[-1]].size or "unreadable" for frame in scan.frames)
     return {
         "labelled_frames": len(scan.frames),
         "videos": len(videos_of(scan.frames)),
         "frames_before": {str(k): before[k] for k in range(PAST + 1)},
         "frames_without_label": scan.unlabelled,
-        "frame_sizes": dict(sizes.most_common()),
+        "frame_sizes": dict(Counter(files[f.frames[-1]].size or "unreadable" for f in scan.frames).most_common()),
         "classes": classes,
         "unknown_ids": [row("void" if i in (*USUAL_VOID, *void) else "no class", np.array([i])) for i in unknown],
     }
 
 
 def problems_of(
-    split: str, scans: Mapping[str, SplitScan], files: Files, reports: Mapping[str, Mapping], config: DatasetConfig
+    split: str, scans: Mapping[str, SplitScan], files: Files, report: Mapping, config: DatasetConfig
 ) -> Iterator[Problem]:
     """Yield the problems of a split: of its folders, single files, labels next to their frames, ids; and its leaks."""
-    frames, report = scans[split].frames, reports[split]
+    frames = scans[split].frames
     yield from scans[split].problems
     for path in (path for frame in frames for path in (*frame.frames, frame.label)):
-        problem = files[path].problem
-        if problem is not None:
+        if (problem := files[path].problem) is not None:
             yield problem
         if files[path].turned:
             yield Problem("frames that viewers rotate", f"{path}: rotated by EXIF data; its label is read as stored")
-    for frame in frames:
-        ids = files[frame.label].ids
-        reason = wrong_kind(ids, config) if ids is not None else ""
-        if reason:
-            yield Problem("labels of another kind", f"{frame.label}: {reason}")
-    yield from _problems_of_sizes(split, frames, files, report)
-    for row in report["unknown_ids"]:
-        if row["name"] != "void":
-            where = f"{row['ids'][0]}: {row['pixels']} pixels; files: {row['files']}, first {row['first']}"
-            yield Problem("ids without a class", f"{where}; ignored: add the id to a class, or use 255 for void")
+    for label in (frame.label for frame in frames):
+        if (ids := files[label].ids) is not None and (reason := wrong_kind(ids, config)):
+            yield Problem("labels of another kind", f"{label}: {reason}")
+    yield from _problems_of_sizes(frames, files)
+    if split == "train" and len({*report["frame_sizes"]} - {"unreadable"}) > 1:  # evaluation reads them one by one
+        yield Problem(SIZES, f"{_sizes(report)}; training requires one size")
+    for row in (row for row in report["unknown_ids"] if row["name"] != "void"):
+        where = f"{row['ids'][0]}: {row['pixels']} pixels; files: {row['files']}, first {row['first']}"
+        yield Problem("ids without a class", f"{where}; ignored: add the id to a class, or use 255 for void")
     for row in report["classes"]:
         if frames and not row["pixels"] and (split == "train" or "train" not in scans):  # a small val may lack a class
             yield Problem("classes that never occur", row["name"])
     known = {files[frame.frames[-1]].digest: frame for frame in scans["train"].frames} if "train" in scans else {}
     for frame in frames if split == "val" else ():
         digest = files[frame.frames[-1]].digest
-        twin = known.get(digest) if digest else None
-        if twin is not None:
+        if digest and (twin := known.get(digest)):
             label = "the same" if files[frame.label].digest == files[twin.label].digest else "another"
             text = f"{frame.frames[-1]} is {twin.frames[-1]}, with {label} label"
             yield Problem("frames that are also in train", text)
 
 
-def _problems_of_sizes(split: str, frames: Sequence[LabelledFrame], files: Files, report: Mapping) -> Iterator[Problem]:
+def _problems_of_sizes(frames: Sequence[LabelledFrame], files: Files) -> Iterator[Problem]:
     for frame in frames:
         *earlier, own, label = (files[path].size for path in (*frame.frames, frame.label))
         if own and label not in (own, ""):
@@ -201,27 +190,22 @@ def _problems_of_sizes(split: str, frames: Sequence[LabelledFrame], files: Files
             yield Problem("labels of another size than their frame", text)
         if own and not {*earlier} <= {own, ""}:
             yield Problem(SIZES, f"{frame.frames[-1]}: {own} pixels, but a frame before it has another size")
-    if split == "train" and len({*report["frame_sizes"]} - {"unreadable"}) > 1:  # evaluation reads them one by one
-        yield Problem(SIZES, f"{_sizes(report)}; training requires one size")
 
 
 def _sizes(report: Mapping) -> str:
     return ", ".join(f"{size} ({count})" for size, count in report["frame_sizes"].items())
 
 
-def draw_labels(
-    frames: Sequence[LabelledFrame], files: Files, config: DatasetConfig, count: int, stem: Path
-) -> list[str]:
+def draw_labels(scan: SplitScan, files: Files, config: DatasetConfig, count: int, stem: Path) -> list[str]:
     """Draw `count` frames, evenly spaced, next to their labels, as `stem`_*.png. Returns the names of the files."""
-    usable = [frame for frame in frames if "" != files[frame.label].size == files[frame.frames[-1]].size]
+    usable = [frame for frame in scan.frames if "" != files[frame.label].size == files[frame.frames[-1]].size]
     count, names = min(count, len(usable)), []
     for number, frame in enumerate(usable[i * len(usable) // count] for i in range(count)):
-        image = read_image(frame.frames[-1])  # (H,W,3)
-        label = cv2.LUT(read_ids(frame.label), label_table(config))  # (H,W)
+        image, ids = read_image(frame.frames[-1]), read_ids(frame.label)  # (H,W,3), (H,W)
         width = min(max(image.shape[1], NARROWEST), WIDEST)
         size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # (h,width,3)
-        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)  # (h,width)
+        label = cv2.resize(cv2.LUT(ids, label_table(config)), size, interpolation=cv2.INTER_NEAREST)  # (h,width)
         painted = with_caption(overlay(image, label, config.colours), "label; pixels without a class are not painted")
         panels = grid([[with_caption(image, frame.name), painted]])
         names.append(f"{stem.name}_{number}_{frame.name}.png")
@@ -239,9 +223,8 @@ def print_split(split: str, report: Mapping) -> None:
         print(f"  {report['frames_without_label']} frames of videos have no label")
     rows = []
     for row in report["classes"] + report["unknown_ids"]:
-        rest = (f"{100 * row['share']:.2f}", f"{row['weight']:.2f}") if "share" in row else ("", "")
-        ids = " ".join(map(str, row["ids"]))
-        rows.append((row["name"], ids, f"{row['pixels']:,}", str(row["files"]), *rest))
+        share = (f"{100 * row['share']:.2f}", f"{row['weight']:.2f}") if "share" in row else ("", "")
+        rows.append((row["name"], " ".join(map(str, row["ids"])), f"{row['pixels']:,}", str(row["files"]), *share))
     print(*Table("", COLUMNS, tuple(rows)).console()[1:], sep="\n")
 
 

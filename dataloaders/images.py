@@ -48,8 +48,12 @@ def read_ids(path: Path) -> np.ndarray:
     if content.startswith(JPEG):
         raise UserError(f"{path}: this label is a JPEG, whose compression changes ids; export the labels again as PNG")
     depth, kind = (content[24], content[25]) if content.startswith(PNG) else (8, 0)
-    if kind == PNG_PALETTE:  # only Pillow returns the indices
-        return _palette_indices(path, content)
+    if kind == PNG_PALETTE:
+        try:
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:  # only Pillow returns the indices
+                return np.array(picture)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise _unreadable(path, content) from error
     if depth != 8:
         raise UserError(f"{path}: this label is a PNG of {depth} bits a channel; save it with 8 bits")
     ids = decode(path, content, cv2.IMREAD_UNCHANGED)
@@ -122,14 +126,6 @@ def decode(path: Path, content: bytes, flags: int) -> np.ndarray:
     if picture is None:
         raise _unreadable(path, content)
     return picture
-
-
-def _palette_indices(path: Path, content: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            return np.array(picture)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise _unreadable(path, content) from error
 
 
 def _is_damaged_png(content: memoryview) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from config.datasets import CUSTOM, dataset_config
 from config.errors import UserError
@@ -29,14 +29,14 @@ def prepare_data(*, dataset: str, root: Path) -> None:
         dataset_config(dataset, str(root))  # reads the description
     elif not root.is_dir():
         default = dataset_config(dataset, str(root)).default_path
-        found = "a file, where a folder was expected" if root.exists() else "no such folder"
+        hint = f"--data-path must be the folder of {dataset} (default {default})"
         if root == Path(default):  # perhaps a newcomer's first try
-            raise UserError(
-                f"{root}: {found}; put {dataset} there (data/README.md tells where it comes from) or name its folder "
-                "with --data-path; without data, try make demo, --dataset synthetic, or --video IN --output OUT with a "
-                "video of yours"
+            hint = (
+                f"put {dataset} there (data/README.md tells where it comes from) or name its folder with --data-path; "
+                "without data, try make demo, --dataset synthetic, or --video IN --output OUT with a video of yours"
             )
-        raise UserError(f"{root}: {found}; --data-path must be the folder of {dataset} (default {default})")
+        found = "a file, where a folder was expected" if root.exists() else "no such folder"
+        raise UserError(f"{root}: {found}; {hint}")
 
 
 def labelled_frames(
@@ -49,51 +49,40 @@ def labelled_frames(
     return FINDERS[dataset](Path(root), split, past, scan)
 
 
-class EpochSampler(Sampler[int]):
-    """Indices of one rank for one pass: a shuffle that depends only on the seed `words`, in whole global batches.
+def epoch_order(length: int, *, batch: int, words: Sequence[int], rank: int, ranks: int, skip: int) -> list[int]:
+    """Return one rank's indices for one pass: a shuffle that depends only on the seed `words`, in whole global batches.
 
     The batches of all ranks together are those of a single process. skip: batches to leave out at the start.
     """
-
-    def __init__(self, length: int, *, batch: int, words: Sequence[int], rank: int, ranks: int, skip: int):
-        order = np.random.default_rng(list(words)).permutation(length)
-        usable = length // batch * batch
-        if usable == 0:  # fewer samples than a batch: one small batch, of the same size on every rank
-            usable = length // ranks * ranks
-        share = max(1, min(batch, usable) // ranks)
-        groups = order[:usable].reshape(-1, ranks, share) if usable else order[:0].reshape(0, ranks, share)
-        self.indices = groups[skip:, rank].reshape(-1).tolist()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
+    order = np.random.default_rng(list(words)).permutation(length)
+    usable = length // batch * batch or length // ranks * ranks  # at least one small batch, of one size on every rank
+    if not usable:
+        return []
+    groups = order[:usable].reshape(-1, ranks, max(1, min(batch, usable) // ranks))  # (batches,ranks,share)
+    return groups[skip:, rank].ravel().tolist()
 
 
 class _Passes(Dataset):
     """The data sets of all passes as one, indexed by (pass, sample), so that they share their workers.
 
-    skip_bad: an unreadable sample is replaced by the next readable one, whose `bad` lists the reasons.
+    skip_bad: an unreadable sample is replaced by the next readable one, whose `bad` lists the errors of those skipped.
+    Raises UserError if all fail.
     """
 
     def __init__(self, datasets: Mapping[int, SizedDataset], skip_bad: bool):
         self.datasets, self.skip_bad = datasets, skip_bad
 
     def __getitem__(self, index: tuple[int, int]) -> dict:
-        which, sample = index
-        return _readable(self.datasets[which], sample) if self.skip_bad else self.datasets[which][sample]
-
-
-def _readable(dataset: SizedDataset, index: int) -> dict:
-    """Return item `index` or the next readable one; `bad`: errors of those skipped. Raises UserError if all fail."""
-    bad: list[str] = []
-    for number in range(len(dataset)):
-        try:
-            return dataset[(index + number) % len(dataset)] | {"bad": bad}
-        except UserError as error:
-            bad.append(error.line)
-    raise UserError(f"none of the {len(dataset)} training samples can be read; the first of them: {bad[0]}")
+        dataset, sample = self.datasets[index[0]], index[1]
+        if not self.skip_bad:
+            return dataset[sample]
+        bad: list[str] = []
+        for number in range(len(dataset)):
+            try:
+                return dataset[(sample + number) % len(dataset)] | {"bad": bad}
+            except UserError as error:
+                bad.append(error.line)
+        raise UserError(f"none of the {len(dataset)} training samples can be read; the first of them: {bad[0]}")
 
 
 class TrainingLoader:
@@ -119,8 +108,8 @@ class TrainingLoader:
         Their order depends only on `seed`. skip: first batches to leave out, which an interrupted run has done.
         """
         length = len(self.datasets[which])
-        sampler = EpochSampler(length, batch=self.batch, words=seed, rank=self.rank, ranks=self.ranks, skip=skip)
-        self._order[:] = [(which, sample) for sample in sampler]
+        order = epoch_order(length, batch=self.batch, words=seed, rank=self.rank, ranks=self.ranks, skip=skip)
+        self._order[:] = [(which, sample) for sample in order]
         return (len(self._loader), iter(self._loader)) if self._order else (0, iter(()))
 
 

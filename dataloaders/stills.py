@@ -57,10 +57,10 @@ def find_objects(label: np.ndarray, movable: Sequence[int]) -> np.ndarray:
     boxes, objects = [], np.zeros_like(label)
     for kind in movable:
         count, regions, stats, _ = cv2.connectedComponentsWithStats((label == kind).astype(np.uint8), connectivity=8)
-        boxes += [
-            (stats[i], regions, i) for i in range(1, count)
-            if stats[i, cv2.CC_STAT_AREA] >= LEAST_PIXELS and not _cut(stats[i], label)
-        ]
+        right, lower = stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
+        inside = (stats[:, :2] > 0).all(axis=1) & (right < label.shape[1]) & (lower < label.shape[0])
+        inside &= stats[:, cv2.CC_STAT_AREA] >= LEAST_PIXELS
+        boxes += [(stats[i], regions, i) for i in range(1, count) if inside[i]]
     boxes = sorted(boxes, key=lambda box: -box[0][cv2.CC_STAT_AREA])[:MOST_OBJECTS]
     boxes.sort(key=lambda box: box[0][cv2.CC_STAT_TOP] + box[0][cv2.CC_STAT_HEIGHT])
     for number, (stat, regions, i) in enumerate(boxes, 1):
@@ -68,11 +68,6 @@ def find_objects(label: np.ndarray, movable: Sequence[int]) -> np.ndarray:
         here = (slice(y, y + height), slice(x, x + width))
         objects[here][regions[here] == i] = number
     return objects
-
-
-def _cut(stat: np.ndarray, label: np.ndarray) -> bool:
-    left, top, width, height = stat[:4]
-    return left == 0 or top == 0 or left + width == label.shape[1] or top + height == label.shape[0]
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,9 @@ class MadeClips:
 
     def frame(self, back: int, rows: np.ndarray, columns: np.ndarray) -> Tensor:
         """Return the frame `back` frames before the last at `rows` (h,), `columns` (w,): (N,3,h,w) float32, 0..255."""
-        x, y, owner = self._sources(back, rows, columns)
+        at_x, at_y = self._points(rows, columns)  # (N,h,w)
+        x, y = self._scene(back, at_x, at_y)
+        owner = self._owners(back, at_x, at_y, (x, y))
         seen = sample_at(self.layers, *mirrored(x, y, self.size))  # (N,6,h,w)
         # A blur of one pixel is less than one pixel of a coarser view.
         dense = 1 / max(1.0, float(rows[-1] - rows[0]) / max(len(rows) - 1, 1))
@@ -182,13 +179,6 @@ class MadeClips:
         y, x = (torch.from_numpy(axis).to(self.layers.device, non_blocking=True) for axis in (rows, columns))
         return x.expand(shape).clone(), y[:, None].expand(shape).clone()  # (N,h,w) each
 
-    def _sources(self, back: int, rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the frame `back` frames ago samples the picture, x, y (N,h,w), and which object, 0 for none."""
-        at_x, at_y = self._points(rows, columns)
-        x, y = self._scene(back, at_x, at_y)
-        owner = self._owners(back, at_x, at_y, (x, y))
-        return x, y, owner
-
     def _scene(self, back: int, at_x: Tensor, at_y: Tensor) -> tuple[Tensor, Tensor]:
         """Return where points (N,h,w) of the static scene, in the frame `back` frames ago, are in the picture."""
         last_y, last_x = self.depth.shape[1] - 1, self.depth.shape[2] - 1  # depth is constant beyond its last points
@@ -211,9 +201,8 @@ class MadeClips:
                 x, y = now[0] + (at_x[n] - then[0]) / grown, now[1] + (at_y[n] - then[1]) / grown
                 mine = nearest(self.objects[n : n + 1], x[None], y[None])[0] == mover.number
                 owner[n] = torch.where(mine, torch.full_like(owner[n], mover.number), owner[n])
-                if sources is not None:
-                    sources[0][n] = torch.where(mine, x, sources[0][n])
-                    sources[1][n] = torch.where(mine, y, sources[1][n])
+                for source, place_now in zip(sources or (), (x, y)):
+                    source[n] = torch.where(mine, place_now, source[n])
         return owner
 
 
@@ -227,12 +216,10 @@ def inverse_depth(
     ground = ground[:, :, None].expand(count, height, width)  # (N,H,W)
     factors = torch.full((count, 256), STATIC_DEPTHS["static"])
     is_ground = torch.zeros(256, dtype=torch.bool)
-    for index, name in enumerate(dataset.classes):
-        for n, rng in enumerate(rngs):
-            factors[n, index] = STATIC_DEPTHS["static"] * float(rng.uniform(0.5, 1.6))
-        if name in dataset.sky:
-            factors[:, index] = STATIC_DEPTHS["sky"]
-        is_ground[index] = name in dataset.ground
+    spread = np.stack([rng.uniform(0.5, 1.6, dataset.num_classes) for rng in rngs])  # (N,classes)
+    factors[:, : dataset.num_classes] = torch.from_numpy(STATIC_DEPTHS["static"] * spread)
+    factors[:, [dataset.classes.index(name) for name in dataset.sky]] = STATIC_DEPTHS["sky"]
+    is_ground[[dataset.classes.index(name) for name in dataset.ground]] = True
     ids = label.long()
     depth = torch.gather(factors.to(label.device, non_blocking=True), 1, ids.flatten(1)).view(label.shape)  # (N,H,W)
     # What is lower in the picture than its depth allows is nearer: the depth of the ground there is the limit.
@@ -312,13 +299,13 @@ def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Shot:
-    """How a frame is taken: softness 0..1, gain, offset and grain on the 0..255 scale, seed of the grain."""
+    """How a frame is taken."""
 
-    softness: float
+    softness: float  # 0..1
     gain: float
-    offset: float
+    offset: float  # on the 0..255 scale, as grain
     grain: float
-    seed: int
+    seed: int  # of the grain
 
 
 def draw_shot(rng: np.random.Generator, back: int) -> Shot:

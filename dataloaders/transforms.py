@@ -1,5 +1,5 @@
 """The random augmentation, on the device that holds the batch."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,25 +14,18 @@ SIZE_MULTIPLE = 32  # scaled sizes are floored to a multiple of this
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw of the random augmentation.
+    """One draw of the random augmentation."""
 
-    scaled: size (H,W) that the whole frame would be resized to; top, left, size: the rectangle of it that is cut
-    out; output: size of the result (the rectangle's own unless the scaled frame is smaller than the crop).
-    """
-
-    scaled: tuple[int, int]
-    top: int
+    scaled: tuple[int, int]  # size (H,W) that the whole frame would be resized to
+    top: int  # of the rectangle that is cut out of it, as left and size
     left: int
     size: tuple[int, int]
-    output: tuple[int, int]
+    output: tuple[int, int]  # size of the result: the rectangle's own unless the scaled frame is smaller than the crop
     flip: bool
 
     def images(self, images: Tensor) -> Tensor:
         """images (..., H, W) -> float32 (..., *output), corner-aligned bilinear. Only the rectangle is computed."""
-        cut = resize_rectangle(images, self.scaled, self.top, self.left, self.size)
-        if self.size != self.output:
-            cut = resize_rectangle(cut, self.output, 0, 0, self.output)
-        return cut.flip(-1) if self.flip else cut
+        return self._cut(resize_rectangle, images)
 
     def positions(self, frame: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (h,) and columns (w,) float32, in pixels of a frame (H,W), of `images` brought to `size`."""
@@ -68,20 +61,18 @@ class Augmentation:
 
     def label(self, label: Tensor) -> Tensor:
         """label (..., H, W), any integer type -> (..., *output), nearest."""
-        cut = nearest_rectangle(label, self.scaled, self.top, self.left, self.size)
+        return self._cut(nearest_rectangle, label)
+
+    def _cut(self, resize: Callable[..., Tensor], x: Tensor) -> Tensor:
+        x = resize(x, self.scaled, self.top, self.left, self.size)
         if self.size != self.output:
-            cut = nearest_rectangle(cut, self.output, 0, 0, self.output)
-        return cut.flip(-1) if self.flip else cut
+            x = resize(x, self.output, 0, 0, self.output)
+        return x.flip(-1) if self.flip else x
 
 
 def draw_augmentation(
-    rng: np.random.Generator,
-    frame: tuple[int, int],
-    *,
-    crop: tuple[int, int] | None,
-    scales: Sequence[float],
-    continuous: bool,
-    flip: float,
+    rng: np.random.Generator, frame: tuple[int, int], *, crop: tuple[int, int] | None, scales: Sequence[float],
+    continuous: bool, flip: float,
 ) -> Augmentation:
     """Draw scale, crop and flip for frames of size `frame` (H,W).
 
@@ -109,6 +100,5 @@ def resize_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, si
 def nearest_rectangle(x: Tensor, scaled: tuple[int, int], top: int, left: int, size: tuple[int, int]) -> Tensor:
     """As `resize_rectangle`, nearest neighbour (source index floor(i * source / scaled)), type kept."""
     for dim, first, count, total in ((-2, top, size[0], scaled[0]), (-1, left, size[1], scaled[1])):
-        index = torch.arange(first, first + count, device=x.device) * x.shape[dim] // total
-        x = x.index_select(dim, index)
+        x = x.index_select(dim, torch.arange(first, first + count, device=x.device) * x.shape[dim] // total)
     return x

@@ -13,7 +13,7 @@ from dataloaders.cache import PictureCache
 from dataloaders.clips import ClipDataset, LabelledFrame, read_clip
 from dataloaders.flow_pairs import FlowDataset
 from dataloaders.images import id_table, read_ids, read_image
-from dataloaders.loaders import EpochSampler, TrainingLoader, evaluation_loader, labelled_frames
+from dataloaders.loaders import TrainingLoader, epoch_order, evaluation_loader, labelled_frames
 from dataloaders.stills import StillsDataset
 from streets import write_flow
 from tests.properties import datasets, seeds, sizes
@@ -100,8 +100,8 @@ def test_flow_is_in_grid_pixels_averaged_over_valid_ones(tmp_path):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_the_batches_of_one_process(ranks):
-    whole = EpochSampler(22, batch=4, words=(1, 2), rank=0, ranks=1, skip=0).indices
-    parts = [EpochSampler(22, batch=4, words=(1, 2), rank=r, ranks=ranks, skip=0).indices for r in range(ranks)]
+    whole = epoch_order(22, batch=4, words=(1, 2), rank=0, ranks=1, skip=0)
+    parts = [epoch_order(22, batch=4, words=(1, 2), rank=r, ranks=ranks, skip=0) for r in range(ranks)]
     share = 4 // ranks
     for batch in range(5):
         joined = [i for part in parts for i in part[batch * share : (batch + 1) * share]]
@@ -110,11 +110,11 @@ def test_ranks_share_the_batches_of_one_process(ranks):
 
 def test_sampler_depends_only_on_its_seed_and_skips_finished_batches():
     def sampler(words, skip=0):
-        return EpochSampler(20, batch=4, words=words, rank=0, ranks=1, skip=skip).indices
+        return epoch_order(20, batch=4, words=words, rank=0, ranks=1, skip=skip)
 
     assert sampler((1, 0)) == sampler((1, 0)) != sampler((1, 1))
     assert sampler((1, 0), skip=2) == sampler((1, 0))[8:]
-    assert len(EpochSampler(3, batch=8, words=(0,), rank=0, ranks=1, skip=0)) == 3
+    assert len(epoch_order(3, batch=8, words=(0,), rank=0, ranks=1, skip=0)) == 3
 
 
 def test_evaluation_covers_every_sample_once_over_the_ranks(frames):

@@ -7,12 +7,11 @@ from torch.utils.data import TensorDataset
 
 from config.datasets import NAMES, dataset_config
 from config.errors import UserError
-from dataloaders.loaders import FINDERS, EpochSampler, TrainingLoader, evaluation_loader, labelled_frames, prepare_data
+from dataloaders.loaders import FINDERS, TrainingLoader, epoch_order, evaluation_loader, labelled_frames, prepare_data
 
 
 def shares(length: int, batch: int, ranks: int, words=(1,), skip=0) -> list[list[int]]:
-    samplers = [EpochSampler(length, batch=batch, words=words, rank=r, ranks=ranks, skip=skip) for r in range(ranks)]
-    return [sampler.indices for sampler in samplers]
+    return [epoch_order(length, batch=batch, words=words, rank=r, ranks=ranks, skip=skip) for r in range(ranks)]
 
 
 def test_every_data_set_can_be_found():
