@@ -58,7 +58,7 @@ def parts(made: Path) -> list[Part]:
     found = [
         Part("tests", 150, (python, *tests)),
         Part("streets for the training step", 60, (python, "-m", "streets", "--root", str(streets), *STREETS)),
-        Part("roofline", 60, (python, "-m", "benchmarks.roofline", str(roofline)), roofline),
+        Part("roofline", 60, (python, "-m", "tests.roofline", str(roofline)), roofline),
     ]
     for number, (name, (seconds, words)) in enumerate(benchmarks.items()):
         result = made / f"{number}.json"

@@ -8,8 +8,8 @@ import pytest
 
 from config.command_line import parse
 from config.options import FIELDS, Options, flag, groups
-from config.options_page import options_page
 from config.recipes import RECIPES
+from docs.make_options import options_page
 from main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_help_shows_common_options_first_then_groups_and_recipes(capsys):
 
 def test_options_page_is_up_to_date():
     page = (ROOT / "docs" / "options.md").read_text()
-    assert page == options_page() + "\n", "python -m config.options_page > docs/options.md"
+    assert page == options_page() + "\n", "python -m docs.make_options > docs/options.md"
     assert all(f"`{flag(name)} " in page for name in FIELDS)
 
 

@@ -1,4 +1,4 @@
-"""Generates docs/options.md from the options and recipes: python -m config.options_page > docs/options.md"""
+"""Generates docs/options.md from the options and recipes: python -m docs.make_options > docs/options.md"""
 from collections.abc import Sequence
 
 from config.command_line import default_of, values_of
@@ -7,7 +7,7 @@ from config.recipes import RECIPES
 
 INTRODUCTION = """# Options
 
-`python -m config.options_page > docs/options.md` generates this page. Switches take 0 or 1. An option that you give
+`python -m docs.make_options > docs/options.md` generates this page. Switches take 0 or 1. An option that you give
 overrides the recipe; the recipe overrides the data set's crop; that, the published settings of the segmenter and flow
 stages (`config/recipes.py`); and those, the defaults below.
 """
