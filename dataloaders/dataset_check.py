@@ -140,8 +140,7 @@ def report_of(scan: SplitScan, files: Files, config: DatasetConfig, void: range)
     unknown = np.flatnonzero((table == config.ignore) & counts.any(axis=0)).tolist()
     before = Counter(len(frame.frames) - 1 for frame in scan.frames)
     return {
-        "labelled_frames": len(scan.frames),
-        "videos": len(videos_of(scan.frames)),
+        "labelled_frames": len(scan.frames), "videos": len(videos_of(scan.frames)),
         "frames_before": {str(k): before[k] for k in range(PAST + 1)},
         "frames_without_label": scan.unlabelled,
         "frame_sizes": dict(Counter(files[f.frames[-1]].size or "unreadable" for f in scan.frames).most_common()),
@@ -161,9 +160,9 @@ def problems_of(
             yield problem
         if files[path].turned:
             yield Problem("frames that viewers rotate", f"{path}: rotated by EXIF data; its label is read as stored")
-    for label in (frame.label for frame in frames):
-        if (ids := files[label].ids) is not None and (reason := wrong_kind(ids, config)):
-            yield Problem("labels of another kind", f"{label}: {reason}")
+    for frame in frames:
+        if (ids := files[frame.label].ids) is not None and (reason := wrong_kind(ids, config)):
+            yield Problem("labels of another kind", f"{frame.label}: {reason}")
     yield from _problems_of_sizes(frames, files)
     if split == "train" and len({*report["frame_sizes"]} - {"unreadable"}) > 1:  # evaluation reads them one by one
         yield Problem(SIZES, f"{_sizes(report)}; training requires one size")

@@ -90,12 +90,12 @@ class VideoDataset(SizedDataset):
         read = (lambda path, decode: decode(path)) if self.cache is None else self.cache.read
         item = {"image": torch.tensor(read(frame.path, read_image)), "label": torch.empty(0, dtype=torch.uint8)}
         item |= {"ahead": torch.empty(0), "visible": torch.empty(0, dtype=torch.bool)}
-        if frame.labelled is not None:
-            ids, whole = read(frame.labelled.label, read_ids), item["image"].shape[:2]
-            check_aspect(frame.labelled.label, ids.shape, frame.path, whole)
+        if (labelled := frame.labelled) is not None:
+            ids, whole = read(labelled.label, read_ids), item["image"].shape[:2]
+            check_aspect(labelled.label, ids.shape, frame.path, whole)
             item["label"] = torch.from_numpy(cv2.LUT(ids, self.table))
-            if self.with_flow and frame.labelled.ahead is not None:
-                flow, visible = read_flow(frame.labelled.ahead)
-                check_size(frame.labelled.ahead, visible.shape, frame.path, whole)
+            if self.with_flow and labelled.ahead is not None:
+                flow, visible = read_flow(labelled.ahead)
+                check_size(labelled.ahead, visible.shape, frame.path, whole)
                 item |= {"ahead": torch.from_numpy(flow), "visible": torch.from_numpy(visible)}
         return item

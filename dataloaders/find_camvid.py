@@ -1,10 +1,11 @@
 """CamVid in its two usual layouts: the video frames at 30 Hz, and the common 360 x 480 stills."""
+import itertools
 import re
 from pathlib import Path
 
 from config.folders import advice, contents, listed
 from dataloaders.clips import LabelledFrame
-from dataloaders.split_scan import NO_FRAME, SplitScan
+from dataloaders.split_scan import SplitScan
 
 NAME = re.compile(r"(?P<seq>[^_]+)_(?P<prefix>\D*)(?P<number>\d+)")
 VIDEO_STEP = 2  # numbers between consecutive frames of labelled video (val: 15 Hz, cut from 30 Hz)
@@ -54,7 +55,7 @@ def _find_stills(root: Path, split: str, past: int, scan: SplitScan) -> list[Lab
     for label in labels:
         frame = root / split / label.name
         if not frame.is_file():
-            _report_missing(frame, label, scan)
+            scan.report_missing(frame, label)
             continue
         match = NAME.fullmatch(label.stem)
         here = (match["seq"], int(match["number"])) if match else (label.stem, 0)
@@ -73,24 +74,16 @@ def _find_video(root: Path, split: str, past: int, scan: SplitScan) -> list[Labe
         match = NAME.fullmatch(name)
         if match is None or split_of(name) != split:
             continue
-        digits = len(match["number"])
-        frames: list[Path] = []
-        for number in range(int(match["number"]), int(match["number"]) - past - 1, -1):
-            path = root / "frames" / match["seq"] / f"{match['seq']}_{match['prefix']}{number:0{digits}d}.png"
-            if number < 0 or not path.is_file():
-                break
-            frames.insert(0, path)
+        videos, digits, last = root / "frames" / match["seq"], len(match["number"]), int(match["number"])
+        names = (f"{name[:-digits]}{n:0{digits}d}.png" for n in range(last, max(-1, last - past - 1), -1))
+        frames = [*itertools.takewhile(Path.is_file, (videos / name for name in names))][::-1]
         if frames:
             found.append(LabelledFrame(name, tuple(frames), label, f"{name}_pred.png"))
         else:
-            _report_missing(root / "frames" / match["seq"] / f"{name}.png", label, scan)
+            scan.report_missing(videos / f"{name}.png", label)
     if not found and not scan.problems:
         scan.report(f"{folder}: holds no labels NAME_L.png of the {split} split; {contents(folder)}")
         return []
     candidates = (path for path in root.glob("frames/*/*.png") if split_of(path.stem) == split)
     scan.count_unlabelled(candidates, {frame.frames[-1] for frame in found}, video=True)
     return found
-
-
-def _report_missing(frame: Path, label: Path, scan: SplitScan) -> None:
-    scan.report(f"{frame}: missing, but {label} labels it; restore it, or remove the label", NO_FRAME)

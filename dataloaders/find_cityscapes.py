@@ -1,4 +1,5 @@
 """Cityscapes video sequences, and every data set in their folder layout."""
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,16 +53,10 @@ def _find_city(root: Path, frames: str, city: Path, past: int, scan: SplitScan) 
                 scan.report(f"{label}: not named CITY_SEQ_FRAME{LABEL_END}, so it is not used; rename it", NO_FRAME)
             continue
         prefix, last = f"{match['city']}_{match['seq']}", int(match["frame"])
-        names: list[str] = []
-        for number in range(last, max(-1, last - past - 1), -1):
-            name = f"{prefix}_{number:06d}_leftImg8bit.png"
-            if name not in present:
-                break
-            names.insert(0, name)
-        frame = f"{prefix}_{last:06d}"
+        earlier = (f"{prefix}_{n:06d}_leftImg8bit.png" for n in range(last, max(-1, last - past - 1), -1))
+        names, frame = [*itertools.takewhile(present.__contains__, earlier)][::-1], f"{prefix}_{last:06d}"
         if not names:
-            missing = folder / f"{frame}_leftImg8bit.png"
-            scan.report(f"{missing}: missing, but {label} labels it; restore it, or remove the label", NO_FRAME)
+            scan.report_missing(folder / f"{frame}_leftImg8bit.png", label)
             continue
         flow, ahead = (root / kind / split / city.name / f"{frame}_flow.png" for kind in (FLOW, AHEAD))
         yield LabelledFrame(

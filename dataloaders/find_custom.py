@@ -86,8 +86,7 @@ def _check_hidden_by_glob(folder: Path, pattern: str, scan: SplitScan) -> None:
 
 def _key(pattern: Path, path: Path) -> Key:
     """Return the texts that the wildcards match, one for each part of the pattern that has any; without the ending."""
-    texts = [*path.parts[:-1], path.stem]
-    expected = [*pattern.parts[:-1], pattern.stem]
+    texts, expected = [*path.parts[:-1], path.stem], [*pattern.parts[:-1], pattern.stem]
     if "**" in expected:  # any number of folders
         at = expected.index("**")
         rest = len(texts) - (len(expected) - at - 1)

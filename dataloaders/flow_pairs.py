@@ -23,8 +23,7 @@ class FlowDataset(SizedDataset):
 
     def __init__(self, frames: Sequence[LabelledFrame], stride: int):
         pairs = [frame for frame in frames if len(frame.frames) > 1]
-        self.frames = [frame for frame in pairs if frame.flow is not None]
-        self.stride = stride
+        self.frames, self.stride = [frame for frame in pairs if frame.flow is not None], stride
         without = len(pairs) - len(self.frames)
         if self.frames and without:
             logger.info("flow: %d of %d labelled frames with a previous one have no true flow", without, len(pairs))
@@ -46,12 +45,8 @@ class FlowDataset(SizedDataset):
         mean = total / np.maximum(share, 1e-6)[..., None]  # (h,w,2)
         mean[..., 0] *= size[0] / width
         mean[..., 1] *= size[1] / height
-        return {
-            "clip": clip,
-            "flow": torch.from_numpy(np.ascontiguousarray(mean.transpose(2, 0, 1), dtype=np.float32)),
-            "valid": torch.from_numpy(share[None]),
-            "name": frame.name,
-        }
+        grid = torch.from_numpy(np.ascontiguousarray(mean.transpose(2, 0, 1), dtype=np.float32))  # (2,h,w)
+        return {"clip": clip, "flow": grid, "valid": torch.from_numpy(share[None]), "name": frame.name}
 
 
 def read_flow(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,10 @@ class SplitScan:
             raise UserError(text)
         self.problems.append(Problem(kind, text))
 
+    def report_missing(self, frame: Path, label: Path) -> None:
+        """Report a label without its frame. Raises UserError without `collect`."""
+        self.report(f"{frame}: missing, but {label} labels it; restore it, or remove the label", NO_FRAME)
+
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
         """Report a UserError that the block raises, and continue after the block."""

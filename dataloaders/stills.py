@@ -113,11 +113,9 @@ def draw_objects(rng: np.random.Generator, objects: np.ndarray) -> list[Object]:
     found = []
     for number in range(1, int(objects.max()) + 1):
         rows, columns = (np.flatnonzero((objects == number).any(axis)) for axis in (1, 0))
-        moves = rng.random() < 0.7
-        velocity = (rng.normal(0, 0.012), rng.normal(0, 0.002)) if moves else (0.0, 0.0)
-        growth = rng.normal(0, 0.02) if moves else 0.0
+        x, y, growth = (rng.normal(0, spread) for spread in (0.012, 0.002, 0.02)) if rng.random() < 0.7 else (0.0,) * 3
         box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-        found.append(Object(number, *box, velocity, growth))
+        found.append(Object(number, *box, (x, y), growth))
     return found
 
 
