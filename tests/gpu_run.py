@@ -133,7 +133,7 @@ def main(words: Sequence[str]) -> int:
         for part in (part for part in parts(Path(made)) if part.name.startswith(chosen)):
             left = budget - (time.monotonic() - started)
             if left < 10:
-                found = {"name": part.name, "status": "no time left", "seconds": 0.0, "tail": []}
+                found: dict[str, Any] = {"name": part.name, "status": "no time left", "seconds": 0.0, "tail": []}
             else:
                 found = run_part(part, min(part.seconds, left), log)
             found = learned(found) if part.name.startswith("learning") else found
