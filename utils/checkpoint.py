@@ -103,12 +103,10 @@ class WeightsFile:
         tensors = {name.removeprefix("module."): x for name, x in part.items()}
         tensors = {(names or {}).get(name, name): x for name, x in tensors.items()}
         own = module.state_dict()
-        problems = _differences(own, tensors, strict)
-        if problems:
+        if problems := _differences(own, tensors, strict):
             raise UserError(f"{self.path}: does not fit {network}: {'; '.join(problems)}")
         for name in own:
-            reason = _impossible(name, tensors[name], own[name])
-            if reason:
+            if reason := _impossible(name, tensors[name], own[name]):
                 cause = "the file is damaged, or its training diverged: use an earlier one"
                 raise UserError(f"{self.path}: {name} {reason}; {cause}")
         module.load_state_dict({name: tensors[name] for name in own})
@@ -142,8 +140,7 @@ def _check_zip(data: bytes) -> None:
 def _reason(error: Exception) -> str:
     """Why torch refused a file, without its advice to read it unsafely."""
     text = str(error).strip() or type(error).__name__
-    foreign = re.search(r"GLOBAL (\S+)", text)
-    if foreign:
+    if foreign := re.search(r"GLOBAL (\S+)", text):
         return f"it asks for {foreign[1]}, which weights do not need and which is not run"
     told = re.search(r"WeightsUnpickler error:\s*(.+)", text)
     return (told[1] if told else text.splitlines()[0])[:160]
@@ -185,15 +182,10 @@ def save_checkpoint(path: Path, content: dict, *, previous: Path | None = None) 
         if previous is not None and path.exists():
             file.flush()
             os.fsync(file.fileno())  # the new file is safe before the old one is moved
-            _keep_as(path, previous)
-
-
-def _keep_as(path: Path, previous: Path) -> None:
-    """Make `previous` the file that `path` is now, without a moment in which either is missing."""
-    link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, link)
-    os.replace(link, previous)
+            link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")  # at no moment either file is missing
+            link.unlink(missing_ok=True)
+            try:
+                os.link(path, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, link)
+            os.replace(link, previous)

@@ -39,10 +39,7 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 
 
 def join(local_rank: int, cuda: bool) -> Ranks:
-    """Join the process group that a launcher (torchrun, torch.distributed.launch) describes in the environment, if any.
-
-    Raises UserError if that fails.
-    """
+    """Join the process group that a launcher (torchrun) describes in the environment, if any. Raises UserError."""
     described = os.environ.get("WORLD_SIZE", "1")
     try:
         count = int(described)
@@ -87,9 +84,8 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     """Mean over the ranks of a tensor, without gradient; returns it unchanged with one process."""
     if not dist.is_initialized():
         return value
-    value = value.detach().clone()
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
+    dist.all_reduce(total := value.detach().clone())
+    return total / dist.get_world_size()
 
 
 class _CpuSyncBatchNorm(nn.BatchNorm2d):
@@ -134,12 +130,10 @@ def add_over_ranks(tensors: Iterable[Tensor], device: torch.device) -> list[Tens
     """Sum tensors over the ranks; returns the sums on the CPU, to every rank."""
     if not dist.is_initialized():
         return list(tensors)
-    summed = []
-    for tensor in tensors:
-        total = tensor.to(device)
+    totals = [tensor.to(device) for tensor in tensors]
+    for total in totals:
         dist.all_reduce(total)
-        summed.append(total.cpu())
-    return summed
+    return [total.cpu() for total in totals]
 
 
 def any_rank(value: bool, device: torch.device) -> bool:

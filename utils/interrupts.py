@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,27 +22,24 @@ class Stopped(Exception):
         self.status = status
 
 
-class Interrupt:
+class Interrupt(contextlib.ExitStack):
     """A context in which the first SIGINT or SIGTERM is only noted, as `number`; a second one ends the program at once.
 
     While `all_saved` is true, the first one raises Stopped at once.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.number, self.all_saved = 0, False
-        self._handled = _handled_by(self._note)
 
     @property
     def status(self) -> int:
         """The exit status: 130 or 143, 0 without a signal."""
         return 128 + self.number if self.number else 0
 
-    def __enter__(self) -> "Interrupt":
-        self._handled.__enter__()
+    def __enter__(self) -> Self:
+        self.enter_context(_handled_by(self._note))
         return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._handled.__exit__(*error)
 
     def _note(self, number: int, _: object) -> None:
         if self.number:
@@ -52,7 +49,7 @@ class Interrupt:
             raise Stopped(self.status)
 
 
-def unwinding() -> contextlib.AbstractContextManager[None]:
+def unwinding() -> contextlib.AbstractContextManager[bool]:
     """A context in which a signal raises: SIGINT KeyboardInterrupt, SIGTERM SystemExit(143), in the main thread alone.
 
     What is open is closed, and what is half-written removed.
@@ -65,16 +62,16 @@ def _unwind(number: int, _: object) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, Any], object]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+def _handled_by(handler: Callable[[int, Any], object], *others: int) -> Iterator[bool]:
+    """Handle SIGNALS and `others`, in the main thread alone; yields whether this is it."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in (*SIGNALS, *others)} if main else {}
     try:
-        yield
+        yield main
     finally:
         for number, previous in before.items():
-            signal.signal(number, previous)
+            if signal.getsignal(number) == handler:  # torch may have set its own for SIGCHLD
+                signal.signal(number, previous)
 
 
 @contextlib.contextmanager
@@ -83,25 +80,17 @@ def starting_processes() -> Iterator[None]:
 
     SIGCHLD is delayed too: when a loader process dies, torch's handler raises wherever it interrupts.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     waiting: list[int] = []
-
-    def wait(number: int, _: object) -> None:
-        waiting.append(number)
-
-    before = {number: signal.signal(number, wait) for number in (*SIGNALS, signal.SIGCHLD)}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        with _handled_by(lambda number, _: waiting.append(number), signal.SIGCHLD) as main:
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS if main else ())
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in before.items():
-            if signal.getsignal(number) is wait:  # torch may have set its own for SIGCHLD
-                signal.signal(number, handler)
-        for held in waiting:
-            signal.raise_signal(held)
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 def end_by_parent(_: int = 0) -> None:

@@ -56,70 +56,45 @@ def watched(items: SizedIterable[Item_co], *, description: str, unit: str, show:
 
 
 class RunLog:
-    """A run's `log.csv` (long form: step, tag, value) and TensorBoard events, in `folder`.
+    """A run's `log.csv` (long form: step, tag, value) and TensorBoard events, in `folder`; closed by the `with` block.
 
     after: the step that the run continues from; rows of later steps, which an interrupted run wrote, are removed.
     Raises UserError if the files cannot be written, but never in place of an error of the block.
     """
 
     def __init__(self, folder: Path, *, after: int = 0):
-        self._path = folder / "log.csv"
-        with file_errors(self._path):
+        from tensorboardX import summary  # slow to import, and evaluation alone does not need it
+        from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter's thread hangs when the disk is full
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._rows_path, self._events_path = folder / "log.csv", folder / "events"
+        self._summary, self._event = summary, Event
+        with file_errors(self._rows_path):
             folder.mkdir(parents=True, exist_ok=True)
-            _forget_rows(self._path, after)
-            new = not self._path.exists()
-            self._file = open(self._path, "a", newline="")
+            _forget_rows(self._rows_path, after)
+            new = not self._rows_path.exists()
+            self._file = open(self._rows_path, "a", newline="")
         self._rows = csv.writer(self._file)
         if new:
             self._rows.writerow(["step", "tag", "value"])
-        self._events = Events(folder, after=after)
+        with file_errors(self._events_path):
+            self._events = EventsWriter(str(self._events_path), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        # TensorBoard hides the events of later steps, which a killed run wrote.
+        self._add(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        with contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
-            self.close()
+        quiet = contextlib.nullcontext() if kind is None else contextlib.suppress(UserError)
+        with quiet, file_errors(self._events_path), contextlib.closing(self._events), file_errors(self._rows_path):
+            self._file.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        with file_errors(self._path):
-            for tag, value in values.items():
-                self._rows.writerow([step, tag, f"{value:.8g}"])
+        with file_errors(self._rows_path):
+            self._rows.writerows([step, tag, f"{value:.8g}"] for tag, value in values.items())
             self._file.flush()
-        self._events.scalars(step, values)
-
-    def image(self, step: int, tag: str, image: np.ndarray) -> None:
-        """image: (H,W,3) uint8 RGB."""
-        self._events.image(step, tag, image)
-
-    def close(self) -> None:
-        try:
-            with file_errors(self._path):
-                self._file.close()
-        finally:
-            self._events.close()
-
-
-class Events:
-    """TensorBoard events in `folder`, written by the caller's thread.
-
-    tensorboardX's SummaryWriter writes in a thread of its own; when a full disk ends it, training waits for ever.
-    """
-
-    def __init__(self, folder: Path, *, after: int = 0):
-        from tensorboardX import summary  # slow to import, and evaluation alone does not need it
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        self._summary, self._event = summary, Event
-        self._path = folder / "events"
-        with file_errors(self._path):
-            self._file = EventsWriter(str(self._path), f".{os.getpid()}")
-        self._flushed = time.monotonic()
-        # Hides what a killed run wrote of later steps.
-        self._add(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
         for tag, value in values.items():
             self._add(self._event(step=step, summary=self._summary.scalar(tag, value)))
 
@@ -127,16 +102,12 @@ class Events:
         """image: (H,W,3) uint8 RGB."""
         self._add(self._event(step=step, summary=self._summary.image(tag, image, dataformats="HWC")))
 
-    def close(self) -> None:
-        with file_errors(self._path):
-            self._file.close()
-
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
-        with file_errors(self._path):
-            self._file.write_event(event)
+        with file_errors(self._events_path):
+            self._events.write_event(event)
             if time.monotonic() > self._flushed + FLUSH_SECONDS:
-                self._file.flush()
+                self._events.flush()
                 self._flushed = time.monotonic()
 
 

@@ -76,7 +76,10 @@ def _saved_nothing(folder: Path) -> bool:
 
 
 def _write_parameters(folder: Path, options: Options) -> None:
-    write_json(folder / "parameters.json", _with_absolute_paths(dataclasses.asdict(options)))
+    """Write the options with absolute paths, so that the run can be loaded from any working directory."""
+    paths = ("data_path", "weights_dir", "segnet_weights", "flow_weights")
+    absolute = {name: os.path.abspath(path) for name in paths if (path := getattr(options, name))}
+    write_json(folder / "parameters.json", dataclasses.asdict(options) | absolute)
 
 
 def _next_folder(root: Path) -> Path:
@@ -111,12 +114,6 @@ def run_options(folder: Path) -> Options:
         raise UserError(f"{folder}: contains no trained propagation ({BEST}); name the folder of a --stage gsv run")
     load_flow = options.optical_flow_network != "none"
     return dataclasses.replace(options, evaluate=True, method="gsv", resume=str(weights), load_flow=load_flow)
-
-
-def _with_absolute_paths(values: dict) -> dict:
-    """Make paths absolute, so that the run can be loaded from any working directory."""
-    paths = ("data_path", "weights_dir", "segnet_weights", "flow_weights")
-    return values | {name: os.path.abspath(values[name]) for name in paths if values[name]}
 
 
 def _number(folder: Path) -> int:
