@@ -87,7 +87,8 @@ def evaluate_demo(options: Options, device: torch.device) -> None:
             picture = side_by_side(frame, max(POSITIONS), evaluation.dataset.colours)
             video.write(picture)
             if count % OVERLAY_EVERY == 0:
-                write_picture(FOLDER / "overlays" / f"{frame.source.labelled.name}_position_{max(POSITIONS)}.png", picture)
+                name = f"{frame.source.labelled.name}_position_{max(POSITIONS)}.png"
+                write_picture(FOLDER / "overlays" / name, picture)
             count += 1
     metrics = evaluation.metrics(tally)
     for line in comparison(metrics).console():

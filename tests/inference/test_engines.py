@@ -84,7 +84,8 @@ def test_onnx_is_finite_where_no_kernel_is_above_zero(tiny_net):
     assert torch.isfinite(eager).all() and torch.equal(eager, onnx)
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile requires a C++ compiler")
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")),
+                    reason="torch.compile requires a C++ compiler")
 def test_compiled_networks_find_eagers_labels(tiny_net):
     assert agreement(tiny_net, "compile", moving_frames(64, 64)) >= 0.999
 
@@ -103,7 +104,8 @@ def test_onnx_serves_several_frame_sizes_and_cameras(tiny_net):
 def test_missing_package_is_named_and_other_engines_do_without(monkeypatch, tiny_net):
     for name in ("onnxruntime", "onnx", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match="--engine onnx: .*onnxruntime.*; install .*: pip install onnxruntime onnx onnxscript"):
+    with pytest.raises(UserError,
+                       match="--engine onnx: .*onnxruntime.*; install .*: pip install onnxruntime onnx onnxscript"):
         build_engine("onnx", tiny_net, scale=0.75, device=CPU)
     assert choose_engine("eager", tiny_net, **CHOICE).name == "eager"
     assert choose_engine("auto", tiny_net, frames=2, **CHOICE).name == "eager"
@@ -170,8 +172,10 @@ def fakes(monkeypatch, caplog):
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 30, "eager",
          ["onnx not tried, 30 frames", "compile not tried"]),
         (
-            {"eager": (0.4, 0.1), "onnx": UserError("--engine onnx: No module named 'onnx'"), "compile": RuntimeError("no compiler\nhere")},
-            None, "eager", ["onnx skipped: No module named 'onnx'", "compile skipped: does not work here: no compiler; it requires a C"],
+            {"eager": (0.4, 0.1), "onnx": UserError("--engine onnx: No module named 'onnx'"),
+             "compile": RuntimeError("no compiler\nhere")},
+            None, "eager", ["onnx skipped: No module named 'onnx'",
+                            "compile skipped: does not work here: no compiler; it requires a C"],
         ),
     ],
 )
@@ -186,5 +190,6 @@ def test_auto_takes_the_fastest_engine_worth_its_set_up_and_logs_why(fakes, capl
 
 def test_named_engine_that_fails_is_a_user_error(fakes):
     fakes(compile=RuntimeError("No working C++ compiler found"))
-    with pytest.raises(UserError, match=r"--engine compile does not work here: No working C\+\+ compiler found; .* --engine eager or onnx"):
+    with pytest.raises(UserError,
+                       match=r"--engine compile does not .* No working C\+\+ compiler .* --engine eager or onnx"):
         choose_engine("compile", None, **CHOICE)

@@ -30,8 +30,9 @@ from tests.released import filled_gsvnet
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "onnx_numpy.py"
 # Of the default domain; TensorRT's table of operators (onnx-tensorrt, 8.5 and later) has all of them.
 STANDARD = set(
-    "Add ArgMax AveragePool BatchNormalization Cast Clip Concat ConstantOfShape Conv ConvTranspose Div Equal Gather GatherND GridSample "
-    "LeakyRelu MaxPool Mul Not Pad ReduceMean ReduceSum Relu Reshape Resize Sigmoid Slice Sub Transpose Unsqueeze Where".split()
+    "Add ArgMax AveragePool BatchNormalization Cast Clip Concat ConstantOfShape Conv ConvTranspose Div Equal Gather "
+    "GatherND GridSample LeakyRelu MaxPool Mul Not Pad ReduceMean ReduceSum Relu Reshape Resize Sigmoid Slice Sub "
+    "Transpose Unsqueeze Where".split()
 )
 FILES = {f"{name}.{kind}" for name in ("view", "keyframe", "propagation") for kind in ("onnx", "pt2")} | {"model.json"}
 SIZES = {"swiftnet": (64, 128), "bisenet": (72, 100)}
@@ -39,7 +40,8 @@ SIZES = {"swiftnet": (64, 128), "bisenet": (72, 100)}
 
 def options_for(folder: Path, segmenter: str, size: tuple[int, int], flow: str = "light", *words: str):
     height, width = map(str, size)
-    return parse(["--export", str(folder), "--export-size", height, width, "--segnet", segmenter, "--optical-flow-network", flow,
+    return parse(["--export", str(folder), "--export-size", height, width, "--segnet", segmenter,
+                  "--optical-flow-network", flow,
                   "--resume", "1", *words])
 
 
@@ -68,8 +70,10 @@ def test_folder_holds_what_its_description_says(exports):
     assert content["normalisation"]["std"] == list(net.segmenter.pixel_std)
     assert [each["name"] for each in content["classes"]] == list(CITYSCAPES.classes)
     assert content["classes"][8] == {"index": 8, "name": "vegetation", "label_id": 21, "colour": [107, 142, 35]}
-    assert content["labels"]["align_corners"] is True and content["opset"] == graphs.OPSET >= 16 and len(content["loop"]) == 5
-    assert content["versions"] == {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__,
+    assert content["labels"]["align_corners"] is True and len(content["loop"]) == 5
+    assert content["opset"] == graphs.OPSET >= 16
+    assert content["versions"] == {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
+                                   "onnx": onnx.__version__,
                                    "onnxscript": onnxscript.__version__}
     for graph in content["graphs"].values():
         session = onnxruntime.InferenceSession(str(folder / graph["onnx"]), providers=[graphs.CPU_PROVIDER])
@@ -89,7 +93,8 @@ def test_graphs_hold_standard_operators_alone_and_nothing_of_the_machine(exports
         assert [(each.domain, each.version) for each in model.opset_import] == [("", graphs.OPSET)]
         assert {node.domain for node in model.graph.node} == {""} and not model.functions
         assert {node.op_type for node in model.graph.node} == set(graph["operators"]) <= STANDARD
-        shapes = [x.type.tensor_type.shape.dim for x in (*model.graph.input, *model.graph.output, *model.graph.value_info)]
+        shapes = [x.type.tensor_type.shape.dim for x in (*model.graph.input, *model.graph.output,
+                                                         *model.graph.value_info)]
         assert all(dim.HasField("dim_value") for shape in shapes for dim in shape)  # nothing depends on the data
         assert os.fsencode(Path(__file__).resolve().parents[2]) not in path.read_bytes()
 
@@ -112,9 +117,11 @@ def test_example_gives_the_programs_labels_with_numpy_and_without_torch(exports,
     for number, frame in enumerate(frames):
         np.save(tmp_path / f"{number}.npy", frame)
     blocker.mkdir()
-    (blocker / "sitecustomize.py").write_text("import sys\nfor name in ('torch', 'cv2', 'onnx'):\n    sys.modules[name] = None\n")
+    blocked = "import sys\nfor name in ('torch', 'cv2', 'onnx'):\n    sys.modules[name] = None\n"
+    (blocker / "sitecustomize.py").write_text(blocked)
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), options.export, str(tmp_path / "labels"), *(str(tmp_path / f"{n}.npy") for n in range(5))],
+        [sys.executable, str(EXAMPLE), options.export, str(tmp_path / "labels"),
+         *(str(tmp_path / f"{n}.npy") for n in range(5))],
         env={**os.environ, "PYTHONPATH": str(blocker)}, cwd=tmp_path, capture_output=True, text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -183,7 +190,8 @@ def test_mistakes_are_named(words, message):
 
 def test_command_line_exports_a_released_file(weights, tmp_path, capsys):
     folder = tmp_path / "out"
-    assert main(["--export", str(folder), "--export-size", "32", "64", "--resume", "1", "--weights-dir", str(weights), "--device", "cpu",
+    assert main(["--export", str(folder), "--export-size", "32", "64", "--resume", "1", "--weights-dir", str(weights),
+                 "--device", "cpu",
                  "--interval", "5", "--dataset", "synthetic"]) == 0
     printed = capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == FILES

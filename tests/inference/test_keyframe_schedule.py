@@ -52,7 +52,8 @@ def test_default_threshold_parts_moving_streets_from_cuts(segmenter):
     view = ViewStep(build_gsvnet(segmenter=segmenter, flow="light", classes=19))
     settings = StreetSettings(height=128, width=256, length=6, seed=1)
     streets = [
-        [view(torch.from_numpy(frame.image)[None]) for frame in render_sequence(settings, "val", index)] for index in range(4)
+        [view(torch.from_numpy(frame.image)[None]) for frame in render_sequence(settings, "val",
+                                                                                index)] for index in range(4)
     ]
     within = [change(a, b) for street in streets for a, b in pairwise(street)]
     across = [change(a[-1], b[0]) for a in streets for b in streets if a is not b]

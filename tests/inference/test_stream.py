@@ -139,9 +139,12 @@ def test_invalid_frames_are_refused(segmenter, frames, outcomes):
     segmenter(frames[0])
     before, frame = segmenter.state, frames[0]
     for wrong in (
-        frame.astype(np.float32), np.full(frame.shape, np.nan), frame.astype(np.int64), frame > 9, frame[..., 0], frame[..., :2],
-        frame[None], frame.transpose(2, 0, 1), np.dstack([frame, frame]), np.zeros((0, 8, 3), np.uint8), np.zeros((8, 0, 3), np.uint8),
-        None, "frame", 3, [], {}, frame.tolist(), [[1], [1, 2]], torch.rand(8, 8, 3), torch.zeros(3, 8, 8, dtype=torch.uint8), OnTheGpu(),
+        frame.astype(np.float32), np.full(frame.shape, np.nan), frame.astype(np.int64), frame > 9, frame[..., 0],
+        frame[..., :2],
+        frame[None], frame.transpose(2, 0, 1), np.dstack([frame, frame]), np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 0, 3), np.uint8),
+        None, "frame", 3, [], {}, frame.tolist(), [[1], [1, 2]], torch.rand(8, 8, 3),
+        torch.zeros(3, 8, 8, dtype=torch.uint8), OnTheGpu(),
     ):
         with pytest.raises(UserError, match=r"a frame has to be an \(H,W,3\) uint8 RGB array, not "):
             segmenter(wrong)
@@ -160,12 +163,15 @@ def test_invalid_sizes_are_refused(segmenter, frames, size):
     assert segmenter.state is before
 
 
-@pytest.mark.tried("Video", "frames read-only, mirrored, strided, as tensors", "segmented as their plain copy, and unchanged")
+@pytest.mark.tried("Video", "frames read-only, mirrored, strided, as tensors",
+                   "segmented as their plain copy, and unchanged")
 @pytest.mark.parametrize("kind", ["read-only", "mirrored", "strided", "tensor", "Fortran order"])
 def test_frames_of_other_memory_layouts(segmenter, frames, kind, recwarn):
     frame = {
-        "read-only": np.frombuffer(frames[0].tobytes(), np.uint8).reshape(frames[0].shape), "mirrored": frames[0][:, ::-1],
-        "strided": frames[0][::2, ::2], "tensor": torch.from_numpy(frames[0]), "Fortran order": np.asfortranarray(frames[0]),
+        "read-only": np.frombuffer(frames[0].tobytes(), np.uint8).reshape(frames[0].shape),
+        "mirrored": frames[0][:, ::-1],
+        "strided": frames[0][::2, ::2], "tensor": torch.from_numpy(frames[0]),
+        "Fortran order": np.asfortranarray(frames[0]),
     }[kind]
     copy = np.asarray(frame).copy()
     labels = segmenter(frame)
@@ -199,7 +205,8 @@ def test_invalid_groups_are_refused(segmenter, count, interval):
         CameraGroup(segmenter.engine, count, interval)
 
 
-@pytest.mark.tried("Video", "pictures of ever new sizes through ONNX Runtime", "sessions of the last four sizes kept, others dropped")
+@pytest.mark.tried("Video", "pictures of ever new sizes through ONNX Runtime",
+                   "sessions of the last four sizes kept, others dropped")
 def test_sessions_of_old_sizes_are_dropped(net, monkeypatch):
     made = []
     monkeypatch.setattr(engines, "session", lambda model, providers: made.append(model) or model)
@@ -262,7 +269,8 @@ def test_load_of_a_group_is_even(count, interval):
     assert all(b - a == interval for times in keyframes for a, b in pairwise(times[1:]))
 
 
-@pytest.mark.tried("Video", "calls of a CameraGroup with frames that do not fit", "refused in one line, the streams keep their states")
+@pytest.mark.tried("Video", "calls of a CameraGroup with frames that do not fit",
+                   "refused in one line, the streams keep their states")
 def test_group_refuses_what_it_cannot_batch(net, frames):
     group = CameraGroup(build_engine("eager", net, scale=0.75, device=torch.device("cpu")), 2)
     with pytest.raises(UserError, match="CameraGroup: 1 frames for 2 streams"):
@@ -290,8 +298,10 @@ def test_released_files_become_a_segmenter(weights, frames, name):
 def test_trained_run_becomes_a_segmenter(streets, weights, tmp_path, frames):
     words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu"]
     assert main([
-        *words, "--log-folder", str(tmp_path), "--num-worker", "0", "--epoch", "1", "--early-stop", "1", "--batch-size", "2",
-        "--crop-height", "64", "--crop-width", "96", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step", "1",
+        *words, "--log-folder", str(tmp_path), "--num-worker", "0", "--epoch", "1", "--early-stop", "1", "--batch-size",
+        "2",
+        "--crop-height", "64", "--crop-width", "96", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step",
+        "1",
         "--interval", "2",
     ]) == 0
     folder = Path(tmp_path, "run", "synthetic", "swiftnet_test", "experiment_0")

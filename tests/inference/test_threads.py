@@ -24,7 +24,8 @@ def failing(count: int, error: BaseException | None = None):
     raise error or OSError("the disk")
 
 
-ERRORS = [OSError("the disk"), MemoryError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), cv2.error("cv"), UserError("fix it")]
+ERRORS = [OSError("the disk"), MemoryError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), cv2.error("cv"),
+          UserError("fix it")]
 DIES = "reading or writing thread that dies of any exception"
 
 
@@ -69,7 +70,8 @@ def test_both_threads_die(error, other):
         raise other
 
     began = time.monotonic()
-    with pytest.raises((type(error), type(other))), closing(read_ahead(failing(3, error))) as items, WriteBehind(write) as behind:
+    raising, ahead = pytest.raises((type(error), type(other))), closing(read_ahead(failing(3, error)))
+    with raising, ahead as items, WriteBehind(write) as behind:
         for item in items:
             behind.put(item)
     assert time.monotonic() - began < 5

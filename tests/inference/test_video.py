@@ -111,11 +111,13 @@ def test_overlay_shows_the_frame_and_side_by_side_both(call, tmp_path):
         assert np.median(np.abs(over[i] - mixed)) < 12
 
 
-@pytest.mark.tried("Video", "small and odd frames, of 1 x 1 too, through the whole program", "segmented, written in their size")
+@pytest.mark.tried("Video", "small and odd frames, of 1 x 1 too, through the whole program",
+                   "segmented, written in their size")
 @pytest.mark.parametrize("size, count", [((8, 8), 3), ((9, 13), 3), ((101, 67), 2), ((48, 33), 1)])
 def test_odd_and_small_frames_keep_size_and_names(call, weights, tmp_path, size, count):
     pictures = write_pictures(tmp_path / "in", [size] * count)
-    assert call("--video", tmp_path / "in" / "view_*.png", "--output", tmp_path / "a.mp4", tmp_path / "labels", "--ids", "train",
+    assert call("--video", tmp_path / "in" / "view_*.png", "--output", tmp_path / "a.mp4", tmp_path / "labels", "--ids",
+                "train",
                 "--fps", "17") == 0
     rate, frames = opened(tmp_path / "a.mp4")
     assert rate == 17 and [frame.shape for frame in frames] == [(*size, 3)] * count
@@ -134,7 +136,8 @@ def test_change_of_size_ends_a_video_and_begins_a_new_stream_in_a_folder(call, t
     assert os.listdir(tmp_path) == ["in"]
     assert call("--video", tmp_path / "in", "--output", tmp_path / "labels") == 0
     assert "3 frames (2 keyframes)" in capsys.readouterr().out
-    assert [ids.shape for ids in label_maps(tmp_path / "labels").values()] == [(16, 24), (24, 16), (16, 24)]  # 10, 11, 9
+    # 10, 11, 9
+    assert [ids.shape for ids in label_maps(tmp_path / "labels").values()] == [(16, 24), (24, 16), (16, 24)]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,8 @@ def test_schedules(call, tmp_path, capsys, words, keyframes):
 def test_other_data_set_without_its_folder(tmp_path, capsys):
     weights = write_released_files(tmp_path / "weights", classes=11)
     write_pictures(tmp_path / "in", [(40, 48)] * 2)
-    assert main(["--dataset", "camvid", "--data-path", str(tmp_path / "nowhere"), "--weights-dir", str(weights), "--resume", "1",
+    assert main(["--dataset", "camvid", "--data-path", str(tmp_path / "nowhere"), "--weights-dir", str(weights),
+                 "--resume", "1",
                  "--device", "cpu", "--video", str(tmp_path / "in"), "--output", str(tmp_path / "labels")]) == 0
     assert {int(i) for ids in label_maps(tmp_path / "labels").values() for i in np.unique(ids)} <= set(CAMVID.label_ids)
 
@@ -172,12 +176,17 @@ def test_other_data_set_without_its_folder(tmp_path, capsys):
         (["--video", "demo"], "--video requires --output: a video file"),
         (["--output", "a.mp4"], "--output requires --video IN or --check 1"),
         (["--video", "demo", "--output", "a", "b", "c"], "--output takes one video, one folder, or both, not 3 names"),
-        (["--video", "demo", "--output", "a", "--evaluate", "1"], "--video and --evaluate 1 exclude each other; choose one"),
-        (["--video", "demo", "--output", "a", "--method", "warp"], "--video requires --stage gsv, and --method gsv or per-frame"),
+        (["--video", "demo", "--output", "a", "--evaluate", "1"],
+         "--video and --evaluate 1 exclude each other; choose one"),
+        (["--video", "demo", "--output", "a", "--method", "warp"],
+         "--video requires --stage gsv, and --method gsv or per-frame"),
         (["--video", "demo", "--output", "a", "--budget", "20"], "--budget has an effect only with --schedule budget"),
-        (["--video", "demo", "--output", "a", "--schedule", "budget"], "--schedule budget requires --budget MILLISECONDS"),
-        (["--video", "demo", "--output", "a", "--cut-threshold", "1"], "--cut-threshold has an effect only with --schedule cut"),
-        (["--video", "demo", "--output", "a", "--style", "color"], r"--style: invalid value 'color' \(did you mean colour\?\)"),
+        (["--video", "demo", "--output", "a", "--schedule", "budget"],
+         "--schedule budget requires --budget MILLISECONDS"),
+        (["--video", "demo", "--output", "a", "--cut-threshold", "1"],
+         "--cut-threshold has an effect only with --schedule cut"),
+        (["--video", "demo", "--output", "a", "--style", "color"],
+         r"--style: invalid value 'color' \(did you mean colour\?\)"),
         (["--video", "demo", "--output", "a", "--fps", "-1"], "--fps must be at least 0"),
     ],
 )
@@ -193,11 +202,13 @@ def test_contradicting_options(words, message):
         (["--video", "nowhere.mp4", "--output", "a.mp4"], "nowhere.mp4: no such file"),
         (["--video", "demo", "--output", "a.mp4", "b.avi"], "takes one video .*, one folder, or both"),
         (["--video", "demo", "--output", "a", "b"], "takes one video .*, one folder, or both"),
-        (["--video", "demo", "--output", "a.mov"], "--output a.mov: not a name for a video or a folder; a video ends in .mp4, .avi, .mkv"),
+        (["--video", "demo", "--output", "a.mov"],
+         "--output a.mov: not a name for a video or a folder; a video ends in .mp4, .avi, .mkv"),
         (["--video", "in", "--output", "in"], "view_9.png is read by --video and would be overwritten"),
         (["--video", "in.mp4", "--output", "x/../in.mp4"], "in.mp4 is read by --video and would be overwritten"),
         (["--video", "demo", "--output", "in.mp4/labels"], r"in.mp4/labels: cannot be written \(Not a directory\)"),
-        (["--video", "demo", "--output", "a", "--resume", "0"], "--video requires a trained propagation: --resume 1 .* --method per-frame"),
+        (["--video", "demo", "--output", "a", "--resume", "0"],
+         "--video requires a trained propagation: --resume 1 .* --method per-frame"),
         (["--video", "demo", "--output", "a.mp4", "--resume", "nowhere.tar"], "nowhere.tar: not found"),
     ],
 )
@@ -214,7 +225,8 @@ def test_mistakes_get_one_line_and_leave_nothing(call, tmp_path, monkeypatch, ca
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway", "named when its turn comes, in one line")
+@pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway",
+                   "named when its turn comes, in one line")
 def test_picture_that_cannot_be_read_midway_gives_no_video(call, tmp_path, capfd):
     write_pictures(tmp_path / "in", [(16, 16)] * 3)
     (tmp_path / "in" / "view_10.png").write_bytes(b"torn")
@@ -223,14 +235,17 @@ def test_picture_that_cannot_be_read_midway_gives_no_video(call, tmp_path, capfd
     assert "a.avi" not in os.listdir(tmp_path) and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.tried("Video", "SIGINT and SIGTERM while it segments", "what was segmented until then is written, whole; status 130 or 143")
+@pytest.mark.tried("Video", "SIGINT and SIGTERM while it segments",
+                   "what was segmented until then is written, whole; status 130 or 143")
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_completes_what_was_done(weights, tmp_path, number, status):
     source = write_video(tmp_path / "in.avi", count=3000, fps=25)
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "--weights-dir", str(weights), "--resume", "1", "--device", "cpu", "--engine", "eager",
+        [sys.executable, str(ROOT / "main.py"), "--weights-dir", str(weights), "--resume", "1", "--device", "cpu",
+         "--engine", "eager",
          "--video", str(source), "--output", str(tmp_path / "a.mp4"), str(tmp_path / "labels")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 60
@@ -242,5 +257,6 @@ def test_interrupt_completes_what_was_done(weights, tmp_path, number, status):
     _, frames = opened(tmp_path / "a.mp4")
     assert 20 < len(frames) < 3000
     assert len(label_maps(tmp_path / "labels")) == len(frames)
-    assert re.search(rf"{len(frames)} frames .*\n.*stopped by signal {int(number)}; the frames segmented until then are written", out)
+    stopped = rf"stopped by signal {int(number)}; the frames segmented until then are written"
+    assert re.search(rf"{len(frames)} frames .*\n.*{stopped}", out)
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "in.avi", "labels"]

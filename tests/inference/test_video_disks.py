@@ -59,10 +59,12 @@ def run_cases(weights: str, cases: str) -> None:
 def results(weights: Path, folder: Path, cases: list[dict], around: tuple[str, ...] = ()) -> list[dict]:
     """The results of `run_cases`, run inside the command `around`."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    done = subprocess.run([*around, sys.executable, __file__, str(weights), str(folder / "cases.json")], env=ENVIRONMENT,
+    done = subprocess.run([*around, sys.executable, __file__, str(weights), str(folder / "cases.json")],
+                          env=ENVIRONMENT,
                           capture_output=True, text=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and len(found) == len(cases), f"{cases[len(found)]}: {done.returncode}\n{done.stderr[-3000:]}"
+    whole = done.returncode == 0 and len(found) == len(cases)
+    assert whole, f"{cases[len(found)]}: {done.returncode}\n{done.stderr[-3000:]}"
     return found
 
 
@@ -70,7 +72,8 @@ def mutants(folder: Path, count: int, seed: int) -> list[Path]:
     """Damaged copies of small videos of every kind that is written."""
     rng = np.random.default_rng(seed)
     whole = []
-    for name, size in (("a.mp4", (16, 24)), ("b.avi", (16, 24)), ("c.mkv", (16, 24)), ("d.mp4", (15, 23)), ("e.avi", (15, 23))):
+    for name, size in (("a.mp4", (16, 24)), ("b.avi", (16, 24)), ("c.mkv", (16, 24)), ("d.mp4", (15, 23)),
+                       ("e.avi", (15, 23))):
         with VideoFile(folder / name, 25) as video:
             for _ in range(4):
                 video.write(rng.integers(0, 255, (*size, 3), np.uint8))
@@ -94,7 +97,8 @@ def mutants(folder: Path, count: int, seed: int) -> list[Path]:
 def test_damaged_videos(weights, tmp_path, outcomes, count, seed):
     made = mutants(tmp_path, count, seed)
     outputs = [tmp_path / f"out_{i}" for i in range(count)]
-    words = [["--video", str(path), "--output", str(out / f"a{path.suffix}"), str(out / "labels")] for path, out in zip(made, outputs)]
+    words = [["--video", str(path), "--output", str(out / f"a{path.suffix}"), str(out / "labels")] for path,
+             out in zip(made, outputs)]
     for path, out, found in zip(made, outputs, results(weights, tmp_path, [{"words": each} for each in words])):
         videos = list(out.glob("a.*"))
         assert not list(out.glob(".*")), path
@@ -103,7 +107,8 @@ def test_damaged_videos(weights, tmp_path, outcomes, count, seed):
             assert len(opened(videos[0])[2]) == len(list((out / "labels").iterdir())) > 0, path
             outcomes["segmented as far as it can be read, into files that open"] += 1
         else:
-            assert found["status"] == 2 and len(found["err"]) == 1 and found["err"][0].startswith("error: "), (path, found)
+            assert found["status"] == 2 and len(found["err"]) == 1 and found["err"][0].startswith("error: "), (path,
+                                                                                                               found)
             assert videos == [], path
             outcomes["refused in one line"] += 1
 
@@ -133,18 +138,23 @@ def test_full_disks(weights, noise, tmp_path, outcomes):
     needs_small_disks()
     disk = tmp_path / "disk"
     disk.mkdir()
-    growing = f"umount {disk} 2>/dev/null; mount -t tmpfs -o size=80k none {disk}; cd {disk}; echo of before | tee a.mp4 a.avi > a.mkv"
+    growing = f"umount {disk} 2>/dev/null; mount -t tmpfs -o size=80k none {disk}; cd {disk}; "
+    growing += "echo of before | tee a.mp4 a.avi > a.mkv"
     full = f"{growing}; dd if=/dev/zero of=filler bs=4k 2>/dev/null; true"
     cases = [
-        {"before": before, "after": look(disk), "words": ["--video", str(noise), "--output", *(str(disk / name) for name in names)]}
-        for before in (growing, full) for names in (("a.mp4",), ("a.avi",), ("a.mkv",), ("labels",), ("a.mp4", "labels"), ("new/a.avi",))
+        {"before": before, "after": look(disk),
+         "words": ["--video", str(noise), "--output", *(str(disk / name) for name in names)]}
+        for before in (growing, full) for names in (("a.mp4",), ("a.avi",), ("a.mkv",), ("labels",),
+                                                    ("a.mp4", "labels"), ("new/a.avi",))
     ]
-    cases += [{"before": before, "after": look(disk), "words": ["--export", str(disk / "out"), "--export-size", "32", "32"]}
+    cases += [{"before": before, "after": look(disk),
+               "words": ["--export", str(disk / "out"), "--export-size", "32", "32"]}
               for before in (growing, full)]
     for case, found in zip(cases, results(weights, tmp_path, cases, ("unshare", "-rm"))):
         assert found["status"] == 2 and len(found["err"]) == 1, (case, found)
         assert found["err"][0].startswith(f"error: {disk}"), found
-        assert re.search(r"\(No space left on device\)|not be written completely \(0 MiB free on the disk\)", found["err"][0]), found
+        assert re.search(r"\(No space left on device\)|not be written completely \(0 MiB free on the disk\)",
+                         found["err"][0]), found
         assert "free some space" in found["err"][0], found
         seen = found["seen"].splitlines()
         assert [f"./a.{kind} as before" in seen for kind in ("mp4", "avi", "mkv")] == [True] * 3, found
@@ -189,13 +199,16 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def signalled(weights, folder: Path, place: str, name: str, call: int, number: int, times: int = 1) -> subprocess.CompletedProcess:
+def signalled(weights, folder: Path, place: str, name: str, call: int, number: int,
+              times: int = 1) -> subprocess.CompletedProcess:
     """The program on a video of 30 frames, which signals itself at the beginning of a function."""
     source = write_video(folder / "in.avi", count=30, size=(32, 32))
     (folder / "a.mp4").write_text("of before")
     code = SIGNALLED.format(place=place, name=name, call=call, number=int(number), times=times)
-    return subprocess.run([sys.executable, "-c", code, "--weights-dir", str(weights), *COMMON, "--video", str(source), "--output",
-                           str(folder / "a.mp4"), str(folder / "labels")], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code, "--weights-dir", str(weights), *COMMON, "--video", str(source),
+                           "--output",
+                           str(folder / "a.mp4"), str(folder / "labels")], env=ENVIRONMENT, capture_output=True,
+                          text=True, timeout=120)
 
 
 @pytest.mark.slow
@@ -203,8 +216,10 @@ def signalled(weights, folder: Path, place: str, name: str, call: int, number: i
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "place, name, call",
-    [("", "open_frames", 1), ("", "networks_for_inference", 1), ("", "choose_engine", 1), ("VideoSegmenter", "__call__", 1),
-     ("VideoSegmenter", "__call__", 30), ("VideoFile", "write", 10), ("LabelFolder", "write", 20), ("VideoFile", "close", 1),
+    [("", "open_frames", 1), ("", "networks_for_inference", 1), ("", "choose_engine", 1),
+     ("VideoSegmenter", "__call__", 1),
+     ("VideoSegmenter", "__call__", 30), ("VideoFile", "write", 10), ("LabelFolder", "write", 20),
+     ("VideoFile", "close", 1),
      ("", "_report", 1)],
 )
 def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
@@ -215,7 +230,8 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
         assert (tmp_path / "a.mp4").read_text() == "of before" and not (tmp_path / "labels").exists()
         return
     count = len(opened(tmp_path / "a.mp4")[2])
-    assert count == len(list((tmp_path / "labels").iterdir())) and (count == 30 if name in ("close", "_report") else call <= count)
+    assert count == len(list((tmp_path / "labels").iterdir()))
+    assert count == 30 if name in ("close", "_report") else call <= count
     if name != "_report":
         assert f"stopped by signal {int(number)}; the frames segmented until then are written" in done.stdout
 
@@ -249,8 +265,10 @@ def resident(process: int) -> float:
 @pytest.mark.tried("Video", "a video of 10,000 frames through the whole program")
 def test_memory_over_ten_thousand_frames(weights, tmp_path, outcomes):
     source = write_video(tmp_path / "in.avi", count=10_000, size=(32, 48))
-    process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "--weights-dir", str(weights), *COMMON, "--video", str(source),
-                                "--output", str(tmp_path / "a.mp4"), str(tmp_path / "labels")], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "--weights-dir", str(weights), *COMMON,
+                                "--video", str(source),
+                                "--output", str(tmp_path / "a.mp4"), str(tmp_path / "labels")], env=ENVIRONMENT,
+                               stdout=subprocess.DEVNULL)
     measured = []
     for frame in (1000, 9990):
         while process.poll() is None and not (tmp_path / "labels" / f"frame_{frame:06d}.png").is_file():

@@ -45,7 +45,8 @@ def call(weights, net, capfd, monkeypatch):
 
     before = set(threading.enumerate())
     yield run
-    assert not {thread for thread in set(threading.enumerate()) - before if thread.name in ("read ahead", "write behind")}
+    assert not {thread for thread in set(threading.enumerate()) - before if thread.name in ("read ahead",
+                                                                                            "write behind")}
 
 
 class FakeCamera:
@@ -67,14 +68,18 @@ class FakeCamera:
 def install_camera(monkeypatch, sizes: list[tuple[int, int]]) -> None:
     """Let camera 0 be a fake one."""
     usual = cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda which, *how: FakeCamera(sizes) if which == 0 else usual(which, *how))
+    def opened_as(which, *how):
+        return FakeCamera(sizes) if which == 0 else usual(which, *how)
+
+    monkeypatch.setattr(cv2, "VideoCapture", opened_as)
 
 
 def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
-@pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a log line; or refused in one line")
+@pytest.mark.tried("Video", "camera that stops, or never sends",
+                   "frames until then, and a log line; or refused in one line")
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_camera_that_stops(call, tmp_path, monkeypatch, count):
     install_camera(monkeypatch, [(16, 24)] * count)
@@ -91,13 +96,15 @@ def test_camera_that_stops(call, tmp_path, monkeypatch, count):
 def test_camera_that_changes_its_size(call, tmp_path, monkeypatch):
     install_camera(monkeypatch, [(16, 24)] * 4 + [(32, 48)] * 3)
     status, err, out = call("--video", "0", "--output", tmp_path / "a.mp4", tmp_path / "labels")
-    assert (status, err) == (0, []) and "camera 0: stopped after 4 frames of 24 x 16 pixels; the next has 48 x 32" in out
+    assert (status, err) == (0, [])
+    assert "camera 0: stopped after 4 frames of 24 x 16 pixels; the next has 48 x 32" in out
     assert len(opened(tmp_path / "a.mp4")[2]) == len(list((tmp_path / "labels").iterdir())) == 4
 
 
 @pytest.mark.tried("Video", SMALL, "segmented, written in their size")
 def test_pictures_of_every_small_size(call, tmp_path, outcomes):
-    sizes = [(height, width) for height in (1, 2, 3, 5, 7, 8, 9) for width in (1, 2, 3, 5, 7, 8, 9)] + [(1, 600), (600, 1)]
+    sizes = [(height, width) for height in (1, 2, 3, 5, 7, 8, 9) for width in (1, 2, 3, 5, 7, 8, 9)] + [(1, 600),
+                                                                                                        (600, 1)]
     for number, size in enumerate(sizes):
         write_pictures(tmp_path / "in", [f"{number:02d}.png"], size=size)
     assert call("--video", tmp_path / "in", "--output", tmp_path / "labels")[:2] == (0, [])
@@ -154,9 +161,11 @@ def test_outputs_that_are_forbidden(tmp_path, outcomes):
     write_video(tmp_path / "in.avi")
     (tmp_path / "closed").mkdir(mode=0o500)
     powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
-    code = "import sys; from main import main; print([main(['--video', 'in.avi', '--resume', '1', '--output', x]) for x in sys.argv[1:]])"
+    code = "import sys; from main import main; words = ['--video', 'in.avi', '--resume', '1', '--output']; "
+    code += "print([main([*words, x]) for x in sys.argv[1:]])"
     outputs = ["closed/a.mp4", "closed/labels", "closed/new/a.avi"]
-    done = subprocess.run([*powerless, sys.executable, "-c", code, *outputs], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+    done = subprocess.run([*powerless, sys.executable, "-c", code, *outputs], cwd=tmp_path,
+                          env={"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)
     if "setpriv:" in done.stderr:
         pytest.skip("root cannot drop its capabilities here (setpriv)")
@@ -175,7 +184,8 @@ def test_rates_that_cannot_be_written(call, tmp_path, monkeypatch, rate):
     source = write_video(tmp_path / "in.avi")
     status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", "--fps", rate)
     assert (status, len(err)) == (2, 1)
-    assert re.match(r"error: \S+a.mp4: a video has 0.01 to 1000 frames a second, not .*; set another rate with --fps", err[0])
+    assert re.match(r"error: \S+a.mp4: a video has 0.01 to 1000 frames a second, not .*; set another rate with --fps",
+                    err[0])
     assert files_in(tmp_path) == ["in.avi"]
 
 
@@ -185,8 +195,10 @@ def test_rates_that_cannot_be_written(call, tmp_path, monkeypatch, rate):
 def test_errors_of_any_kind(call, tmp_path, monkeypatch, place, error):
     source = write_video(tmp_path / "in.avi", count=30)
     owner, name = {
-        "reader": (cv2, "cvtColor"), "networks": (Engine, "propagate"), "labels": (Engine, "labels"), "painter": (video, "overlay"),
-        "video": (video.VideoFile, "write"), "video's end": (video_writer, "_holds"), "label map": (video.LabelFolder, "write"),
+        "reader": (cv2, "cvtColor"), "networks": (Engine, "propagate"), "labels": (Engine, "labels"),
+        "painter": (video, "overlay"),
+        "video": (video.VideoFile, "write"), "video's end": (video_writer, "_holds"),
+        "label map": (video.LabelFolder, "write"),
     }[place]
     usual, calls = getattr(owner, name), itertools.count()
 
@@ -213,7 +225,8 @@ def test_engine_that_is_missing(call, tmp_path, monkeypatch):
     for name in ("onnxruntime", "onnx", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, None)
     status, err, _ = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "onnx")
-    assert (status, len(err)) == (2, 1) and re.match("error: --engine onnx: .*; install the packages: pip install onnxruntime", err[0])
+    assert (status, len(err)) == (2, 1)
+    assert re.match("error: --engine onnx: .*; install the packages: pip install onnxruntime", err[0])
     assert files_in(tmp_path) == ["in.avi"]
     status, err, out = call("--video", source, "--output", tmp_path / "a.mp4", "--engine", "auto")
     assert (status, err) == (0, []) and "--engine auto: eager; " in out
@@ -223,13 +236,17 @@ def test_engine_that_is_missing(call, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.tried("Video", "engine whose compiler is missing or fails", "the named one refused in one line, auto does without")
+@pytest.mark.tried("Video", "engine whose compiler is missing or fails",
+                   "the named one refused in one line, auto does without")
 @pytest.mark.parametrize("compiler", ["/nowhere/g++", "/bin/false"])
 def test_compiler_that_fails(weights, tmp_path, compiler):
     source = write_video(tmp_path / "in.avi")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CXX": compiler, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    code = "import sys; from main import main; from inference import engine_choice; engine_choice.SET_UP = {'eager': 0.0, 'compile': 0.0}\n"
-    command = [sys.executable, "-c", code + "sys.exit(main(sys.argv[1:]))", "--weights-dir", str(weights), "--resume", "1",
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CXX": compiler,
+                   "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    code = "import sys; from main import main; from inference import engine_choice\n"
+    code += "engine_choice.SET_UP = {'eager': 0.0, 'compile': 0.0}\n"
+    command = [sys.executable, "-c", code + "sys.exit(main(sys.argv[1:]))", "--weights-dir", str(weights), "--resume",
+               "1",
                "--device", "cpu", "--video", str(source), "--output", str(tmp_path / "a.mp4"), "--engine"]
     done = subprocess.run([*command, "compile"], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --engine compile does not work here: "), done.stderr
@@ -239,11 +256,13 @@ def test_compiler_that_fails(weights, tmp_path, compiler):
     assert len(opened(tmp_path / "a.mp4")[2]) == 5
 
 
-@pytest.mark.tried("Video", "--export into a file's place, and of a size too small", "refused in one line, nothing left")
+@pytest.mark.tried("Video", "--export into a file's place, and of a size too small",
+                   "refused in one line, nothing left")
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--export", "file"], r"file: cannot be written \(File exists\); free some space, or choose another folder for --export"),
+        (["--export", "file"],
+         r"file: cannot be written \(File exists\); free some space, or choose another folder for --export"),
         (["--export", "file/out"], r"file/out: cannot be written \(Not a directory\)"),
         (["--export", "out", "--export-size", "31", "64"], "--export-size must be at least 32, not 31"),
         (["--export", "out", "--export-size", "64"], "--export-size: expected 2 arguments"),
@@ -266,10 +285,13 @@ def test_exports_that_cannot_be(call, tmp_path, monkeypatch, words, message):
         ("gsvnet_bisenet", {"weights_dir": "nowhere"}, UserError, "nowhere/.*: not found"),
         ("gsvnet_swiftnet", {"run": "nowhere"}, UserError, "parameters.json: not the options of a run"),
         ("gsvnet_swiftnet", {"weights": "nowhere"}, UserError, "give either weights_dir=FOLDER"),
-        ("gsvnet_swiftnet", {"weights_dir": True, "engine": "tensorrt"}, UserError, "no engine 'tensorrt'; choose one of: eager"),
-        ("gsvnet_swiftnet", {"weights_dir": True, "amp": "half"}, UserError, "no precision 'half'; choose one of: off, bf16, fp16"),
+        ("gsvnet_swiftnet", {"weights_dir": True, "engine": "tensorrt"}, UserError,
+         "no engine 'tensorrt'; choose one of: eager"),
+        ("gsvnet_swiftnet", {"weights_dir": True, "amp": "half"}, UserError,
+         "no precision 'half'; choose one of: off, bf16, fp16"),
         ("gsvnet_swiftnet", {"weights_dir": True, "scale": 0}, UserError, "a number above 0, not 0"),
-        ("gsvnet_swiftnet", {"weights_dir": True, "intervall": 3}, TypeError, "unexpected keyword argument 'intervall'"),
+        ("gsvnet_swiftnet", {"weights_dir": True, "intervall": 3}, TypeError,
+         "unexpected keyword argument 'intervall'"),
         ("swiftnet", {"weights": "nowhere.pt"}, UserError, "nowhere.pt: not found"),
     ],
 )

@@ -58,7 +58,8 @@ def test_video_file_gives_all_its_frames(tmp_path, ending, size):
 def test_turned_video_has_the_size_that_is_seen(tmp_path):
     path = write_video(tmp_path / "a.mp4", size=(16, 64))
     # A phone turns the matrix in the track's header: a, b, u, c, d in 16.16 fixed point.
-    upright, turned = (b"".join((v << 16).to_bytes(4, "big", signed=True) for v in m) for m in ((1, 0, 0, 0, 1), (0, 1, 0, -1, 0)))
+    upright, turned = (b"".join((v << 16).to_bytes(4, "big", signed=True) for v in m) for m in ((1, 0, 0, 0, 1),
+                                                                                                (0, 1, 0, -1, 0)))
     head, track = path.read_bytes().split(b"tkhd")
     assert upright in track
     path.write_bytes(head + b"tkhd" + track.replace(upright, turned, 1))

@@ -61,7 +61,8 @@ def test_pictures_that_differ_in_their_endings_only(tmp_path):
         open_frames(str(tmp_path))
 
 
-@pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway", "named when its turn comes, in one line")
+@pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway",
+                   "named when its turn comes, in one line")
 def test_broken_picture_is_named_when_its_turn_comes(tmp_path):
     write_pictures(tmp_path, ["0.png", "1.png", "2.png"])
     (tmp_path / "1.png").write_bytes(b"torn")
@@ -71,7 +72,8 @@ def test_broken_picture_is_named_when_its_turn_comes(tmp_path):
         next(images)
 
 
-@pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway", "named when its turn comes, in one line")
+@pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway",
+                   "named when its turn comes, in one line")
 def test_picture_that_vanishes_is_named_when_its_turn_comes(tmp_path):
     write_pictures(tmp_path, ["0.png", "1.png"])
     images = iter(open_frames(str(tmp_path)))
@@ -109,7 +111,8 @@ def test_pictures_with_a_palette(tmp_path):
 @pytest.mark.tried("Video", "video of one channel, of 16 bits, with alpha", "frames of 8-bit RGB")
 @pytest.mark.parametrize("code, dtype", [("MJPG", np.uint8), ("FFV1", np.uint16)])
 def test_grey_videos(tmp_path, code, dtype):
-    how = [cv2.VIDEOWRITER_PROP_IS_COLOR, 0, cv2.VIDEOWRITER_PROP_DEPTH, cv2.CV_16U if dtype == np.uint16 else cv2.CV_8U]
+    how = [cv2.VIDEOWRITER_PROP_IS_COLOR, 0, cv2.VIDEOWRITER_PROP_DEPTH,
+           cv2.CV_16U if dtype == np.uint16 else cv2.CV_8U]
     writer = cv2.VideoWriter(str(tmp_path / "a.mkv"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 25, (24, 16), how)
     for _ in range(3):
         writer.write(np.full((16, 24), np.iinfo(dtype).max // 2, dtype))
@@ -129,7 +132,8 @@ def test_video_with_alpha(tmp_path):
     assert [(frame.shape, frame.dtype) for frame in frames] == [((16, 24, 3), np.uint8)] * 3
 
 
-@pytest.mark.tried("Video", "stream whose frames change their size midway", "all frames, scaled to the first one's size")
+@pytest.mark.tried("Video", "stream whose frames change their size midway",
+                   "all frames, scaled to the first one's size")
 @pytest.mark.parametrize("kind", ["mjpeg", "ts"])
 def test_stream_that_changes_its_size(tmp_path, kind):
     sizes = [(32, 48)] * 3 + [(48, 64)] * 3
@@ -159,7 +163,8 @@ def test_video_that_ends_early_says_so(tmp_path, log, part):
     assert log.messages[-1] == f"{path}: ends after {found} of the 40 frames that its header announces"
 
 
-@pytest.mark.tried("Video", "header that announces more frames than there are", "the frames that there are, and a log line")
+@pytest.mark.tried("Video", "header that announces more frames than there are",
+                   "the frames that there are, and a log line")
 def test_header_that_promises_too_much(tmp_path, log):
     path = write_video(tmp_path / "a.avi")
     content = bytearray(path.read_bytes())
@@ -184,7 +189,8 @@ def test_header_with_a_rate_that_cannot_be(tmp_path, scale, rate):
     assert frames.fps == 30 and len(list(frames)) >= 1
 
 
-NAMES = ["12:30.mp4", "http:x.mp4", "pipe:0.mp4", "-i.mp4", "50%d.mp4", "a b.mp4", "two\nlines.mp4", "straße.mp4", "x.MP4"]
+NAMES = ["12:30.mp4", "http:x.mp4", "pipe:0.mp4", "-i.mp4", "50%d.mp4", "a b.mp4", "two\nlines.mp4", "straße.mp4",
+         "x.MP4"]
 
 
 @pytest.mark.tried("Video", "file names that mean something else to FFmpeg or the shell", "read and written as files")
@@ -230,7 +236,8 @@ def test_source_without_permission(tmp_path, outcomes):
         outcomes["refused in one line"] += 1
 
 
-@pytest.mark.tried("Video", "camera that stops, or never sends", "frames until then, and a log line; or refused in one line")
+@pytest.mark.tried("Video", "camera that stops, or never sends",
+                   "frames until then, and a log line; or refused in one line")
 def test_camera_sends_until_it_stops(monkeypatch, log):
     monkeypatch.setattr("inference.video_input.cv2.VideoCapture", FakeCamera)
     frames = open_frames("1")
@@ -328,7 +335,8 @@ def test_what_is_no_video_is_named(tmp_path, name, content, message):
 def test_video_of_no_frames(tmp_path, ending):
     path = tmp_path / f"a{ending}"
     cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 25, (24, 16)).release()
-    with pytest.raises(UserError, match=rf"a{ending}: (no frame of the video can be read|cannot be read as a video) \("):
+    with pytest.raises(UserError,
+                       match=rf"a{ending}: (no frame of the video can be read|cannot be read as a video) \("):
         open_frames(str(path))
 
 
