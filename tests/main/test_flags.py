@@ -141,7 +141,7 @@ def test_environment_without_a_launcher(streets, weights, tmp_path, monkeypatch,
         monkeypatch.setenv(name, value)
     assert main(training(streets, weights, tmp_path / "logs")) == 2
     line = refusal(capsys.readouterr().err)
-    message = r"WORLD_SIZE=\w+ in the environment, .* start with torchrun, or unset|LOCAL_RANK in the environment must"
+    message = r"WORLD_SIZE=\w+ in the environment: .* start with torchrun, or unset|LOCAL_RANK in the environment must"
     assert re.search(message, line), line
 
 
