@@ -38,7 +38,7 @@ class Recipe:
 
 
 _NETWORKS = "--segnet-weights SEGNET --flow-weights FLOW"
-_DEMO_TIME = "part of `make demo`, on 2 cores of an x86-64 virtual machine without GPU, 27 November 2026"
+_DEMO_TIME = "part of `make demo`, 7 minutes on 2 cores of an x86-64 machine without GPU, 24 and 27 November 2026"
 _STREETS_TIME = "{} minutes on 2 cores of an AMD EPYC virtual machine without GPU, 24 November 2026"
 _CAMVID_TIME = "{} minutes on 1 core of an AMD EPYC virtual machine without GPU, November 2026"
 _DEMO = dict(
