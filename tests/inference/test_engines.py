@@ -191,5 +191,6 @@ def test_auto_takes_the_fastest_engine_worth_its_set_up_and_logs_why(fakes, capl
 def test_named_engine_that_fails_is_a_user_error(fakes):
     fakes(compile=RuntimeError("No working C++ compiler found"))
     with pytest.raises(UserError,
-                       match=r"--engine compile does not .* No working C\+\+ compiler .* --engine eager or onnx"):
+                       match=r"--engine compile does not work here: No working C\+\+ compiler found; .* "
+                             r"--engine eager or onnx"):
         choose_engine("compile", None, **CHOICE)

@@ -84,7 +84,8 @@ def test_slowest_and_fastest_rates(tmp_path, outcomes, ending, size):
         outcomes["kept"] += 1
     for rate in (0.0, 1e-9, 0.0099, 1000.1, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError,
-                           match=f"b{ending}: a video has 0.01 to 1000 frames a second, not .*; .* with --fps"):
+                           match=f"b{ending}: a video has 0.01 to 1000 frames a second, not .*; "
+                                 "set another rate with --fps"):
             VideoFile(tmp_path / f"b{ending}", rate).write(picture(0, size))
         outcomes["refused in one line"] += 1
     assert os.listdir(tmp_path) == [path.name]
