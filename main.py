@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # --help and a mistyped flag need no torch
     from config.options import Options
     from utils.distributed import Ranks
 
+    Task = Callable[[torch.device, Ranks], object]
+
 WITHOUT_DATA = ("table", "video")  # benchmarks that read no data set
 
 
@@ -24,11 +27,7 @@ def main(words: list[str]) -> int:
     try:
         from config.command_line import parse
 
-        options = parse(words)
-        from utils.interrupts import unwinding
-
-        with unwinding():
-            return run(options)
+        return run(parse(words))
     except UserError as error:
         return fail(error.line, 2, debug)
     except KeyboardInterrupt:
@@ -50,23 +49,29 @@ def fail(line: str, status: int, debug: bool) -> int:
 
 
 def run(options: "Options") -> int:
-    """Choose the device, join the other processes, dispatch. Returns the exit status. Raises UserError."""
+    """Import what the options ask for, choose the device, join the other processes, do it. Returns the exit status.
+
+    Raises UserError. Signals end the program at once during imports, which must not be unwound; afterwards they raise.
+    """
+    task = task_of(options)
     from utils.distributed import choose_device, join, leave
-    from utils.interrupts import Stopped
+    from utils.interrupts import Stopped, unwinding
     from utils.library_errors import OF_LIBRARIES, as_user_error
     from utils.logging import logger, start_console
 
     device = choose_device(options.device, options.local_rank)
     try:
-        ranks = join(options.local_rank, device.type == "cuda")
-        start_console(quiet=not ranks.first)
-        try:
-            return dispatch(options, device, ranks)
-        except Stopped as stop:
-            logger.info("%s%s", stop, "" if options.demo else "; continue with --resume auto")
-            return stop.status
-        finally:
-            leave()
+        with unwinding():
+            ranks = join(options.local_rank, device.type == "cuda")
+            start_console(quiet=not ranks.first)
+            try:
+                outcome = task(device, ranks)
+                return outcome if isinstance(outcome, int) else 0
+            except Stopped as stop:
+                logger.info("%s%s", stop, "" if options.demo else "; continue with --resume auto")
+                return stop.status
+            finally:
+                leave()
     except OF_LIBRARIES as error:
         known = as_user_error(error, options, device)
         if known is None:
@@ -74,50 +79,54 @@ def run(options: "Options") -> int:
         raise known from error
 
 
-def dispatch(options: "Options", device: "torch.device", ranks: "Ranks") -> int:
-    """Do the one thing that the options ask for. Returns the exit status."""
+def task_of(options: "Options") -> "Task":
+    """Import and return the one thing that the options ask for; an int that it returns is the exit status."""
     if options.demo:
         from trainer.demo import run_demo
 
-        run_demo(options, device)
-    elif options.check:
+        return lambda device, _: run_demo(options, device)
+    if options.check:
         from dataloaders.dataset_check import check_dataset
 
-        return 1 if check_dataset(options) else 0
-    elif options.export:
+        return lambda *_: 1 if check_dataset(options) else 0
+    if options.export:
         from inference.export import run_export
         from models.load import networks_for_inference
 
-        if ranks.first:
-            run_export(networks_for_inference(options), options)
-    elif options.video:
+        return lambda _, ranks: run_export(networks_for_inference(options), options) if ranks.first else None
+    if options.video:
         from inference.video import run_video
 
-        return run_video(options, device)
-    else:
-        return measure_or_train(options, device, ranks)
-    return 0
+        return lambda device, _: run_video(options, device)
+    if options.benchmark in WITHOUT_DATA:
+        from benchmarks.run import run_benchmark
+
+        return lambda device, _: run_benchmark(options, device)
+    return task_with_data(options)
 
 
-def measure_or_train(options: "Options", device: "torch.device", ranks: "Ranks") -> int:
-    """Benchmark, evaluate or train, after making sure that the data set is there. Returns the exit status."""
+def task_with_data(options: "Options") -> "Task":
+    """Benchmark, evaluate or train, after making sure that the data set is there."""
     from dataloaders.loaders import prepare_data
     from utils.distributed import wait_for_all
 
-    if options.benchmark not in WITHOUT_DATA:
+    if options.benchmark:
+        from benchmarks.run import run_benchmark
+    else:
+        from trainer.trainer import Trainer
+
+    def task(device: "torch.device", ranks: "Ranks") -> None:
         if ranks.first:  # it may have to be rendered, once
             prepare_data(dataset=options.dataset, root=Path(options.data_path))
         wait_for_all()
-    if options.benchmark:
-        from benchmarks.run import run_benchmark
+        if options.benchmark:
+            run_benchmark(options, device)
+        elif options.evaluate:
+            Trainer(options, device, ranks).evaluate()
+        else:
+            Trainer(options, device, ranks).train()
 
-        run_benchmark(options, device)
-        return 0
-    from trainer.trainer import Trainer
-
-    trainer = Trainer(options, device, ranks)
-    trainer.evaluate() if options.evaluate else trainer.train()
-    return 0
+    return task
 
 
 if __name__ == "__main__":

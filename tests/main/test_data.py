@@ -139,7 +139,7 @@ DAMAGE = {
     "broken link as frame": (FRAME, replaced(lambda path: path.symlink_to("nowhere")), "cannot be opened"),
     "hostile label": (LABEL, content(pictures.HOSTILE["PNG with an unknown filter"]), "not a readable picture"),
     "bomb as label": (LABEL, content(pictures.BOMBS["palette PNG"]), "65535 x 65535 pixels by its header"),
-    "JPEG as label": (LABEL, content(pictures.NO_IDS["grey JPEG"]), "a label file is a PNG, this one is a JPEG"),
+    "JPEG as label": (LABEL, content(pictures.NO_IDS["grey JPEG"]), "this label is a JPEG, whose compression"),
     "colours as label": (LABEL, content(pictures.NO_IDS["RGB PNG"]), "one 8-bit channel of class ids, this one has 3"),
     "pipe as label": (LABEL, replaced(os.mkfifo), "a folder or a device, not a picture"),
     "label of another size": (LABEL, resized(100, 64), "100 x 64 pixels, but its frame .* has 128 x 64"),
@@ -229,7 +229,7 @@ def test_gap_is_counted(data, call, tmp_path, capsys):
 @pytest.mark.tried(DOOR, "no labelled frame with enough frames before it", ONE_LINE)
 @pytest.mark.parametrize("use, more, message", [
     ("gsv", ["--multi-step", "7"], "no labelled train frame has 7 frames before it, which --multi-step 7 requires"),
-    ("evaluate", ["--eval-single", "0", "--eval-multi-step", "7"], "no labelled val frame has the 7 frames before it"),
+    ("evaluate", ["--eval-single", "0", "--eval-multi-step", "7"], "no labelled val frame has 7 frames before it"),
 ])
 def test_no_clip_is_long_enough(data, call, tmp_path, use, more, message):
     status, errors = call(use, data, *more)
@@ -250,7 +250,7 @@ def test_no_clip_is_long_enough(data, call, tmp_path, use, more, message):
         ("clases: {}", "unknown key clases (did you mean classes?)"),
         (
             yaml.safe_dump({"classes": {"a": {"id": 1}, "b": {"id": 1}}, "val": {"frames": "*", "labels": "*"}}),
-            "id 1 is taken by a",
+            "id 1 belongs to a already",
         ),
     ],
 )
@@ -300,7 +300,7 @@ def test_camvid_one_folder_off(call, tmp_path, root):
 )
 @pytest.mark.parametrize("use", ["gsv", "segnet", "gsv on stills", "evaluate"])
 @pytest.mark.parametrize(
-    "ids, message", [((0, 3), "holds no id of a class of synthetic, but 0, 3"), ((0, 8, 255), "looks like trainIds")]
+    "ids, message", [((0, 3), "holds no id of a class of synthetic, only 0, 3"), ((0, 8, 255), "looks like trainIds")]
 )
 def test_labels_of_another_kind(data, call, tmp_path, ids, message, use):
     picture = np.resize(np.uint8(ids), (64, 128))
