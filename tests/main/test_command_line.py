@@ -259,7 +259,7 @@ def test_imagenet_weights_out_of_reach_say_what_to_do(call, capsys, monkeypatch)
 
     monkeypatch.setattr("models.resnet.resnet18", unreachable)
     assert call("--stage", "segnet", *TRAIN) == 2
-    assert "could not be downloaded" in capsys.readouterr().err.splitlines()[-1]
+    assert "cannot download the backbone's ImageNet weights" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_three_processes_evaluate_two_videos_as_one_process_does(call, streets, weights, tmp_path):
