@@ -1,4 +1,4 @@
-"""The content of metrics.json: the one definition that everything which writes or reads such a file uses."""
+"""The content of metrics.json: the one definition that all its writers and readers share."""
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -67,11 +67,9 @@ class WorstFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What an evaluation of one method found. The order of the fields is the order of the keys in the file.
-
-    avg_miou: mean of the positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, the
-    released program's average. `temporal_flow` and `worst` are written only where they were determined.
-    """
+    """What an evaluation of one method found; the fields are in the order of the file's keys. avg_miou: mean of the
+    positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, the released program's
+    average. `temporal_flow` and `worst` are written only where they were determined."""
 
     dataset: str
     segnet: str
@@ -97,11 +95,11 @@ class Metrics:
         """Score confusion matrices by position. temporal: by keyframe interval; settings: all other fields."""
         positions = tuple(_position_scores(k, matrix, classes) for k, matrix in sorted(matrices.items()))
         rows = (over_interval(positions, n, (temporal or {}).get(n)) for n in range(1, positions[-1].position + 2))
-        known = np.array([row.miou for row in positions if row.miou is not None])
+        known = [row.miou for row in positions if row.miou is not None]
         return cls(
             classes=list(classes), positions=positions, intervals=tuple(row for row in rows if row is not None),
-            avg_miou=float(known.mean()) if known.size else None, pooled_miou=_pooled_miou(positions),
-            min_miou=float(known.min()) if known.size else None, **settings,
+            avg_miou=float(np.mean(known)) if known else None, pooled_miou=_pooled_miou(positions),
+            min_miou=min(known, default=None), **settings,
         )
 
     def to_json(self) -> dict:
@@ -129,21 +127,18 @@ def over_interval(
     positions: Sequence[PositionScores], interval: int, temporal: TemporalScores | None = None
 ) -> IntervalScores | None:
     """Mean, pooled and least mIoU over positions 0..interval-1; None if one is unknown or was not evaluated."""
-    by_position = {row.position: row for row in positions}
-    rows = [by_position[k] for k in range(interval) if k in by_position]
-    mious = [row.miou for row in rows if row.miou is not None]
+    rows = {row.position: row for row in positions if row.position < interval}
+    mious = [row.miou for row in rows.values() if row.miou is not None]
     if len(mious) < interval:
         return None
-    return IntervalScores(
-        interval=interval, mean_miou=sum(mious) / interval, pooled_miou=_pooled_miou(rows), min_miou=min(mious),
-        temporal=temporal,
-    )
+    mean, pooled = sum(mious) / interval, _pooled_miou([*rows.values()])
+    return IntervalScores(interval=interval, mean_miou=mean, pooled_miou=pooled, min_miou=min(mious), temporal=temporal)
 
 
 def _position_scores(position: int, matrix: ConfusionMatrix, classes: Sequence[str]) -> PositionScores:
-    found = asdict(scores(matrix.counts))
+    found = asdict(scores(matrix.counts)) | {"frames": matrix.frames, "confusion": matrix.counts.tolist()}
     found["class_iou"] = dict(zip(classes, found["class_iou"]))
-    return PositionScores(position=position, frames=matrix.frames, confusion=matrix.counts.tolist(), **found)
+    return PositionScores(position=position, **found)
 
 
 def _pooled_miou(positions: Sequence[PositionScores]) -> float | None:
@@ -154,19 +149,18 @@ def _read(kind: type[T], content: object) -> T:
     """A JSON object -> the dataclass `kind`. Raises ValueError where a key is missing or its value has another type."""
     if not isinstance(content, Mapping):
         raise ValueError(f"expected an object, found {type(content).__name__}")
-    required = [x for x in fields(kind) if x.default is MISSING is x.default_factory]  # type: ignore[arg-type]
-    if missing := sorted({x.name for x in required} - set(content)):
+    required = {x.name for x in fields(kind) if x.default is MISSING is x.default_factory}  # type: ignore[arg-type]
+    if missing := sorted(required - set(content)):
         raise ValueError(f"no {', '.join(missing)} in it")
-    found: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
-        if name in content and not isinstance(content[name], JSON_TYPES.get(hint, list | dict)):
+    types = {name: hint for name, hint in get_type_hints(kind).items() if name in content}
+    for name, hint in types.items():
+        if not isinstance(content[name], hint if hint in SIMPLE else list | dict):
             raise ValueError(f"{name} is {str(content[name])[:40]!r}")
-        if name in content:
-            found[name] = tuple(_read(ROWS[name], row) for row in content[name]) if name in ROWS else content[name]
+    found = {x: tuple(_read(ROWS[x], row) for row in content[x]) if x in ROWS else content[x] for x in types}
     if kind is IntervalScores and "tc" in content:
         found["temporal"] = _read(TemporalScores, content)
     return kind(**found)
 
 
 ROWS = {"positions": PositionScores, "intervals": IntervalScores, "worst": WorstFrame}
-JSON_TYPES = {str: str, int: int, bool: bool, float | int: float | int, Fraction: Fraction, str | None: str | None}
+SIMPLE = (str, int, bool, float | int, Fraction, str | None)

@@ -1,7 +1,6 @@
 """An evaluation as one self-contained HTML page: averages, charts, tables, and frames to look through."""
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,10 @@ from utils.charts import Line, class_bars, lines, svg, trend
 from utils.visualize import overlay
 
 WIDTH, QUALITY = 640, 85  # of the pictures: pixels at most; JPEG
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True,
+)
 WRONG, UNLABELLED = (222, 38, 38), (28, 28, 32)  # RGB of the error map, whose other pixels are light grey
 
 
@@ -24,13 +27,9 @@ def report(
     metrics: Metrics, worst: Sequence[ExampleFrame], others: Sequence[ExampleFrame], dataset: DatasetConfig
 ) -> str:
     """Render the page, in ASCII. worst, others: frames to show, kept by the evaluation that found `metrics`."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )
     others = [example for example in others if example.path not in [x.path for x in worst]]
     sections = [(title, x) for title, x in (("Frames that lost most", worst), ("Other frames", others)) if x]
-    page = environment.get_template("report.html").render(
+    page = TEMPLATES.get_template("report.html").render(
         heading=heading(metrics), averages=[(text, percent(getattr(metrics, key))) for key, text in AVERAGES],
         charts=dict(_charts(metrics)), class_chart=_class_chart(metrics, dataset), tables=tables(metrics),
         notes=notes(metrics), sections={title: [_frame(x, dataset) for x in examples] for title, examples in sections},
@@ -43,9 +42,6 @@ def report(
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")  # the same in whatever encoding it is written
 
 
-# Charts
-
-
 def _charts(metrics: Metrics) -> Iterator[tuple[str, Markup]]:
     """Titles and charts by position and, where consistency over time was measured, by interval."""
     rows, title = metrics.positions, "mIoU by position"
@@ -55,8 +51,8 @@ def _charts(metrics: Metrics) -> Iterator[tuple[str, Markup]]:
     )
     yield title, Markup(svg(figure, title))
     if any(row.temporal is not None for row in metrics.intervals):
-        columns = {name: values for name, values in interval_columns(metrics).items() if name != "pooled mIoU"}
-        at = [row.interval for row in metrics.intervals]
+        columns, at = interval_columns(metrics), [row.interval for row in metrics.intervals]
+        del columns["pooled mIoU"]
         drawn = [  # columns come in pairs of one hue
             Line(name.replace("min ", "minimum "), at, [_per_cent(x) for x in values], hue=i // 2, dashed=i % 2 == 1)
             for i, (name, values) in enumerate(columns.items()) if any(x is not None for x in values)
@@ -67,28 +63,13 @@ def _charts(metrics: Metrics) -> Iterator[tuple[str, Markup]]:
 
 def _class_chart(metrics: Metrics, dataset: DatasetConfig) -> Markup:
     """IoU of each class at the first and the last position."""
-    ends = dict.fromkeys((0, len(metrics.positions) - 1))
-    bars = [
-        (f"position {row.position}", [_per_cent(row.class_iou[name]) for name in metrics.classes])
-        for row in (metrics.positions[i] for i in ends)
-    ]
+    rows = [metrics.positions[i] for i in dict.fromkeys((0, len(metrics.positions) - 1))]
+    bars = [(f"position {row.position}", [_per_cent(row.class_iou[x]) for x in metrics.classes]) for row in rows]
     return Markup(svg(class_bars(metrics.classes, dataset.colours, bars, x_label="IoU (%)"), "IoU by class"))
 
 
 def _per_cent(x: float | None) -> float | None:
     return None if x is None else 100 * x
-
-
-# Pictures
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A JPEG for the page."""
-
-    width: int
-    height: int
-    base64: str
 
 
 def _frame(example: ExampleFrame, dataset: DatasetConfig) -> dict:
@@ -97,17 +78,17 @@ def _frame(example: ExampleFrame, dataset: DatasetConfig) -> dict:
     size = min(width, WIDTH), max(1, round(height * min(1, WIDTH / width)))
     image = cv2.resize(example.image, size, interpolation=cv2.INTER_AREA)  # (h,w,3)
 
-    def painted(label: np.ndarray) -> Picture:
+    def painted(label: np.ndarray) -> dict:
         return _picture(overlay(image, cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), dataset.colours))
 
     return {
         "name": example.name, "image": _picture(image), "label": painted(example.label),
         "by_position": {
             k: {
-                "miou": percent(example.miou[k]), "prediction": painted(prediction),
-                "errors": _picture(error_map(image, example.label, prediction, dataset.num_classes)),
+                "miou": percent(example.miou[k]), "prediction": painted(x),
+                "errors": _picture(error_map(image, example.label, x, dataset.num_classes)),
             }
-            for k, prediction in example.predictions.items()
+            for k, x in example.predictions.items()
         },
     }
 
@@ -125,7 +106,7 @@ def error_map(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, clas
     return picture.round().astype(np.uint8)
 
 
-def _picture(image: np.ndarray) -> Picture:
-    """RGB (h,w,3) uint8 -> JPEG."""
+def _picture(image: np.ndarray) -> dict:
+    """RGB (h,w,3) uint8 -> JPEG for the page."""
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return Picture(image.shape[1], image.shape[0], base64.b64encode(encoded.tobytes()).decode("ascii"))
+    return {"width": image.shape[1], "height": image.shape[0], "base64": base64.b64encode(encoded).decode("ascii")}

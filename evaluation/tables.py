@@ -7,10 +7,10 @@ from evaluation.metrics_json import Metrics
 from utils.text_table import Table
 
 AVERAGES = (("avg_miou", "average over positions"), ("pooled_miou", "pooled over positions"), ("min_miou", "minimum"))
-POSITION_COLUMNS = (
-    ("miou", "mIoU"), ("pixel_accuracy", "pixel acc."), ("mean_class_accuracy", "class acc."),
-    ("frequency_weighted_iou", "fw IoU"),
-)
+POSITION_COLUMNS = {
+    "miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_class_accuracy": "class acc.",
+    "frequency_weighted_iou": "fw IoU",
+}
 
 
 def percent(x: float | None) -> str:
@@ -21,58 +21,40 @@ def percent(x: float | None) -> str:
 def positions_table(metrics: Metrics) -> Table:
     """Scores of each position, the frames counted."""
     rows = [
-        (str(row.position), str(row.frames), *(percent(getattr(row, key)) for key, _ in POSITION_COLUMNS))
+        (str(row.position), str(row.frames), *(percent(getattr(row, key)) for key in POSITION_COLUMNS))
         for row in metrics.positions
     ]
-    head = ("position", "frames", *(text for _, text in POSITION_COLUMNS))
-    return Table("By frames since the keyframe", head, tuple(rows))
+    return Table("By frames since the keyframe", ("position", "frames", *POSITION_COLUMNS.values()), tuple(rows))
 
 
 def interval_columns(metrics: Metrics) -> dict[str, list[float | None]]:
     """By heading, a fraction for each keyframe interval: mIoU over the positions 0..n-1 of interval n and, where it was
     measured, consistency over time."""
     rows = metrics.intervals
-    columns: dict[str, list[float | None]] = {
-        "mean mIoU": [row.mean_miou for row in rows], "pooled mIoU": [row.pooled_miou for row in rows],
-        "min mIoU": [row.min_miou for row in rows],
-    }
-    temporal = [row.temporal for row in rows if row.temporal is not None]
-    if temporal:
+    columns = {f"{key} mIoU": [getattr(row, f"{key}_miou") for row in rows] for key in ("mean", "pooled", "min")}
+    if temporal := [row.temporal for row in rows if row.temporal is not None]:
         columns |= {"TC": [x.tc for x in temporal], "TC visible": [x.tc_visible for x in temporal]}
         for window in temporal[0].mvc:
-            mvc = [x.mvc[window] for x in temporal]
-            if any(x is not None for x in mvc):
-                columns |= {f"mVC{window}": mvc, f"mVC{window} right": [x.mvc_right[window] for x in temporal]}
+            if any(x.mvc[window] is not None for x in temporal):
+                columns[f"mVC{window}"] = [x.mvc[window] for x in temporal]
+                columns[f"mVC{window} right"] = [x.mvc_right[window] for x in temporal]
     return columns
 
 
-def intervals_table(metrics: Metrics) -> Table:
-    """`interval_columns` as a table."""
-    columns = interval_columns(metrics)
-    rows = [
-        (str(row.interval), *map(percent, values))
-        for row, values in zip(metrics.intervals, zip(*columns.values()))
-    ]
-    return Table("By keyframe interval", ("interval", *columns), tuple(rows))
-
-
-def classes_table(metrics: Metrics) -> Table:
-    """IoU of each class at each position."""
-    rows = [(name, *(percent(row.class_iou[name]) for row in metrics.positions)) for name in metrics.classes]
-    head = ("class", *(str(row.position) for row in metrics.positions))
-    return Table("IoU by class and position", head, tuple(rows))
-
-
-def worst_table(metrics: Metrics) -> Table:
-    """The frames that lost most between the first and the last position, if they were determined."""
-    rows = [(x.path, percent(x.first_miou), percent(x.last_miou), percent(x.lost)) for x in metrics.worst or ()]
-    ends = [f"mIoU at position {k}" for x in (metrics.worst or ())[:1] for k in (x.first_position, x.last_position)]
-    return Table("Frames that lost most", ("frame", *ends, "lost"), tuple(rows))
-
-
 def tables(metrics: Metrics) -> list[Table]:
-    """All tables that have rows."""
-    found = [positions_table(metrics), intervals_table(metrics), classes_table(metrics), worst_table(metrics)]
+    """All tables that have rows: by position, by keyframe interval, by class, and the frames that lost most."""
+    columns, positions, worst = interval_columns(metrics), metrics.positions, metrics.worst or ()
+    by_interval = [
+        (str(row.interval), *map(percent, x)) for row, x in zip(metrics.intervals, zip(*columns.values()))
+    ]
+    by_class = [(name, *(percent(row.class_iou[name]) for row in positions)) for name in metrics.classes]
+    ends = [f"mIoU at position {k}" for x in worst[:1] for k in (x.first_position, x.last_position)]
+    lost = [(x.path, percent(x.first_miou), percent(x.last_miou), percent(x.lost)) for x in worst]
+    found = (
+        positions_table(metrics), Table("By keyframe interval", ("interval", *columns), tuple(by_interval)),
+        Table("IoU by class and position", ("class", *(str(row.position) for row in positions)), tuple(by_class)),
+        Table("Frames that lost most", ("frame", *ends, "lost"), tuple(lost)),
+    )
     return [table for table in found if table.rows]
 
 
@@ -124,8 +106,7 @@ def as_csv(metrics: Metrics) -> str:
     """Every value in long form: scope (position, interval, all), number, metric, class, value 0..1 (empty: unknown)."""
     rows: list[Sequence] = [("scope", "number", "metric", "class", "value")]
     for row in metrics.positions:
-        names = ("frames", *(key for key, _ in POSITION_COLUMNS))
-        rows += [("position", row.position, name, "", getattr(row, name)) for name in names]
+        rows += [("position", row.position, key, "", getattr(row, key)) for key in ("frames", *POSITION_COLUMNS)]
         rows += [("position", row.position, "iou", name, x) for name, x in row.class_iou.items()]
     for interval in metrics.to_json()["intervals"]:
         number = interval.pop("interval")
