@@ -9,9 +9,7 @@ Correspondence = tuple[Tensor, Tensor]
 
 def correspondence(flow: Tensor) -> Correspondence:
     """Find each pixel of frame t in frame t+1: flat index (H,W) int64 of the nearest pixel, and (H,W) bool, whether it
-    lies inside the frame.
-
-    flow: (H,W,2) from t to t+1 in pixels, x first; NaN where it is unknown, which counts as outside.
+    lies inside the frame. flow: (H,W,2) from t to t+1 in pixels, x first; NaN where unknown, which counts as outside.
     """
     height, width = flow.shape[:2]
     flow = torch.nan_to_num(flow, nan=torch.inf)
@@ -23,12 +21,11 @@ def correspondence(flow: Tensor) -> Correspondence:
 
 
 class TemporalConsistency:
-    """TC (Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020).
+    """TC (Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020): mIoU, summed over
+    pairs of consecutive frames, between the label map of frame t and that of t+1 brought back to t along the flow.
 
-    Compares the label map of frame t with that of t+1 brought back to t along the optical flow, over pairs of
-    consecutive frames. Intersections and unions per class are added over all pairs; TC is the mean over classes of
-    their ratios. Label ids come from the nearest pixel, never interpolated. Pixels that the flow takes out of the frame
-    are not counted. `everywhere` counts all others, `visible` only those that the next frame shows.
+    Label ids come from the nearest pixel, never interpolated. Pixels that the flow takes out of the frame are not
+    counted. `everywhere` counts all others, `visible` only those that the next frame shows.
     """
 
     def __init__(self, classes: int):
@@ -49,9 +46,8 @@ class VideoConsistency:
     """VC_n (Miao et al., "VSPW", CVPR 2021): in every window of n frames, of the pixels whose label stays the same, the
     share whose predicted class does too.
 
-    `constant` sums those shares, as in the released definition; `correct` sums the shares of pixels whose prediction is
-    constant and equals the label. Their means over `windows` are mVC_n. Unlabelled pixels have no constant label; a
-    window without a pixel of constant label is not counted.
+    `constant` sums those shares, `correct` the shares of pixels whose prediction also equals the label; their means
+    over `windows` are mVC_n. A window without a pixel of constant label is not counted; unlabelled pixels have none.
     """
 
     def __init__(self, window: int):
@@ -76,9 +72,8 @@ class VideoConsistency:
         self._label, self._prediction = label, prediction
         steady = self._same_label >= self.window
         count = int(steady.sum())
-        if count == 0:
-            return
-        kept = steady & (self._same_prediction >= self.window)
-        self.constant += int(kept.sum()) / count
-        self.correct += int((kept & (prediction == label)).sum()) / count
-        self.windows += 1
+        if count:
+            kept = steady & (self._same_prediction >= self.window)
+            self.constant += int(kept.sum()) / count
+            self.correct += int((kept & (prediction == label)).sum()) / count
+            self.windows += 1

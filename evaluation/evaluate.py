@@ -75,10 +75,8 @@ class Evaluation:
         if self.intervals:
             folders = [Path(options.weights_dir), TORCH_WEIGHTS]
             self.flow_name, self.flow = flow_source(videos_of(frames), folders, device)
-        items = VideoDataset(
-            self.videos, self.dataset, picture_cache(options.cache_dir),
-            with_flow=bool(self.intervals) and self.flow is None,
-        )
+        with_flow = bool(self.intervals) and self.flow is None
+        items = VideoDataset(self.videos, self.dataset, picture_cache(options.cache_dir), with_flow=with_flow)
         self.loader = video_loader(items, workers=options.num_worker)
 
     def _labelled_frames(self, temporal: bool) -> list[LabelledFrame]:

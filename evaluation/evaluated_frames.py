@@ -2,7 +2,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,10 +48,8 @@ class EvaluatedFrame:
     @cached_property
     def predictions(self) -> dict[str, dict[int, Tensor]]:
         """Class indices (H',W') uint8 at the label's size, by method and position."""
-        size = self.label.shape
-        return {
-            method: {k: self.label_map(method, self.time - k, size) for k in self.positions} for method in self.logits
-        }
+        size, at = self.label.shape, self.positions
+        return {method: {k: self.label_map(method, self.time - k, size) for k in at} for method in self.logits}
 
     @cached_property
     def counts(self) -> dict[str, dict[int, Tensor]]:
@@ -90,17 +87,14 @@ def evaluated_frames(
         for time, source in enumerate(video):
             item = {name: x.to(device, non_blocking=True) for name, x in next(loaded).items()}
             size = size or item["image"].shape
-            _check_size(item["image"].shape, size, source.path, video[0].path)
+            if (found := item["image"].shape) != size:
+                raise UserError(
+                    f"{source.path}: {found[1]} x {found[0]} pixels, but {video[0].path} of the same video has "
+                    f"{size[1]} x {size[0]}"
+                )
             possible = tuple(k for k in positions if k <= time) if source.labelled is not None else ()
             logits = propagation.advance(item["image"])
             yield EvaluatedFrame(
                 source, time, item["image"], item["label"], item["ahead"], item["visible"], logits, possible
             )
     next(loaded, None)  # ends the progress bar
-
-
-def _check_size(size: Sequence[int], first: Sequence[int], path: Path, first_path: Path) -> None:
-    if size != first:
-        raise UserError(
-            f"{path}: {size[1]} x {size[0]} pixels, but {first_path} of the same video has {first[1]} x {first[0]}"
-        )

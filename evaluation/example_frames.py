@@ -18,9 +18,7 @@ WORST, RANDOM = 6, 3
 @dataclass(frozen=True)
 class ExampleFrame:
     """A labelled frame, on the CPU, with one method's predictions and the frame's own mIoU (0..1) by position.
-
-    image: (H,W,3) uint8 RGB; label and predictions: class indices (H',W') uint8.
-    """
+    image: (H,W,3) uint8 RGB; label and predictions: class indices (H',W') uint8."""
 
     name: str
     path: Path

@@ -13,23 +13,17 @@ CARRIED = ("warp", "gsv")  # methods that move logits from frame to frame
 
 @dataclass(frozen=True)
 class Plan:
-    """Which logits the evaluation of a video needs.
-
-    keyframes: for each frame, the keyframes (indices into the video) whose groups are needed there. last_use: the last
-    frame that needs each keyframe's group.
-    """
+    """Which logits the evaluation of a video needs. keyframes: for each frame, the keyframes (indices into the video)
+    whose groups are needed there. last_use: the last frame that needs each keyframe's group."""
 
     keyframes: tuple[tuple[int, ...], ...]
     last_use: dict[int, int]
 
 
 def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: Iterable[int] = ()) -> Plan:
-    """Plan a video whose frames are labelled or not.
-
-    positions: a labelled frame t needs the groups that begin at t - position, if the video reaches back that far.
-    intervals: keyframe intervals of streams that begin with the video; each frame needs the group of its stream's last
-    keyframe.
-    """
+    """Plan a video whose frames are labelled or not. positions: a labelled frame t needs the groups that begin at
+    t - position, if the video reaches back that far. intervals: keyframe intervals of streams that begin with the
+    video; each frame needs the group of its stream's last keyframe."""
     keyframes = []
     for t, has_label in enumerate(labelled):
         starts = {t - position for position in positions if has_label and t >= position}
@@ -39,11 +33,8 @@ def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: It
 
 
 class VideoPropagation:
-    """Goes through one video frame by frame and returns the logits that its plan needs, by method and keyframe.
-
-    A keyframe is segmented once for all methods; the flow between two frames and a frame's intra features are computed
-    once for all groups.
-    """
+    """Goes through one video frame by frame. A keyframe is segmented once for all methods; the flow between two frames
+    and a frame's intra features are computed once for all groups."""
 
     def __init__(self, net: GSVNet, segment: KeyframeStep, see: ViewStep, plan: Plan, *, methods: Sequence[str]):
         self.net, self.segment, self.see, self.plan, self.methods = net, segment, see, plan, methods
@@ -69,14 +60,14 @@ class VideoPropagation:
                 for groups in self.logits.values():
                     groups.append(keyframe)
         found = {
-            method: {start: self.logits[method][self.starts.index(start)] for start in needed}
-            if method in self.logits
-            else alone
-            for method in self.methods
+            method: {start: groups[self.starts.index(start)] for start in needed}
+            for method, groups in self.logits.items()
         }
-        self._drop(t)
+        kept = [i for i, start in enumerate(self.starts) if self.plan.last_use[start] > t]
+        self.starts = [self.starts[i] for i in kept]
+        self.logits = {method: [groups[i] for i in kept] for method, groups in self.logits.items()}
         self.view, self.time = view, t + 1
-        return found
+        return {method: found.get(method, alone) for method in self.methods}
 
     def _carry(self, before: Tensor, view: Tensor) -> None:
         """Propagate all groups by one frame, from the view `before` to `view`; copied logits stay the same."""
@@ -86,12 +77,6 @@ class VideoPropagation:
         flow = self.net.motion(before, view)  # (1,2,h,w)
         for method in carried:
             state = State(torch.cat(self.logits[method]), before)  # (M,C,h,w)
-            warped = self.net.warp(state, view, flow) if method == "warp" else None
-            logits = self.net.propagate(state, view, flow).logits if warped is None else warped  # (M,C,h,w)
-            self.logits[method] = list(logits.split(1))
-
-    def _drop(self, t: int) -> None:
-        """Drop the groups that are not needed after frame t."""
-        kept = [i for i, start in enumerate(self.starts) if self.plan.last_use[start] > t]
-        self.starts = [self.starts[i] for i in kept]
-        self.logits = {method: [groups[i] for i in kept] for method, groups in self.logits.items()}
+            warps = method == "warp"
+            logits = self.net.warp(state, view, flow) if warps else self.net.propagate(state, view, flow).logits
+            self.logits[method] = list(logits.split(1))  # M of (1,C,h,w)

@@ -20,8 +20,7 @@ RAFT_FILES = {  # names under which torchvision publishes the weights
     "raft_large_C_T_SKHT_V2-ff5fadd5.pth": optical_flow.raft_large,
     "raft_small_C_T_V2-01064c6d.pth": optical_flow.raft_small,
 }
-DIS_SIDE = 16  # least height and width for OpenCV's DIS
-RAFT_SIDE = 128  # least height and width for RAFT, which requires multiples of 8
+DIS_SIDE, RAFT_SIDE = 16, 128  # least height and width; RAFT also requires multiples of 8
 
 
 def find_flow(folders: Sequence[Path], device: torch.device) -> tuple[str, FlowBetween]:
@@ -56,10 +55,8 @@ def raft_flow(path: Path, build: Callable, device: torch.device) -> FlowBetween:
     @torch.inference_mode()
     def between(first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[:2]
-        frames = torch.stack([first, second]).permute(0, 3, 1, 2)  # (2,3,H,W)
-        frames = frames.to(device).float() / 127.5 - 1  # -1..1
-        bottom = max(RAFT_SIDE, -(-height // 8) * 8) - height
-        right = max(RAFT_SIDE, -(-width // 8) * 8) - width
+        frames = torch.stack([first, second]).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1  # (2,3,H,W), -1..1
+        bottom, right = (max(RAFT_SIDE, -(-x // 8) * 8) - x for x in (height, width))
         frames = F.pad(frames, (0, right, 0, bottom), mode="replicate")  # (2,3,H+bottom,W+right)
         return network(frames[:1], frames[1:])[-1][0, :, :height, :width].permute(1, 2, 0)  # (H,W,2)
 

@@ -109,4 +109,4 @@ def error_map(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, clas
 def _picture(image: np.ndarray) -> dict:
     """RGB (h,w,3) uint8 -> JPEG for the page."""
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return {"width": image.shape[1], "height": image.shape[0], "base64": base64.b64encode(encoded).decode("ascii")}
+    return {"width": image.shape[1], "height": image.shape[0], "base64": base64.b64encode(encoded.tobytes()).decode()}

@@ -31,9 +31,7 @@ def flow_source(
 
 class TemporalMeasures:
     """TC and mVC of streams, one for each method and keyframe interval; the first keyframe is the video's first frame.
-
-    flow: between two frames; None where the frames carry their true flow.
-    """
+    flow: between two frames; None where the frames carry their true flow."""
 
     def __init__(self, classes: int, *, methods: Sequence[str], intervals: Sequence[int], flow: FlowBetween | None):
         self.classes, self.intervals, self.flow = classes, tuple(intervals), flow
@@ -50,7 +48,7 @@ class TemporalMeasures:
         if frame.time == 0:
             self.previous: EvaluatedFrame | None = None
         if self.previous is not None:
-            where, visible = self._partners(self.previous, frame)
+            where, visible = self._correspondence(self.previous, frame)
             for stream in self.streams:
                 before, after = (self._map(stream, x, x.image.shape[:2]) for x in (self.previous, frame))
                 self.consistency[stream].add(before, after, where, visible)
@@ -68,12 +66,11 @@ class TemporalMeasures:
         method, interval = stream
         return frame.label_map(method, frame.time - frame.time % interval, size)
 
-    def _partners(self, first: EvaluatedFrame, second: EvaluatedFrame) -> tuple[Correspondence, Tensor]:
+    def _correspondence(self, first: EvaluatedFrame, second: EvaluatedFrame) -> tuple[Correspondence, Tensor]:
         """Correspondence from one frame to the next, and (H,W) bool: which pixels the next frame shows."""
         if self.flow is None:
             return correspondence(first.ahead), first.visible
-        forward = self.flow(first.image, second.image)
-        backward = self.flow(second.image, first.image)
+        forward, backward = self.flow(first.image, second.image), self.flow(second.image, first.image)
         return correspondence(forward), visible_in_next(forward, backward)
 
     def results(self, device: torch.device) -> dict[str, dict[int, TemporalScores]]:

@@ -59,10 +59,8 @@ def svg(figure: "Figure", title: str) -> str:
     text = io.StringIO()
     with _style():
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    element = text.getvalue()
-    element = element[element.index("<svg") :]  # without XML declaration and document type
-    # Ids are unique only within a figure.
-    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower())
+    element = text.getvalue()[text.getvalue().index("<svg") :]  # without XML declaration and document type
+    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower())  # ids are unique only within a figure
     element = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", element)
     return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
 
@@ -163,17 +161,19 @@ def class_bars(
     figure, axes = _axes(6.4, 1.2 + len(names) * (0.2 + 0.12 * len(bars)))
     rows = range(len(names))
     next_to = axes.get_yaxis_transform()  # x as a fraction of the axes' width, y in classes
-    for i, (label, values) in enumerate(bars):
+    drawn = [_gaps(values) for _, values in bars]
+    for i, values in enumerate(drawn):
         places = [row + (i - (len(bars) - 1) / 2) * height for row in rows]
-        axes.barh(places, [x or 0 for x in _known(values)], height, color=(BLUE, ORANGE)[i % 2], label=label)
-        for place, value in zip(places, _known(values)):
-            if value is None:
+        lengths = [0 if x != x else x for x in values]
+        axes.barh(places, lengths, height, color=(BLUE, ORANGE)[i % 2], label=bars[i][0])
+        for place, value in zip(places, values):
+            if value != value:
                 axes.annotate("\N{EN DASH}", (0, place), (4, 0), textcoords="offset points", va="center", color=FAINT)
     if len(bars) == 2:
         axes.text(1.04, -0.9, "change", transform=next_to, ha="left", color=FAINT)
-        for row, first, last in zip(rows, *(_known(values) for _, values in bars)):
-            if first is not None and last is not None:
-                change = round(last - first, 1)
+        for row, first, last in zip(rows, *drawn):
+            change = round(last - first, 1)
+            if change == change:
                 text = f"{change:+.1f}".replace("-", "\N{MINUS SIGN}") if change else "0.0"
                 axes.text(1.04, row, text, transform=next_to, va="center")
     axes.scatter([-0.025] * len(names), rows, s=70, marker="s", color=[[x / 255 for x in colour] for colour in colours],
@@ -184,10 +184,6 @@ def class_bars(
     axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6), xlabel=x_label)
     figure.legend(loc="outside upper left", ncols=len(bars))
     return figure
-
-
-def _known(values: Sequence[float | None]) -> list[float | None]:
-    return [None if x is None or x != x else x for x in values]
 
 
 @_style()

@@ -59,8 +59,7 @@ def scores(counts: Tensor) -> Scores:
     iou = np.divide(correct, union, out=np.full_like(correct, np.nan), where=union > 0)
     accuracy = np.divide(correct, labelled, out=np.full_like(correct, np.nan), where=labelled > 0)
     return Scores(
-        miou=_mean(iou),
-        pixel_accuracy=float(correct.sum() / total) if total else None,
+        miou=_mean(iou), pixel_accuracy=float(correct.sum() / total) if total else None,
         mean_class_accuracy=_mean(accuracy),
         frequency_weighted_iou=float(np.nansum(labelled / total * iou)) if total else None,
         class_iou=tuple(None if x != x else x for x in iou.tolist()),

@@ -14,10 +14,8 @@ class Table:
         """Lines for a terminal: the title, then head and rows in columns of equal width, indented."""
         cells = [self.head, *self.rows]
         widths = [max(map(len, column)) for column in zip(*cells)]
-        lines = [
-            "  ".join(x.rjust(w) if i else x.ljust(w) for i, (x, w) in enumerate(zip(row, widths))) for row in cells
-        ]
-        return [self.title, *(f"  {line}".rstrip() for line in lines)]
+        padded = ([x.rjust(w) if i else x.ljust(w) for i, (x, w) in enumerate(zip(row, widths))] for row in cells)
+        return [self.title, *(f"  {'  '.join(row)}".rstrip() for row in padded)]
 
     def markdown(self) -> list[str]:
         """Lines of Markdown: the title in bold, the table, an empty line."""

@@ -18,10 +18,8 @@ def colourise(label: np.ndarray, colours: Sequence[Sequence[int]]) -> np.ndarray
 def overlay(
     image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int]], strength: float = 0.55
 ) -> np.ndarray:
-    """Colours of `label` (H,W) laid over RGB `image` (H,W,3), both uint8; `strength` 0..1 of the colours.
-
-    Where the colour is black, the image stays as it is.
-    """
+    """Colours of `label` (H,W) laid over RGB `image` (H,W,3), both uint8; `strength` 0..1 of the colours. Where the
+    colour is black, the image stays as it is."""
     mixed = cv2.addWeighted(image, 1 - strength, colourise(label, colours), strength, 0)
     unpainted = np.asarray(~_table(colours).any(axis=1), np.uint8)  # (256,)
     return cv2.copyTo(image, cv2.LUT(label, unpainted), mixed)
