@@ -4,7 +4,7 @@ A sprite is a texture, its width and its height in metres.
 """
 import numpy as np
 
-from streets.texture import Canvas, Colour, Label, Sprite, pick, scaled
+from streets.texture import Canvas, Colour, Label, Sprite, Vector, pick, scaled
 
 TYRE: Colour = (38, 38, 40)
 METAL: Colour = (120, 122, 125)
@@ -17,10 +17,9 @@ def _skin(rng: np.random.Generator) -> Colour:
 def person(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
     """Draw a walker, seen at any angle."""
     height, label = float(rng.uniform(1.6, 1.95)), Label.PERSON
-    width = 0.95
-    canvas = Canvas(width, height, 80)
+    canvas = Canvas(0.95, height, 80)
     top, trousers, skin = pick(rng, colours), pick(rng, colours), _skin(rng)
-    mid, hip, shoulder = width / 2, height * 0.5, height * 0.82
+    mid, hip, shoulder = canvas.width / 2, height * 0.5, height * 0.82
     stride = float(rng.uniform(0.06, 0.26))
     build = float(rng.uniform(0.18, 0.25))
     for side in (-1, 1):
@@ -32,23 +31,20 @@ def person(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
         hand = (mid + side * (build + swing), height * 0.46)
         canvas.bar((mid + side * (build - 0.03), shoulder - 0.04), hand, 0.12, scaled(top, 0.85), label)
         canvas.ellipse(*hand, 0.06, 0.06, skin, label)
-    canvas.polygon(
-        [(mid - build, shoulder), (mid - 0.17, hip - 0.06), (mid + 0.17, hip - 0.06), (mid + build, shoulder)], top,
-        label,
-    )
+    torso = [(mid - build, shoulder), (mid - 0.17, hip - 0.06), (mid + 0.17, hip - 0.06), (mid + build, shoulder)]
+    canvas.polygon(torso, top, label)
     canvas.ellipse(mid, shoulder, build, 0.07, top, label)
     if rng.random() < 0.4:
         canvas.box(mid - 0.16, hip + 0.1, mid + 0.16, shoulder - 0.02, pick(rng, colours), label)
     canvas.bar((mid, shoulder), (mid, height - 0.2), 0.12, skin, label)
     canvas.ellipse(mid, height - 0.14, 0.115, 0.14, skin, label)
     canvas.ellipse(mid - 0.02, height - 0.08, 0.12, 0.085, scaled((90, 65, 45), float(rng.uniform(0.3, 1.6))), label)
-    return canvas.texture(rng), width, height
+    return canvas.sprite(rng)
 
 
 def bicycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) -> Sprite:
     """Draw a bicycle that faces right, with or without a rider."""
-    width, height = 1.9, 1.85 if ridden else 1.15
-    canvas = Canvas(width, height)
+    canvas = Canvas(1.9, 1.85 if ridden else 1.15)
     frame, label = pick(rng, colours), Label.BICYCLE
     back, front, radius = (0.4, 0.37), (1.5, 0.37), 0.36
     for x, y in (back, front):
@@ -63,13 +59,12 @@ def bicycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) 
     canvas.bar(bars, (1.22, 1.1), 0.07, TYRE, label)
     if ridden:
         _side_rider(rng, canvas, colours, saddle, pedals, (1.24, 1.1))
-    return canvas.texture(rng), width, height
+    return canvas.sprite(rng)
 
 
 def motorcycle_side(rng: np.random.Generator, colours: list[Colour], ridden: bool) -> Sprite:
     """Draw a motorcycle that faces right, with or without a rider."""
-    width, height = 2.2, 1.75 if ridden else 1.25
-    canvas = Canvas(width, height)
+    canvas = Canvas(2.2, 1.75 if ridden else 1.25)
     body, label = pick(rng, colours), Label.MOTORCYCLE
     for x in (0.38, 1.8):
         canvas.ellipse(x, 0.34, 0.34, 0.34, TYRE, label)
@@ -83,12 +78,11 @@ def motorcycle_side(rng: np.random.Generator, colours: list[Colour], ridden: boo
     canvas.polygon([(1.5, 0.85), (1.8, 0.85), (1.62, 1.22), (1.5, 1.2)], scaled(body, 0.9), label)
     if ridden:
         _side_rider(rng, canvas, colours, (0.75, 0.88), (1.05, 0.35), (1.36, 1.12))
-    return canvas.texture(rng), width, height
+    return canvas.sprite(rng)
 
 
 def _side_rider(
-    rng: np.random.Generator, canvas: Canvas, colours: list[Colour], saddle: tuple[float, float],
-    feet: tuple[float, float], hands: tuple[float, float],
+    rng: np.random.Generator, canvas: Canvas, colours: list[Colour], saddle: Vector, feet: Vector, hands: Vector
 ) -> None:
     top, trousers, label = pick(rng, colours), pick(rng, colours), Label.RIDER
     x, y = saddle
@@ -104,9 +98,8 @@ def _side_rider(
 def two_wheeler_end(rng: np.random.Generator, colours: list[Colour], label: Label) -> Sprite:
     """Draw a rider on a bicycle or motorcycle, seen from the front or back."""
     heavy = label == Label.MOTORCYCLE
-    width, height = 0.95, 1.75
-    canvas = Canvas(width, height, 80)
-    mid, top, trousers, body = width / 2, pick(rng, colours), pick(rng, colours), pick(rng, colours)
+    canvas = Canvas(0.95, 1.75, 80)
+    mid, top, trousers, body = canvas.width / 2, pick(rng, colours), pick(rng, colours), pick(rng, colours)
     for side in (-1, 1):
         canvas.bar((mid + side * 0.14, 0.95), (mid + side * 0.2, 0.42), 0.15, trousers, Label.RIDER)
         canvas.bar((mid + side * 0.24, 1.36), (mid + side * 0.36, 1.02), 0.12, scaled(top, 0.85), Label.RIDER)
@@ -123,7 +116,7 @@ def two_wheeler_end(rng: np.random.Generator, colours: list[Colour], label: Labe
     else:
         canvas.bar((mid, 0.72), (mid, 1.0), 0.09, body, label)
         canvas.box(mid - 0.13, 0.5, mid + 0.13, 0.78, body, label)
-    return canvas.texture(rng), width, height
+    return canvas.sprite(rng)
 
 
 def pole(rng: np.random.Generator, colours: list[Colour], height: float) -> Sprite:
@@ -134,7 +127,7 @@ def pole(rng: np.random.Generator, colours: list[Colour], height: float) -> Spri
     canvas.box(width / 2 - thick / 2, 0, width / 2 + thick / 2, height, colour, Label.POLE)
     canvas.box(width / 2 - thick * 0.75, 0, width / 2 + thick * 0.75, 0.7, scaled(colour, 0.8), Label.POLE)
     canvas.bar((width / 2, height - 0.12), (width - 0.12, height - 0.12), 0.14, colour, Label.POLE)
-    return canvas.texture(rng), width, height
+    return canvas.sprite(rng)
 
 
 def sign_post(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
@@ -144,8 +137,7 @@ def sign_post(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
     mid, metal, face = width / 2, pick(rng, colours), pick(rng, colours)
     canvas.box(mid - 0.07, 0, mid + 0.07, height - 0.1, metal, Label.POLE)
     edge = [(200, 40, 40), (40, 70, 180), (235, 235, 235), face][int(rng.integers(4))]
-    shapes = rng.permutation(3)[: int(rng.integers(1, 3))]
-    for place, shape in enumerate(shapes):
+    for place, shape in enumerate(rng.permutation(3)[: int(rng.integers(1, 3))]):
         y = height - 0.52 - 0.98 * place
         for size, colour in ((0.5, edge), (0.36, (235, 232, 225)), (0.16, scaled(face, 0.7))):
             if shape == 0:
@@ -155,15 +147,14 @@ def sign_post(rng: np.random.Generator, colours: list[Colour]) -> Sprite:
                 canvas.polygon([(mid - size, low), (mid + size, low), (mid, y + size)], colour, Label.SIGN)
             else:
                 canvas.box(mid - size, y - size * 0.9, mid + size, y + size * 0.9, colour, Label.SIGN)
-    return canvas.texture(rng), width, height
+    return canvas.sprite(rng)
 
 
 def traffic_light(rng: np.random.Generator, colours: list[Colour], mast: bool) -> Sprite:
     """Draw a traffic light, with more signal heads on an arm if `mast`."""
     width, height = (4.2, 5.4) if mast else (1.0, 3.5)
     canvas = Canvas(width, height, 48)
-    metal = pick(rng, colours)
-    foot = 0.5
+    metal, foot = pick(rng, colours), 0.5
     canvas.box(foot - 0.1, 0, foot + 0.1, height - 0.1, metal, Label.POLE)
     heads = [(foot, 2.3)]
     if mast:
@@ -176,4 +167,4 @@ def traffic_light(rng: np.random.Generator, colours: list[Colour], mast: bool) -
         for place, lamp in enumerate(((70, 220, 130), (250, 190, 60), (240, 60, 50))):
             colour = lamp if place == lit else scaled(lamp, 0.3)
             canvas.ellipse(x, y + 0.22 + 0.38 * place, 0.16, 0.16, colour, Label.LIGHT)
-    return canvas.texture(rng), width, height
+    return canvas.sprite(rng)

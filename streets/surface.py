@@ -4,8 +4,10 @@ from enum import Enum
 
 import numpy as np
 
-from streets.texture import Sprite, Texture
+from streets.texture import Sprite, Texture, Vector
 from streets.vehicles import Vehicle
+
+Vector3 = tuple[float, float, float]
 
 
 class Kind(Enum):
@@ -21,15 +23,15 @@ class Kind(Enum):
 class Surface:
     """A textured parallelogram: texture point (s, t) in [0, 1] x [0, 1] lies at origin + s * along + t * down.
 
-    origin, along, down: (3,) metres, at time 0; texture row 0 lies at t = 0. velocity: (3,) metres a second. texture:
+    origin, along, down: metres, at time 0; texture row 0 lies at t = 0. velocity: metres a second. texture:
     None for a shade. brightness: factor on the colour, 1 in full light; for a shade, the light that remains.
     """
 
     kind: Kind
-    origin: np.ndarray
-    along: np.ndarray
-    down: np.ndarray
-    velocity: np.ndarray
+    origin: Vector3
+    along: Vector3
+    down: Vector3
+    velocity: Vector3
     texture: Texture | None
     brightness: float = 1.0
 
@@ -43,18 +45,14 @@ class Stage:
     surfaces: list[Surface] = field(default_factory=list)
 
     def add(
-        self, kind: Kind, texture: Texture | None, origin: tuple[float, float, float],
-        along: tuple[float, float, float], down: tuple[float, float, float], velocity: tuple[float, float] = (0.0, 0.0),
-        brightness: float = 1.0,
+        self, kind: Kind, texture: Texture | None, origin: Vector3, along: Vector3, down: Vector3,
+        velocity: Vector = (0.0, 0.0), brightness: float = 1.0,
     ) -> None:
         """Add a surface; velocity is (x, z), metres a second."""
-        place, across, fall = (np.array(vector, np.float64) for vector in (origin, along, down))
-        motion = np.array((velocity[0], 0.0, velocity[1]))
-        self.surfaces.append(Surface(kind, place, across, fall, motion, texture, brightness))
+        self.surfaces.append(Surface(kind, origin, along, down, (velocity[0], 0.0, velocity[1]), texture, brightness))
 
     def board(
-        self, sprite: Sprite, x: float, z: float, velocity: tuple[float, float] = (0.0, 0.0), flip: bool = False,
-        grow: float = 1.0,
+        self, sprite: Sprite, x: float, z: float, velocity: Vector = (0.0, 0.0), flip: bool = False, grow: float = 1.0
     ) -> None:
         """Add a sprite and its shadow, upright across the street, its bottom centre at (x, z) on the ground."""
         texture, width, height = sprite[0], sprite[1] * grow, sprite[2] * grow
@@ -63,19 +61,18 @@ class Stage:
         self.shade(x - width * 0.4, z - 0.3, width * 0.9, 0.7, velocity)
 
     def panel(
-        self, texture: Texture, start: tuple[float, float], end: tuple[float, float], height: float,
-        velocity: tuple[float, float] = (0.0, 0.0), brightness: float = 1.0,
+        self, texture: Texture, start: Vector, end: Vector, height: float,
+        velocity: Vector = (0.0, 0.0), brightness: float = 1.0,
     ) -> None:
         """Add an upright texture on the ground line from start to end, both (x, z)."""
         along = (end[0] - start[0], 0.0, end[1] - start[1])
         self.add(Kind.UPRIGHT, texture, (start[0], -height, start[1]), along, (0, height, 0), velocity, brightness)
 
     def shade(
-        self, x: float, z: float, width: float, depth: float, velocity: tuple[float, float] = (0.0, 0.0),
-        brightness: float = 0.6, skew: float = 0.0,
+        self, x: float, z: float, width: float, depth: float, velocity: Vector = (0.0, 0.0), brightness: float = 0.6
     ) -> None:
         """Add a shade on the ground from (x, z), `width` metres across and `depth` along the street."""
-        self.add(Kind.SHADE, None, (x, 0, z), (width, 0, skew), (0, 0, depth), velocity, brightness)
+        self.add(Kind.SHADE, None, (x, 0, z), (width, 0, 0), (0, 0, depth), velocity, brightness)
 
     def vehicle_along(self, vehicle: Vehicle, x: float, z: float, heading: int, speed: float) -> None:
         """Add a vehicle that points up the street (heading 1) or towards the camera (-1).

@@ -7,6 +7,7 @@ import numpy as np
 from config.cityscapes import CITYSCAPES
 
 Colour = tuple[float, float, float]
+Vector = tuple[float, float]  # a point or a velocity in a plane
 
 
 class Label(IntEnum):
@@ -23,6 +24,7 @@ class Texture:
     """
 
     def __init__(self, rgb: np.ndarray, label: np.ndarray) -> None:
+        self.size = (label.shape[1], label.shape[0])  # width and height, texels
         opaque = label > 0
         self.solid = bool(opaque.all())
         counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()[1:]
@@ -31,17 +33,13 @@ class Texture:
         # Premultiplied by alpha, so that shrinking and bilinear sampling do not bleed the background in.
         alpha = opaque.view(np.uint8) * np.uint8(255)
         self._rgba = cv2.bitwise_and(cv2.merge([*cv2.split(rgb), alpha]), cv2.merge([alpha] * 4))
-        # Soft edges read the class of transparent texels, so these need one as well.
+        # Soft edges read the class of transparent texels, so these get that of a drawn texel nearby, or the main one.
         if self.single_label:
             self._label = np.full_like(label, self.main_label)
         else:
-            self._label = _fill_label(label, self.main_label)
+            filled = np.where(opaque, label, cv2.dilate(label, np.ones((9, 9), np.uint8)))
+            self._label = np.where(filled > 0, filled, self.main_label).astype(np.uint8)
         self._levels: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, texels."""
-        return self._label.shape[1], self._label.shape[0]
 
     def level(self, shrink_x: int, shrink_y: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the texture shrunk by 2**shrink_x across and 2**shrink_y down: a slanted view needs more on one side.
@@ -62,14 +60,7 @@ class Texture:
 Sprite = tuple[Texture, float, float]  # a picture, its width and height in metres
 
 
-def _fill_label(label: np.ndarray, main_label: int) -> np.ndarray:
-    """Return `label` (h,w) with the class of a drawn texel nearby, or the main class, at transparent texels."""
-    spread = cv2.dilate(label, np.ones((9, 9), np.uint8))
-    filled = np.where(label > 0, label, spread)
-    return np.where(filled > 0, filled, main_label).astype(np.uint8)
-
-
-def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, ...] = (4, 16, 64)) -> np.ndarray:
+def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, ...]) -> np.ndarray:
     """Sample a smooth random field (height,width) float32 of blobs of `cells` texels, mean about 0, deviation 1."""
     total = np.zeros((height, width), np.float32)
     for cell in cells:
@@ -78,12 +69,10 @@ def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, .
     return total * np.float32(1.4 / len(cells) ** 0.5)
 
 
-def palette(rng: np.random.Generator, count: int = 9) -> list[Colour]:
+def palette(rng: np.random.Generator) -> list[Colour]:
     """Sample the colours (RGB, 0..255) that houses, walls, vehicles and clothes of one sequence share."""
-    hsv = np.stack(
-        [rng.uniform(0, 180, count), 210 * rng.beta(1.2, 2.6, count), rng.uniform(45, 235, count)], axis=-1
-    ).astype(np.uint8)
-    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+    hsv = np.stack([rng.uniform(0, 180, 9), 210 * rng.beta(1.2, 2.6, 9), rng.uniform(45, 235, 9)], axis=-1)
+    rgb = cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
     return [(float(red), float(green), float(blue)) for red, green, blue in rgb]
 
 
@@ -123,7 +112,7 @@ class Canvas:
         self.rgb = np.zeros((*shape, 3), np.uint8)
         self.label = np.zeros(shape, np.uint8)
 
-    def polygon(self, points: list[tuple[float, float]] | np.ndarray, colour: Colour, label: int) -> None:
+    def polygon(self, points: list[Vector] | np.ndarray, colour: Colour, label: int) -> None:
         """Fill a polygon with corners (n,2), metres."""
         corners = np.asarray(points, np.float64) * self.density
         corners[:, 1] = self.label.shape[0] - corners[:, 1]
@@ -139,9 +128,7 @@ class Canvas:
         """Fill an ellipse around (x, y)."""
         self.polygon(_CIRCLE * (radius_x, radius_y) + (x, y), colour, label)
 
-    def bar(
-        self, start: tuple[float, float], end: tuple[float, float], thick: float, colour: Colour, label: int
-    ) -> None:
+    def bar(self, start: Vector, end: Vector, thick: float, colour: Colour, label: int) -> None:
         """Draw a straight bar `thick` metres wide with round ends."""
         (x0, y0), (x1, y1) = start, end
         length = max(1e-6, float(np.hypot(x1 - x0, y1 - y0)))
@@ -151,6 +138,10 @@ class Canvas:
         self.polygon(corners, colour, label)
         for x, y in (start, end):
             self.ellipse(x, y, thick / 2, thick / 2, colour, label)
+
+    def sprite(self, rng: np.random.Generator) -> Sprite:
+        """Return the drawing as a sprite."""
+        return self.texture(rng), self.width, self.height
 
     def texture(self, rng: np.random.Generator, grain: float = 0.06) -> Texture:
         """Return the drawing with smooth brightness grain, darker towards the bottom."""

@@ -67,8 +67,7 @@ def crossing(stage: Stage, gap: tuple[float, float]) -> None:
         for _ in range(2):
             draw = rng.random()
             if draw < 0.75:
-                label = Label.TRAIN if draw < 0.2 else _choose(rng)
-                vehicle = make_vehicle(rng, stage.colours, label)
+                vehicle = make_vehicle(rng, stage.colours, Label.TRAIN if draw < 0.2 else _choose(rng))
                 stage.vehicle_across(vehicle, x - heading * vehicle.length / 2, z, heading, float(rng.uniform(4, 9)))
                 x -= heading * (vehicle.length + float(rng.uniform(3, 8)))
             else:
@@ -86,8 +85,7 @@ def park(stage: Stage, profile: Profile) -> None:
         while z < 70:
             draw = rng.random()
             if draw < 0.5 and lane:
-                label = Label.CAR if rng.random() < 0.86 else Label.TRUCK
-                vehicle = make_vehicle(rng, stage.colours, label)
+                vehicle = make_vehicle(rng, stage.colours, Label.CAR if rng.random() < 0.86 else Label.TRUCK)
                 stage.vehicle_along(vehicle, kerb - side * 1.15, z, side, 0.0)
                 z += vehicle.length + float(rng.uniform(1.0, 4.0))
             elif draw > 0.76:

@@ -11,7 +11,6 @@ from streets.texture import Canvas, Colour, Label, Texture, pick, scaled
 class Vehicle:
     """A vehicle as a box, sizes in metres; its side faces right."""
 
-    label: Label
     length: float
     width: float
     height: float
@@ -23,23 +22,18 @@ class Vehicle:
 def make_vehicle(rng: np.random.Generator, colours: list[Colour], label: Label) -> Vehicle:
     """Draw a vehicle of class car, truck, bus or train (a tram)."""
     body = pick(rng, colours)
-    length, width, height = _size(rng, label)
-    draw_side = {Label.CAR: _car_side, Label.TRUCK: _truck_side, Label.BUS: _bus_side, Label.TRAIN: _tram_side}[label]
-    draw_end = _car_end if label == Label.CAR else _tall_end
+    draw_side, density, length, width, height = _KINDS[label]
+    length, height = length * float(rng.uniform(0.92, 1.1)), height * float(rng.uniform(0.94, 1.1))
+    draw_end, end_density = (_car_end, 72) if label == Label.CAR else (_tall_end, 48)
     trim = pick(rng, colours)
-    return Vehicle(
-        label, length, width, height, draw_side(rng, length, height, body, trim),
-        draw_end(rng, width, height, body, trim, label, True), draw_end(rng, width, height, body, trim, label, False),
-    )
-
-
-def _size(rng: np.random.Generator, label: Label) -> tuple[float, float, float]:
-    grow = float(rng.uniform(0.92, 1.1))
-    length, width, height = {
-        Label.CAR: (4.3, 1.8, 1.5), Label.TRUCK: (8.0, 2.4, 3.2),
-        Label.BUS: (11.0, 2.5, 3.0), Label.TRAIN: (22.0, 2.5, 3.5),
-    }[label]
-    return length * grow, width, height * float(rng.uniform(0.94, 1.1))
+    side = Canvas(length, height, density)
+    draw_side(rng, side, body, trim, label)
+    textures = [side.texture(rng)]
+    for front in (True, False):
+        end = Canvas(width, height, end_density)
+        draw_end(rng, end, body, trim, label, front)
+        textures.append(end.texture(rng))
+    return Vehicle(length, width, height, *textures)
 
 
 def _glass(rng: np.random.Generator) -> Colour:
@@ -51,15 +45,12 @@ def _wheel(canvas: Canvas, x: float, radius: float, label: Label) -> None:
     canvas.ellipse(x, radius, radius * 0.55, radius * 0.55, scaled(METAL, 1.1), label)
 
 
-def _car_side(rng: np.random.Generator, length: float, height: float, body: Colour, trim: Colour) -> Texture:
-    label, glass = Label.CAR, _glass(rng)
-    canvas = Canvas(length, height, 64)
+def _car_side(rng: np.random.Generator, canvas: Canvas, body: Colour, trim: Colour, label: Label) -> None:
+    length, height, glass = canvas.width, canvas.height, _glass(rng)
     belt, hood = height * 0.62, height * 0.56
     cabin = length * float(rng.uniform(0.66, 0.76))
-    canvas.polygon(
-        [(0.0, 0.3), (0.0, belt), (0.12, height), (cabin - 0.9, height), (cabin, belt), (length, hood), (length, 0.3)],
-        body, label,
-    )
+    shell = [(0.0, 0.3), (0.0, belt), (0.12, height), (cabin - 0.9, height), (cabin, belt)]
+    canvas.polygon([*shell, (length, hood), (length, 0.3)], body, label)
     top, sill = height - 0.12, belt + 0.02
     canvas.polygon([(0.22, sill), (0.3, top), (cabin - 0.92, top), (cabin - 0.16, sill)], glass, label)
     for x in (cabin * 0.3, cabin * 0.62):
@@ -71,21 +62,15 @@ def _car_side(rng: np.random.Generator, length: float, height: float, body: Colo
     for x in (length * 0.19, length * 0.81):
         canvas.ellipse(x, 0.34, 0.4, 0.4, scaled(body, 0.4), label)
         _wheel(canvas, x, 0.33, label)
-    return canvas.texture(rng)
 
 
-def _car_end(
-    rng: np.random.Generator, width: float, height: float, body: Colour, trim: Colour, label: Label, front: bool
-) -> Texture:
-    canvas = Canvas(width, height, 72)
+def _car_end(rng: np.random.Generator, canvas: Canvas, body: Colour, trim: Colour, label: Label, front: bool) -> None:
+    width, height = canvas.width, canvas.height
     belt, mid = height * 0.62, width / 2
     for x in (0.06, width - 0.28):
         canvas.box(x, 0, x + 0.22, 0.4, TYRE, label)
-    canvas.polygon(
-        [(0.0, 0.25), (0.0, belt), (0.2, height - 0.03), (width - 0.2, height - 0.03), (width, belt), (width, 0.25)],
-        body,
-        label,
-    )
+    shell = [(0.0, 0.25), (0.0, belt), (0.2, height - 0.03), (width - 0.2, height - 0.03), (width, belt), (width, 0.25)]
+    canvas.polygon(shell, body, label)
     glass = [(0.2, belt + 0.03), (0.32, height - 0.13), (width - 0.32, height - 0.13), (width - 0.2, belt + 0.03)]
     canvas.polygon(glass, _glass(rng), label)
     canvas.box(0.0, 0.25, width, 0.42, scaled(trim, 0.5), label)
@@ -95,13 +80,10 @@ def _car_end(
     canvas.box(mid - 0.27, 0.47, mid + 0.27, 0.59, (228, 228, 215), label)
     if front:
         canvas.box(mid - 0.42, 0.62, mid + 0.42, belt - 0.08, scaled(body, 0.35), label)
-    return canvas.texture(rng)
 
 
-def _truck_side(rng: np.random.Generator, length: float, height: float, body: Colour, trim: Colour) -> Texture:
-    label = Label.TRUCK
-    canvas = Canvas(length, height, 36)
-    cab = 1.9
+def _truck_side(rng: np.random.Generator, canvas: Canvas, body: Colour, trim: Colour, label: Label) -> None:
+    length, height, cab = canvas.width, canvas.height, 1.9
     cut = length - cab - 0.25
     canvas.box(0, 0.55, length - 0.3, 0.85, scaled(METAL, 0.5), label)
     canvas.box(0, 0.85, cut, height, body, label)
@@ -110,18 +92,15 @@ def _truck_side(rng: np.random.Generator, length: float, height: float, body: Co
     for x in np.arange(0, cut, 1.2):
         canvas.box(x, 0.85, x + 0.04, height, scaled(body, 0.85), label)
     roof = min(height, 2.75)
-    canvas.polygon(
-        [(length - cab, 0.5), (length - cab, roof), (length - 0.35, roof), (length, 1.5), (length, 0.5)], trim, label
-    )
+    shell = [(length - cab, 0.5), (length - cab, roof), (length - 0.35, roof), (length, 1.5), (length, 0.5)]
+    canvas.polygon(shell, trim, label)
     canvas.box(length - cab + 0.5, 1.5, length - 0.35, roof - 0.25, _glass(rng), label)
     for x in (0.9, 1.95, length - 1.0):
         _wheel(canvas, x, 0.5, label)
-    return canvas.texture(rng)
 
 
-def _bus_side(rng: np.random.Generator, length: float, height: float, body: Colour, trim: Colour) -> Texture:
-    label, glass = Label.BUS, _glass(rng)
-    canvas = Canvas(length, height, 36)
+def _bus_side(rng: np.random.Generator, canvas: Canvas, body: Colour, trim: Colour, label: Label) -> None:
+    length, height, glass = canvas.width, canvas.height, _glass(rng)
     canvas.box(0, 0.3, length, height, body, label)
     canvas.box(0, 0.3, length, 0.75, trim, label)
     count = int(length / 1.5)
@@ -133,12 +112,10 @@ def _bus_side(rng: np.random.Generator, length: float, height: float, body: Colo
         canvas.box(x + 0.52, 0.4, x + 0.58, height - 0.45, body, label)
     for x in (length * 0.2, length * 0.78):
         _wheel(canvas, x, 0.48, label)
-    return canvas.texture(rng)
 
 
-def _tram_side(rng: np.random.Generator, length: float, height: float, body: Colour, trim: Colour) -> Texture:
-    label, glass = Label.TRAIN, _glass(rng)
-    canvas = Canvas(length, height, 28)
+def _tram_side(rng: np.random.Generator, canvas: Canvas, body: Colour, trim: Colour, label: Label) -> None:
+    length, height, glass = canvas.width, canvas.height, _glass(rng)
     sections = 3
     size = length / sections
     for section in range(sections):
@@ -152,15 +129,11 @@ def _tram_side(rng: np.random.Generator, length: float, height: float, body: Col
         canvas.box(start + size / 2 - 0.7, 0.4, start + size / 2 + 0.7, height - 0.6, trim, label)
         canvas.box(start + size / 2 - 0.5, 1.1, start + size / 2 + 0.5, height - 0.8, glass, label)
         canvas.box(end - 0.25, 0.2, end + 0.25, height - 0.2, (55, 55, 58), label)
-    return canvas.texture(rng)
 
 
-def _tall_end(
-    rng: np.random.Generator, width: float, height: float, body: Colour, trim: Colour, label: Label, front: bool
-) -> Texture:
-    canvas = Canvas(width, height, 48)
-    mid = width / 2
-    rail = label == Label.TRAIN
+def _tall_end(rng: np.random.Generator, canvas: Canvas, body: Colour, trim: Colour, label: Label, front: bool) -> None:
+    width, height = canvas.width, canvas.height
+    mid, rail = width / 2, label == Label.TRAIN
     if not rail:
         for x in (0.12, width - 0.47):
             canvas.box(x, 0, x + 0.35, 0.7, TYRE, label)
@@ -183,4 +156,9 @@ def _tall_end(
     lamp: Colour = (245, 240, 220) if front else (200, 35, 35)
     for x in (0.1, width - 0.42):
         canvas.box(x, 0.82, x + 0.32, 1.02, lamp, label)
-    return canvas.texture(rng)
+
+
+_KINDS = {  # class -> what draws its side, texels per metre there, length, width and height
+    Label.CAR: (_car_side, 64, 4.3, 1.8, 1.5), Label.TRUCK: (_truck_side, 36, 8.0, 2.4, 3.2),
+    Label.BUS: (_bus_side, 36, 11.0, 2.5, 3.0), Label.TRAIN: (_tram_side, 28, 22.0, 2.5, 3.5),
+}
