@@ -11,7 +11,8 @@ NEAR = 0.4  # metres: nothing nearer to the camera plane is drawn
 HORIZON = 0.49  # share of the picture that a level camera has above the horizon
 SKY_DEPTH = 2e4  # metres: only the sky is farther away
 _CORNERS = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], np.float64)
-_SHADE_SIZE = 32  # texels along each side of the soft-edged shadow picture
+_RAMP = np.clip(np.minimum(np.arange(32), np.arange(32)[::-1]) / 3.0, 0, 1)
+_SHADOW = np.outer(_RAMP, _RAMP).astype(np.float32)  # a picture of a shadow with soft edges
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,12 @@ class Buffers:
     maps: np.ndarray  # (n,3,3) for each surface the map from (s, t, 1) to pixel coordinates times depth
 
 
-def _shadow_picture() -> np.ndarray:
-    axis = np.clip(np.minimum(np.arange(_SHADE_SIZE), np.arange(_SHADE_SIZE)[::-1]) / 3.0, 0, 1)
-    return np.outer(axis, axis).astype(np.float32)
-
-
-_SHADOW = _shadow_picture()
-
-
 def surface_maps(world: World, frame: int, height: int, width: int) -> np.ndarray:
     """Return for each surface the 3x3 map from (s, t, 1) to (x * depth, y * depth, depth) in pixels: (n,3,3)."""
     rotation, position = world.camera(frame)
     focal = width / 2 / np.tan(world.view_angle / 2)
     lens = np.array([[focal, 0, (width - 1) / 2], [0, focal, HORIZON * height - 0.5], [0, 0, 1]])
-    frames = np.array([(surface.along, surface.down, surface.origin) for surface in world.surfaces])
+    frames = np.array([(surface.along, surface.down, surface.origin) for surface in world.surfaces], np.float64)
     frames[:, 2] += np.array([surface.velocity for surface in world.surfaces]) * (frame / FRAME_RATE)
     frames[[surface.kind is not Kind.SKY for surface in world.surfaces], 2] -= position
     return lens @ rotation @ frames.transpose(0, 2, 1)
@@ -53,7 +46,10 @@ def draw(world: World, frame: int, height: int, width: int) -> Buffers:
     )
     # The order by centre depth matters for soft edges only; the depth test decides what is hidden.
     order = sorted(range(len(maps)), key=lambda n: (world.surfaces[n].kind.value, -maps[n, 2] @ (0.5, 0.5, 1.0)))
-    planes = _view_planes(maps, height, width)
+    across, down, depth = maps[:, 0], maps[:, 1], maps[:, 2]
+    # The borders of the view over each surface: row @ (s, t, 1) is negative outside.
+    borders = [depth - [0, 0, NEAR], across + 0.5 * depth, (width - 0.5) * depth - across]
+    planes = np.stack([*borders, down + 0.5 * depth, (height - 0.5) * depth - down], axis=1)  # (n,5,3)
     outside = (planes @ _CORNERS.T < 0).transpose(0, 2, 1)
     seen, cut = ~np.all(outside, axis=1).any(axis=1), np.any(outside, axis=1)
     for index in order:
@@ -62,13 +58,6 @@ def draw(world: World, frame: int, height: int, width: int) -> Buffers:
             if outline is not None:
                 _paint(buffers, index, world.surfaces[index], outline)
     return buffers
-
-
-def _view_planes(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the borders of the view over each surface, (n,5,3): row @ (s, t, 1) is negative outside."""
-    across, down, depth = maps[:, 0], maps[:, 1], maps[:, 2]
-    borders = [depth - [0, 0, NEAR], across + 0.5 * depth, (width - 0.5) * depth - across]
-    return np.stack([*borders, down + 0.5 * depth, (height - 0.5) * depth - down], axis=1)
 
 
 def clip_outline(planes: np.ndarray) -> np.ndarray | None:
@@ -104,27 +93,28 @@ def _paint(buffers: Buffers, index: int, surface: Surface, outline: np.ndarray) 
     inverse = inverse @ np.array([[1, 0, left], [0, 1, top], [0, 0, 1.0]])
     window = (slice(top, bottom), slice(left, right))
     size = (int(right - left), int(bottom - top))
-    if surface.kind is Kind.SHADE:
-        _darken(buffers, window, inverse, size, surface.brightness)
-        return
-    texture = surface.texture
-    assert texture is not None
-    shrink = _shrink(surface_map, outline.mean(axis=0), texture.size)
-    rgba, label = texture.level(*shrink)
-    texels = np.diag([rgba.shape[1], rgba.shape[0], 1.0])
-    texels[:2, 2] = -0.5
-    to_texel = texels @ inverse
     inverse_depth = _plane(inverse[2], size)
+    texture = surface.texture
+    if texture is None:  # a shade: darken the ground drawn so far
+        shadow = _warp(_SHADOW, inverse, size, cv2.INTER_LINEAR, False)
+        shadow[inverse_depth <= 0] = 0
+        colour = buffers.colour[window]
+        colour[...] = colour * (1 - (1 - surface.brightness) * shadow)[..., None]
+        return
+    rgba, label = texture.level(*_shrink(surface_map, outline.mean(axis=0), texture.size))
     nearer = inverse_depth > buffers.inverse_depth[window]
     if not nearer.any():
         return
-    inside = nearer & _inside(inverse, inverse_depth, size) if texture.solid else nearer
-    picture = _warp(rgba, to_texel, size, cv2.INTER_LINEAR, texture.solid)
+    inside = nearer
+    if texture.solid:  # only where the rays of pixels meet it within its borders; exact, so there are no seams
+        s, t = _plane(inverse[0], size), _plane(inverse[1], size)
+        inside = nearer & (s >= 0) & (s <= inverse_depth) & (t >= 0) & (t <= inverse_depth)
+    picture = _warp(rgba, inverse, size, cv2.INTER_LINEAR, texture.solid)
     mask = _blend(buffers.colour[window], picture, inside, surface.brightness, texture.solid)
     if texture.single_label:
         buffers.label[window][mask] = texture.main_label
     else:
-        buffers.label[window][mask] = _warp(label, to_texel, size, cv2.INTER_NEAREST, True)[mask]
+        buffers.label[window][mask] = _warp(label, inverse, size, cv2.INTER_NEAREST, True)[mask]
     buffers.inverse_depth[window][mask] = inverse_depth[mask]
     buffers.surface[window][mask] = index
 
@@ -145,15 +135,11 @@ def _plane(row: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return down[:, None] + across
 
 
-def _inside(inverse: np.ndarray, inverse_depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return where pixels' rays meet the surface within its borders, (h,w) bool; exact, so there are no seams."""
-    s, t = _plane(inverse[0], size), _plane(inverse[1], size)
-    return (s >= 0) & (s <= inverse_depth) & (t >= 0) & (t <= inverse_depth)
-
-
-def _warp(picture: np.ndarray, to_texel: np.ndarray, size: tuple[int, int], how: int, extend: bool) -> np.ndarray:
+def _warp(picture: np.ndarray, inverse: np.ndarray, size: tuple[int, int], how: int, extend: bool) -> np.ndarray:
+    texels = np.diag([picture.shape[1], picture.shape[0], 1.0])
+    texels[:2, 2] = -0.5
     border = cv2.BORDER_REPLICATE if extend else cv2.BORDER_CONSTANT
-    return cv2.warpPerspective(picture, to_texel, size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)
+    return cv2.warpPerspective(picture, texels @ inverse, size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)
 
 
 def _blend(target: np.ndarray, picture: np.ndarray, inside: np.ndarray, brightness: float, solid: bool) -> np.ndarray:
@@ -169,18 +155,6 @@ def _blend(target: np.ndarray, picture: np.ndarray, inside: np.ndarray, brightne
     mixed = target[touched] * clear + chosen * np.float32(brightness)
     target[touched] = np.minimum(mixed, 255)
     return inside & (alpha > 127)
-
-
-def _darken(
-    buffers: Buffers, window: tuple[slice, slice], inverse: np.ndarray, size: tuple[int, int], brightness: float
-) -> None:
-    """Darken the ground drawn so far by a soft shadow."""
-    texels = np.diag([_SHADE_SIZE, _SHADE_SIZE, 1.0])
-    texels[:2, 2] = -0.5
-    shadow = _warp(_SHADOW, texels @ inverse, size, cv2.INTER_LINEAR, False)
-    shadow[_plane(inverse[2], size) <= 0] = 0
-    colour = buffers.colour[window]
-    colour[...] = colour * (1 - (1 - brightness) * shadow)[..., None]
 
 
 def expose(world: World, frame: int, buffers: Buffers, noise_rng: np.random.Generator) -> np.ndarray:
