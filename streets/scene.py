@@ -68,20 +68,6 @@ def sample_world(rng: np.random.Generator) -> World:
         street.build_side(stage, profile, side, gap)
     street.close_street(stage, profile, gap)
     street.furnish(stage, profile, gap)
-    _fill_traffic(stage, profile, gap, with_tram, speed)
-    size = float(rng.uniform(0.003, 0.026))
-    return World(
-        surfaces=stage.surfaces, speed=speed, view_angle=float(np.radians(rng.uniform(52, 58))),
-        yaw=Wave(size, float(rng.uniform(3.0, 6.0)), float(rng.random())),
-        pitch=Wave(float(rng.uniform(0.0003, 0.0015)), float(rng.uniform(0.5, 1.0)), float(rng.random())),
-        light=_sample_light(rng), haze=rng.uniform(150, 215, 3), haze_range=float(rng.uniform(120, 400)),
-        grain=float(rng.uniform(2.0, 5.0)),
-    )
-
-
-def _fill_traffic(
-    stage: Stage, profile: surroundings.Profile, gap: tuple[float, float] | None, with_tram: bool, speed: float
-) -> None:
     traffic.lead(stage, speed)
     traffic.oncoming(stage)
     if with_tram:
@@ -91,6 +77,14 @@ def _fill_traffic(
     traffic.park(stage, profile)
     traffic.cyclists(stage)
     traffic.walkers(stage, profile)
+    size = float(rng.uniform(0.003, 0.026))
+    return World(
+        surfaces=stage.surfaces, speed=speed, view_angle=float(np.radians(rng.uniform(52, 58))),
+        yaw=Wave(size, float(rng.uniform(3.0, 6.0)), float(rng.random())),
+        pitch=Wave(float(rng.uniform(0.0003, 0.0015)), float(rng.uniform(0.5, 1.0)), float(rng.random())),
+        light=_sample_light(rng), haze=rng.uniform(150, 215, 3), haze_range=float(rng.uniform(120, 400)),
+        grain=float(rng.uniform(2.0, 5.0)),
+    )
 
 
 def _sample_light(rng: np.random.Generator) -> tuple[Wave, Wave, Wave]:

@@ -4,7 +4,7 @@ import numpy as np
 from streets import sprites, surroundings
 from streets.surface import Kind, Stage
 from streets.surroundings import TILE_LENGTH, TILE_REACH, Profile
-from streets.texture import Colour, Sprite, Texture
+from streets.texture import Colour, Label, Sprite
 
 STREET_START, STREET_END = -12.0, 144.0  # metres along the street at time 0
 LANE = 3.4  # metres
@@ -27,8 +27,10 @@ def sample_profile(rng: np.random.Generator, tram: bool) -> Profile:
     return Profile(
         road=(left, right), verge=(left - verge[0], right + verge[1]),
         walk=(left - verge[0] - walk[0], right + verge[1] + walk[1]), parking=parking, centre_line=-LANE / 2,
-        road_colour=_tinted(grey, rng, 0.07), walk_colour=_tinted(walk_grey, rng, 0.1),
-        terrain_colour=surroundings.leaf_colour(rng),
+        colours={
+            Label.ROAD: _tinted(grey, rng, 0.07), Label.SIDEWALK: _tinted(walk_grey, rng, 0.1),
+            Label.TERRAIN: surroundings.leaf_colour(rng),
+        },
     )
 
 
@@ -45,19 +47,17 @@ def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
     """
     rng = stage.rng
     # The base lies 2 cm lower, so that the tiles win the depth test.
-    base = surroundings.base_ground(rng, profile.terrain_colour)
+    base = surroundings.base_ground(rng, profile.colours[Label.TERRAIN])
     stage.add(Kind.GROUND, base, (-150, 0.02, 260), (300, 0, 0), (0, 0, -280))
     plain = surroundings.ground_tile(rng, profile, False)
-    special = surroundings.ground_tile(rng, profile, True) if crossing is not None else None
+    special = surroundings.ground_tile(rng, profile, True) if crossing is not None else plain
     for place in range(round((STREET_END - STREET_START) / TILE_LENGTH)):
         near = STREET_START + place * TILE_LENGTH
-        across = (2 * TILE_REACH, 0, 0)
-        if special is not None and place == crossing:
-            stage.add(Kind.GROUND, special, (-TILE_REACH, 0, near + TILE_LENGTH), across, (0, 0, -TILE_LENGTH))
-        elif place % 2:
-            stage.add(Kind.GROUND, plain, (-TILE_REACH, 0, near + TILE_LENGTH), across, (0, 0, -TILE_LENGTH))
-        else:  # far and near end swapped, so that the stains do not repeat so soon
-            stage.add(Kind.GROUND, plain, (-TILE_REACH, 0, near), across, (0, 0, TILE_LENGTH))
+        # The far and near end of every second plain tile are swapped, so that the stains do not repeat so soon.
+        swapped = place % 2 == 0 and place != crossing
+        start, down = (near, TILE_LENGTH) if swapped else (near + TILE_LENGTH, -TILE_LENGTH)
+        tile = special if place == crossing else plain
+        stage.add(Kind.GROUND, tile, (-TILE_REACH, 0, start), (2 * TILE_REACH, 0, 0), (0, 0, down))
 
 
 def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, float] | None) -> None:
@@ -83,20 +83,15 @@ def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, floa
         sort = ("house", "wall", "fence", "park")[int(rng.choice(4, p=(0.38, 0.2, 0.25, 0.17)))]
         if sort == "house":
             front, height = fronts[int(rng.integers(len(fronts)))]
-            _house(stage, front, edge + side * float(rng.uniform(0, 1.5)), z, length, height, side, brightness)
+            x = edge + side * float(rng.uniform(0, 1.5))
+            stage.panel(front, (x, z), (x, z + length), height, brightness=brightness)
+            stage.panel(front, (x, z), (x + side * 9, z), height, brightness=0.9)  # the gable end towards the camera
+            if brightness < 0.9:
+                reach = height * 0.55
+                stage.shade(min(x, x - side * reach), z, reach, length, brightness=0.62)
         else:
             _open_block(stage, sort, edge, z, length, side, trees)
         z += length
-
-
-def _house(
-    stage: Stage, front: Texture, x: float, z: float, length: float, height: float, side: int, brightness: float
-) -> None:
-    stage.panel(front, (x, z), (x, z + length), height, brightness=brightness)
-    stage.panel(front, (x, z), (x + side * 9, z), height, brightness=0.9)  # the gable end towards the camera
-    if brightness < 0.9:
-        reach = height * 0.55
-        stage.shade(min(x, x - side * reach), z, reach, length, brightness=0.62)
 
 
 def _open_block(stage: Stage, sort: str, edge: float, z: float, length: float, side: int, trees: list[Sprite]) -> None:
@@ -150,8 +145,8 @@ def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> 
     rng, colours = stage.rng, stage.colours
     lamp = sprites.pole(rng, colours, float(rng.uniform(5, 7)))
     for side, kerb in ((-1, profile.road[0]), (1, profile.road[1])):
-        step, start = float(rng.uniform(9, 16)), float(rng.uniform(6, 14))
-        for z in np.arange(start, 100, step):
+        step, first = float(rng.uniform(9, 16)), float(rng.uniform(6, 14))
+        for z in np.arange(first, 100, step):
             stage.board(lamp, kerb + side * 0.5, float(z), flip=side > 0, grow=0.9)
         for z in (float(rng.uniform(9, 16)), float(rng.uniform(18, 32)), float(rng.uniform(34, 70))):
             if rng.random() < 0.62:
@@ -160,26 +155,18 @@ def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> 
             tree = _sample_tree(rng)
             for z in np.arange(float(rng.uniform(10, 24)), 90, float(rng.uniform(8, 18))):
                 stage.board(tree, kerb + side * 0.9, float(z), flip=rng.random() < 0.5)
-        if rng.random() < 0.4:
-            _railing(stage, kerb + side * 0.25, gap)
+        if rng.random() < 0.4:  # a railing, which ends before a crossing street
+            x, start, length = kerb + side * 0.25, float(rng.uniform(5, 20)), float(rng.uniform(8, 20))
+            height = float(rng.uniform(0.95, 1.2))
+            end = min(start + length, gap[0]) if gap else start + length
+            if end > start + 2:
+                stage.panel(surroundings.fence(rng, colours, end - start, height), (x, start), (x, end), height)
     _lights(stage, profile, gap)
-
-
-def _railing(stage: Stage, x: float, gap: tuple[float, float] | None) -> None:
-    """Add a fence at the kerb, which ends before a crossing street."""
-    rng = stage.rng
-    start, length, height = float(rng.uniform(5, 20)), float(rng.uniform(8, 20)), float(rng.uniform(0.95, 1.2))
-    end = min(start + length, gap[0]) if gap else start + length
-    if end > start + 2:
-        texture = surroundings.fence(rng, stage.colours, end - start, height)
-        stage.panel(texture, (x, start), (x, end), height)
 
 
 def _lights(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
     rng, colours = stage.rng, stage.colours
-    places = []
-    if gap:
-        places.append(gap[0] + 0.3)
+    places = [gap[0] + 0.3] if gap else []
     if rng.random() < 0.5:
         places.append(float(rng.uniform(12, 24)))
     for z in places:

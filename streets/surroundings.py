@@ -25,9 +25,7 @@ class Profile:
     walk: tuple[float, float]
     parking: tuple[bool, bool]
     centre_line: float
-    road_colour: Colour
-    walk_colour: Colour
-    terrain_colour: Colour
+    colours: dict[Label, Colour]  # of its ground
 
 
 def ground_tile(rng: np.random.Generator, profile: Profile, crossing: bool) -> Texture:
@@ -39,8 +37,7 @@ def ground_tile(rng: np.random.Generator, profile: Profile, crossing: bool) -> T
     x = (np.arange(width) + 0.5) / GROUND_DENSITY - TILE_REACH
     label_row = np.full(width, Label.TERRAIN, np.uint8)
     label_row[(x > profile.walk[0]) & (x < profile.walk[1])] = Label.SIDEWALK
-    in_verge = (x > profile.verge[0]) & (x < profile.verge[1])
-    label_row[in_verge] = Label.TERRAIN
+    label_row[(x > profile.verge[0]) & (x < profile.verge[1])] = Label.TERRAIN
     label_row[(x > profile.road[0]) & (x < profile.road[1])] = Label.ROAD
     label = np.repeat(label_row[None], height, axis=0)
     z = TILE_LENGTH - (np.arange(height) + 0.5) / GROUND_DENSITY
@@ -48,12 +45,12 @@ def ground_tile(rng: np.random.Generator, profile: Profile, crossing: bool) -> T
         label[(z > 3.2) & (z < 10.5)] = Label.ROAD
         label[np.ix_((z <= 3.2) | (z >= 10.5), label_row == Label.TERRAIN)] = Label.SIDEWALK
     rgb = np.empty((height, width, 3), np.float32)
-    for value, colour in (
-        (Label.ROAD, profile.road_colour), (Label.SIDEWALK, profile.walk_colour),
-        (Label.TERRAIN, profile.terrain_colour),
-    ):
+    for value, colour in profile.colours.items():
         rgb[label == value] = colour
-    _draw_slabs(rng, rgb, label)
+    step = round(float(rng.uniform(0.6, 1.6)) * GROUND_DENSITY)  # of the slabs of a sidewalk
+    joints = np.zeros(label.shape, bool)
+    joints[::step] = joints[:, ::step] = True
+    rgb[joints & (label == Label.SIDEWALK)] *= 0.8
     _draw_marks(rng, rgb, profile, x, z, crossing)
     kerb = cv2.morphologyEx((label == Label.ROAD).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)) > 0
     rgb[kerb & (label != Label.ROAD)] *= 1.22
@@ -62,15 +59,6 @@ def ground_tile(rng: np.random.Generator, profile: Profile, crossing: bool) -> T
     rough = noise(rng, height, width, (6, 20)) * np.where(label == Label.TERRAIN, 0.12, 0.03).astype(np.float32)
     rgb *= (1 + rough)[..., None]
     return Texture(grained(rng, rgb, 0.07, (2, 24, 90)), label)
-
-
-def _draw_slabs(rng: np.random.Generator, rgb: np.ndarray, label: np.ndarray) -> None:
-    """Draw the joints between the slabs of a sidewalk."""
-    step = round(float(rng.uniform(0.6, 1.6)) * GROUND_DENSITY)
-    joints = np.zeros(label.shape, bool)
-    joints[::step] = True
-    joints[:, ::step] = True
-    rgb[joints & (label == Label.SIDEWALK)] *= 0.8
 
 
 def _draw_marks(
