@@ -3,7 +3,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from config.command_line import Parser, check_value, whole_number
 from config.errors import UserError
@@ -13,24 +12,18 @@ LEAST = {"height": 16, "width": 16, "train": 0, "val": 0, "length": 1, "seed": 0
 MOST = {"height": 8192, "width": 16384}
 
 
-def parse(words: Sequence[str]) -> dict[str, Any]:
-    """Command-line words -> values by option name. Raises UserError."""
+def main(words: Sequence[str]) -> int:
+    """Read the arguments and render the data set. Returns the exit status."""
     parser = Parser(prog="python -m streets", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("data/synthetic"), help="folder of the data set")
     parser.add_argument("--workers", type=whole_number, help="processes (default: one per core)")
     for field in fields(StreetSettings):
         parser.add_argument(f"--{field.name}", type=whole_number, default=field.default)
-    given = parser.read(words)
-    for name, least in LEAST.items():
-        if given[name] is not None:
-            check_value(f"--{name}", given[name], low=least, high=MOST.get(name))
-    return given
-
-
-def main(words: Sequence[str]) -> int:
-    """Read the arguments and render the data set. Returns the exit status."""
     try:
-        given = parse(words)
+        given = parser.read(words)
+        for name, least in LEAST.items():
+            if given[name] is not None:
+                check_value(f"--{name}", given[name], low=least, high=MOST.get(name))
         root, workers = given.pop("root"), given.pop("workers")
         ensure_streets(root, StreetSettings(**given), workers)
     except (UserError, OSError) as error:

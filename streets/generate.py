@@ -1,4 +1,5 @@
 """Render sequences and write them as a data set in the Cityscapes folder layout."""
+import contextlib
 import glob
 import json
 import multiprocessing
@@ -110,11 +111,9 @@ def _reusable(root: Path, settings: StreetSettings) -> bool:
     """Return whether root holds exactly this data set, False if it is empty. Raises UserError for other data."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    try:
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # not a finished data set of this program
         if json.loads((root / "synthetic.json").read_text()) == _record(settings):
             return True
-    except (OSError, ValueError, RecursionError):
-        pass  # not a finished data set of this program
     if not root.is_dir():
         raise UserError(f"{root}: a file, not a folder; choose another --data-path")
     # A folder that looks like somebody's data set should not be removed.
