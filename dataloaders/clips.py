@@ -16,10 +16,12 @@ from dataloaders.images import label_table, read_ids, read_image
 
 
 class SizedDataset(Dataset[dict]):
-    """A data set of known length; iterating yields its items in order."""
+    """A data set with an item for each of its `frames`; iterating yields the items in order."""
+
+    frames: Sequence
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.frames)
 
     def __iter__(self) -> Iterator[dict]:
         return (self[index] for index in range(len(self)))
@@ -55,9 +57,6 @@ class ClipDataset(SizedDataset):
     ):
         self.frames, self.interval = with_past(frames, interval), interval
         self.table, self.cache = label_table(dataset), cache
-
-    def __len__(self) -> int:
-        return len(self.frames)
 
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]

@@ -57,15 +57,6 @@ def share(frames: Sequence[LabelledFrame], *, rank: int, ranks: int, whole_video
     return shares[rank]
 
 
-def check_aspect(label: Path, size: Sequence[int], frame: Path, whole: Sequence[int]) -> None:
-    """Raise UserError unless a label of `size` (H,W) has the aspect ratio of its frame of size `whole`, within a pixel.
-
-    Evaluation, unlike training, accepts labels of another size than their frame.
-    """
-    if abs(size[0] * whole[1] - size[1] * whole[0]) > max(whole):
-        check_size(label, size, frame, whole)
-
-
 class VideoDataset(SizedDataset):
     """The frames of videos, one after the other, as bytes.
 
@@ -82,9 +73,6 @@ class VideoDataset(SizedDataset):
         self.frames = [frame for video in videos for frame in video]
         self.table, self.cache, self.with_flow = label_table(dataset), cache, with_flow
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
         read = (lambda path, decode: decode(path)) if self.cache is None else self.cache.read
@@ -92,7 +80,9 @@ class VideoDataset(SizedDataset):
         item |= {"ahead": torch.empty(0), "visible": torch.empty(0, dtype=torch.bool)}
         if (labelled := frame.labelled) is not None:
             ids, whole = read(labelled.label, read_ids), item["image"].shape[:2]
-            check_aspect(labelled.label, ids.shape, frame.path, whole)
+            # Unlike in training, a label may have another size than its frame, but not another aspect ratio.
+            if abs(ids.shape[0] * whole[1] - ids.shape[1] * whole[0]) > max(whole):
+                check_size(labelled.label, ids.shape, frame.path, whole)
             item["label"] = torch.from_numpy(cv2.LUT(ids, self.table))
             if self.with_flow and labelled.ahead is not None:
                 flow, visible = read_flow(labelled.ahead)

@@ -28,9 +28,6 @@ class FlowDataset(SizedDataset):
         if self.frames and without:
             logger.info("flow: %d of %d labelled frames with a previous one have no true flow", without, len(pairs))
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
         assert frame.flow is not None  # __init__ keeps only frames that have it
