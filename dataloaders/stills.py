@@ -6,7 +6,7 @@ uncover the background. Light, focus and noise vary. The true optical flow is kn
 
 Frames are computed only at the rows and columns that are needed: those of a training crop, or of its 1/8 view.
 """
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -25,6 +25,7 @@ LEAST_PIXELS = 60  # of a region that moves
 HORIZON = 0.42  # mean height of the vanishing point, from the top
 STATIC_DEPTHS = {"sky": 0.02, "static": 0.35}  # inverse depth, 1 at the lower edge of the picture
 COARSE = 4  # depth and hidden background are smooth, so a quarter of the picture's size is enough
+Point = tuple[float, float]
 
 
 class StillsDataset(SizedDataset):
@@ -38,10 +39,8 @@ class StillsDataset(SizedDataset):
         self, frames: Sequence[LabelledFrame], steps: int, dataset: DatasetConfig, cache: PictureCache | None = None
     ):
         self.pictures, self.steps = ClipDataset(frames, 0, dataset, cache), steps
+        self.frames = self.pictures.frames
         self.movable = [dataset.classes.index(name) for name in dataset.movable]
-
-    def __len__(self) -> int:
-        return len(self.pictures)
 
     def __getitem__(self, index: int) -> dict:
         item = self.pictures[index]
@@ -97,13 +96,10 @@ def draw_camera(rng: np.random.Generator, steps: int) -> Camera:
 
 @dataclass(frozen=True)
 class Object:
-    """A moving object: its box in the last frame, pixels; velocity (fractions of width, height), growth a frame."""
+    """A moving object: its place in the last frame, pixels; velocity (fractions of width, height), growth a frame."""
 
-    number: int
-    top: int
-    left: int
+    centre: Point  # x, y
     bottom: int
-    right: int
     velocity: tuple[float, float]
     growth: float
 
@@ -114,8 +110,8 @@ def draw_objects(rng: np.random.Generator, objects: np.ndarray) -> list[Object]:
     for number in range(1, int(objects.max()) + 1):
         rows, columns = (np.flatnonzero((objects == number).any(axis)) for axis in (1, 0))
         x, y, growth = (rng.normal(0, spread) for spread in (0.012, 0.002, 0.02)) if rng.random() < 0.7 else (0.0,) * 3
-        box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-        found.append(Object(number, *box, (x, y), growth))
+        centre = (float(columns[0] + columns[-1]) / 2, float(rows[0] + rows[-1]) / 2)
+        found.append(Object(centre, int(rows[-1]) + 1, (x, y), growth))
     return found
 
 
@@ -162,12 +158,10 @@ class MadeClips:
             away_x, away_y = self._scene(1, x, y)
             x, y = at_x - (away_x - x), at_y - (away_y - y)
         here = nearest(self.objects, at_x, at_y)  # (N,h,w)
-        for n, (camera, movers) in enumerate(zip(self.cameras, self.movers)):
-            for mover in movers:
-                now, then, grown = place(mover, camera, 1, self.size)
-                mine = here[n] == mover.number
-                x[n] = torch.where(mine, then[0] + (at_x[n] - now[0]) * grown, x[n])
-                y[n] = torch.where(mine, then[1] + (at_y[n] - now[1]) * grown, y[n])
+        for n, number, now, then, grown in self._places(1):
+            mine = here[n] == number
+            x[n] = torch.where(mine, then[0] + (at_x[n] - now[0]) * grown, x[n])
+            y[n] = torch.where(mine, then[1] + (at_y[n] - now[1]) * grown, y[n])
         owner = self._owners(1, x, y, None)
         within = (x > -0.5) & (x < self.size[1] - 0.5) & (y > -0.5) & (y < self.size[0] - 0.5)
         return torch.stack([x - at_x, y - at_y], dim=1), within & (owner == here)  # (N,2,h,w), (N,h,w)
@@ -184,7 +178,13 @@ class MadeClips:
         depth = sample_at(self.depth[:, None], coarse_x, coarse_y)[:, 0]  # (N,h,w)
         x, y = torch.empty_like(at_x), torch.empty_like(at_y)
         for n, camera in enumerate(self.cameras):
-            x[n], y[n] = look(camera, depth[n], back, at_x[n], at_y[n], self.size)
+            centre_x, centre_y = camera.vanishing[0] * self.size[1], camera.vanishing[1] * self.size[0]
+            from_x, from_y = at_x[n] - centre_x, at_y[n] - centre_y
+            shift_x, shift_y, turn = camera.offset(back)
+            swing = 0.5 + 0.5 * depth[n]  # rotation moves everything alike; near points move more, as cameras also sway
+            grown = 1 / (1 - camera.forward * back * depth[n]).clamp(min=0.3)  # distance from centre, now over then
+            x[n] = centre_x + from_x * grown + shift_x * self.size[1] * swing - turn * from_y
+            y[n] = centre_y + from_y * grown + shift_y * self.size[0] * swing + turn * from_x
         return x, y
 
     def _owners(self, back: int, at_x: Tensor, at_y: Tensor, sources: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -193,15 +193,29 @@ class MadeClips:
         `sources`, x and y (N,h,w), are changed in place to the object's pixels in the picture where one is shown.
         """
         owner = torch.zeros(at_x.shape, dtype=self.objects.dtype, device=at_x.device)
-        for n, (camera, movers) in enumerate(zip(self.cameras, self.movers)):
-            for mover in movers:  # the nearest last, it covers the others
-                now, then, grown = place(mover, camera, back, self.size)
-                x, y = now[0] + (at_x[n] - then[0]) / grown, now[1] + (at_y[n] - then[1]) / grown
-                mine = nearest(self.objects[n : n + 1], x[None], y[None])[0] == mover.number
-                owner[n] = torch.where(mine, torch.full_like(owner[n], mover.number), owner[n])
-                for source, place_now in zip(sources or (), (x, y)):
-                    source[n] = torch.where(mine, place_now, source[n])
+        for n, number, now, then, grown in self._places(back):
+            x, y = now[0] + (at_x[n] - then[0]) / grown, now[1] + (at_y[n] - then[1]) / grown
+            mine = nearest(self.objects[n : n + 1], x[None], y[None])[0] == number
+            owner[n] = torch.where(mine, torch.full_like(owner[n], number), owner[n])
+            for source, place in zip(sources or (), (x, y)):
+                source[n] = torch.where(mine, place, source[n])
         return owner
+
+    def _places(self, back: int) -> Iterator[tuple[int, int, Point, Point, float]]:
+        """Yield for every object its picture, its number, its centre (x, y) in the last frame, its centre `back` frames
+        ago, and its size then over now. The nearest of a picture comes last, since it covers the others."""
+        for n, (camera, movers) in enumerate(zip(self.cameras, self.movers)):
+            for number, mover in enumerate(movers, 1):
+                ground = max(0.05, (mover.bottom / self.size[0] - camera.vanishing[1]) / (1 - camera.vanishing[1]))
+                shrunk = max(0.3, 1 - camera.forward * back * ground)
+                swing = 0.5 + 0.5 * ground
+                x, y = (
+                    origin * side + (now - origin * side) * shrunk - (turned * swing + velocity * back) * side
+                    for origin, side, now, turned, velocity in zip(
+                        camera.vanishing, self.size[::-1], mover.centre, camera.offset(back), mover.velocity
+                    )
+                )
+                yield n, number, mover.centre, (x, y), shrunk * max(0.5, 1 - mover.growth * back)
 
 
 def inverse_depth(
@@ -225,39 +239,6 @@ def inverse_depth(
     depth = torch.where(on_ground, ground, torch.minimum(depth, ground.clamp(min=0.15) + 0.1))
     kernel = max(3, height // 40 * 2 + 1)
     return F.avg_pool2d(depth[:, None], kernel, stride=1, padding=kernel // 2, count_include_pad=False)[:, 0]  # (N,H,W)
-
-
-def look(
-    camera: Camera, depth: Tensor, back: int, x: Tensor, y: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return where the last frame shows the points x, y (h,w), at inverse `depth`, of the frame `back` frames ago."""
-    height, width = size
-    from_x, from_y = x - camera.vanishing[0] * width, y - camera.vanishing[1] * height
-    shift_x, shift_y, turn = camera.offset(back)
-    swing = 0.5 + 0.5 * depth  # rotation moves everything alike; near points move more, as cameras also sway
-    grown = 1 / (1 - camera.forward * back * depth).clamp(min=0.3)  # distance from the vanishing point, now over then
-    return (
-        camera.vanishing[0] * width + from_x * grown + shift_x * width * swing - turn * from_y,
-        camera.vanishing[1] * height + from_y * grown + shift_y * height * swing + turn * from_x,
-    )
-
-
-Point = tuple[float, float]
-
-
-def place(mover: Object, camera: Camera, back: int, size: tuple[int, int]) -> tuple[Point, Point, float]:
-    """Return an object's centre (x, y) in the last frame, its centre `back` frames ago, and its size then over now."""
-    height, width = size
-    now = ((mover.left + mover.right - 1) / 2, (mover.top + mover.bottom - 1) / 2)
-    ground = max(0.05, (mover.bottom / height - camera.vanishing[1]) / (1 - camera.vanishing[1]))
-    shrunk = max(0.3, 1 - camera.forward * back * ground)
-    shift = camera.offset(back)
-    swing = 0.5 + 0.5 * ground
-    x, y = (
-        origin * side + (centre - origin * side) * shrunk - (turned * swing + velocity * back) * side
-        for origin, side, centre, turned, velocity in zip(camera.vanishing, (width, height), now, shift, mover.velocity)
-    )
-    return now, (x, y), shrunk * max(0.5, 1 - mover.growth * back)
 
 
 def nearest(x: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
@@ -295,22 +276,17 @@ def without_objects(colours: Tensor, objects: Tensor) -> Tensor:
     return torch.where(known, colours, behind)
 
 
-@dataclass(frozen=True)
-class Shot:
-    """How a frame is taken."""
-
-    softness: float  # 0..1
-    gain: float
-    offset: float  # on the 0..255 scale, as grain
-    grain: float
-    seed: int  # of the grain
+Shot = tuple[float, float, float, float, int]
 
 
 def draw_shot(rng: np.random.Generator, back: int) -> Shot:
-    """Draw how the frame `back` frames before the last is taken."""
+    """Draw how the frame `back` frames before the last is taken.
+
+    Returns its softness (0..1), gain, offset and grain (both on the 0..255 scale), and the seed of the grain.
+    """
     softness = rng.uniform(0.2, 0.9) if rng.random() < 0.4 else 0.0
     gain, offset = 1 + rng.normal(0, 0.01) * back, rng.normal(0, 1.5) * back
-    return Shot(softness, gain, offset, grain=rng.uniform(0, 4), seed=int(rng.integers(2**62)))
+    return softness, gain, offset, rng.uniform(0, 4), int(rng.integers(2**62))
 
 
 def exposed(frame: Tensor, shots: Sequence[Shot], dense: float) -> Tensor:
@@ -320,8 +296,8 @@ def exposed(frame: Tensor, shots: Sequence[Shot], dense: float) -> Tensor:
     """
     softened = F.avg_pool2d(frame, 3, stride=1, padding=1, count_include_pad=False)
     taken = []
-    for one, soft, shot in zip(frame, softened, shots):
-        noise = torch.Generator(device=one.device).manual_seed(shot.seed)
-        grain = torch.randn(one.shape, generator=noise, device=one.device) * shot.grain
-        taken.append(torch.lerp(one, soft, shot.softness * dense) * shot.gain + shot.offset + grain)
+    for one, soft, (softness, gain, offset, grain, seed) in zip(frame, softened, shots):
+        noise = torch.Generator(device=one.device).manual_seed(seed)
+        grains = torch.randn(one.shape, generator=noise, device=one.device) * grain
+        taken.append(torch.lerp(one, soft, softness * dense) * gain + offset + grains)
     return torch.stack(taken).clamp(0, 255)  # (N,3,h,w)
