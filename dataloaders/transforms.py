@@ -1,5 +1,5 @@
 """The random augmentation, on the device that holds the batch."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +29,8 @@ class Augmentation:
 
     def positions(self, frame: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (h,) and columns (w,) float32, in pixels of a frame (H,W), of `images` brought to `size`."""
-        axes = []
-        for out, crop, cut, first, scaled, source, flip in zip(
-            size, self.output, self.size, (self.top, self.left), self.scaled, frame, (False, self.flip)
-        ):
-            place = aligned_positions(crop, out) * aligned_step(cut, crop)
-            place = cut - 1 - place if flip else place
-            axes.append((place + first) * aligned_step(source, scaled))
-        return axes[0], axes[1]
+        rows, columns = ((place + first) * step for place, _, first, step in self._axes(frame, size))
+        return rows, columns
 
     def views(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """`images` resized once more to `size` (h,w), corner-aligned: RGB (...,3,*size) float32, not normalised.
@@ -46,18 +40,22 @@ class Augmentation:
         if self.size != self.output:
             return resize_rectangle(self.images(images), size, 0, 0, size)
         axes = []
-        for side, first, count, scaled, source, flip in zip(
-            self.size, (self.top, self.left), size, self.scaled, images.shape[-2:], (False, self.flip)
-        ):
-            position = aligned_positions(side, count)
-            low, high, weight = neighbours(side - 1 - position if flip else position, side)  # in pixels of the crop
+        for place, side, first, step in self._axes(images.shape[-2:], size):
+            low, high, weight = neighbours(place, side)  # in pixels of the crop
             pairs = np.stack([low, high], axis=1).astype(np.float32).ravel()  # (2*count,)
-            weights = torch.from_numpy(weight).to(images.device, non_blocking=True)
-            axes.append(((pairs + first) * aligned_step(source, scaled), weights))
+            axes.append(((pairs + first) * step, torch.from_numpy(weight).to(images.device, non_blocking=True)))
         (rows, down), (columns, across) = axes
         corners = sample(images, rows, columns)  # (...,2h,2w)
         corners = torch.lerp(corners[..., 0::2, :], corners[..., 1::2, :], down.unsqueeze(-1))  # (...,h,2w)
         return torch.lerp(corners[..., 0::2], corners[..., 1::2], across)  # (...,h,w)
+
+    def _axes(self, frame: Sequence[int], size: Sequence[int]) -> Iterator[tuple[np.ndarray, int, int, float]]:
+        """Yield, for rows and columns: where `size` lies in the rectangle, its side, first pixel and step of pixels."""
+        for out, crop, side, first, scaled, source, flip in zip(
+            size, self.output, self.size, (self.top, self.left), self.scaled, frame, (False, self.flip)
+        ):
+            place = aligned_positions(crop, out) * aligned_step(side, crop)
+            yield side - 1 - place if flip else place, side, first, aligned_step(source, scaled)
 
     def label(self, label: Tensor) -> Tensor:
         """label (..., H, W), any integer type -> (..., *output), nearest."""
