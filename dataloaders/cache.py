@@ -30,8 +30,11 @@ class PictureCache:
         pictures = sorted(set(pictures))
         if not pictures:
             return
-        each = _size_of_first(pictures, decode)
-        missing = sum(not self._holds(path) for path in pictures)
+        each = missing = 0
+        for path in pictures:
+            with contextlib.suppress(UserError):  # an unreadable picture is reported when it is needed
+                missing += not self._entry(path).is_file()
+                each = each or decode(path).nbytes
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,11 +63,6 @@ class PictureCache:
                     other.unlink(missing_ok=True)
         return picture
 
-    def _holds(self, path: Path) -> bool:
-        with contextlib.suppress(UserError):  # an unreadable picture is reported when it is needed
-            return self._entry(path).is_file()
-        return True
-
     def _entry(self, path: Path) -> Path:
         try:
             source = os.stat(path)
@@ -86,17 +84,7 @@ def _mapped(entry: Path) -> np.ndarray | None:
         valid = picture.ndim >= 2 and picture.shape[2:] in ((), (3,)) and picture.dtype == np.uint8 and picture.size
         whole = entry.stat().st_size == picture.offset + picture.nbytes
         return picture if valid and whole and picture.flags.c_contiguous else None
-    except (FileNotFoundError, NotADirectoryError):
+    except Exception as error:  # damaged headers raise many types
+        if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise
         return None
-    except OSError:
-        raise
-    except Exception:  # damaged headers raise many types
-        return None
-
-
-def _size_of_first(pictures: Iterable[Path], decode: Decode) -> int:
-    """Return the bytes of the first picture that can be decoded; unreadable ones are reported when they are needed."""
-    for path in pictures:
-        with contextlib.suppress(UserError):
-            return decode(path).nbytes
-    return 0

@@ -163,7 +163,13 @@ def problems_of(
     for frame in frames:
         if (ids := files[frame.label].ids) is not None and (reason := wrong_kind(ids, config)):
             yield Problem("labels of another kind", f"{frame.label}: {reason}")
-    yield from _problems_of_sizes(frames, files)
+    for frame in frames:
+        *earlier, own, label = (files[path].size for path in (*frame.frames, frame.label))
+        if own and label not in (own, ""):
+            text = f"{frame.label}: {label} pixels, but {frame.frames[-1]} has {own}"
+            yield Problem("labels of another size than their frame", text)
+        if own and not {*earlier} <= {own, ""}:
+            yield Problem(SIZES, f"{frame.frames[-1]}: {own} pixels, but a frame before it has another size")
     if split == "train" and len({*report["frame_sizes"]} - {"unreadable"}) > 1:  # evaluation reads them one by one
         yield Problem(SIZES, f"{_sizes(report)}; training requires one size")
     for row in (row for row in report["unknown_ids"] if row["name"] != "void"):
@@ -179,16 +185,6 @@ def problems_of(
             label = "the same" if files[frame.label].digest == files[twin.label].digest else "another"
             text = f"{frame.frames[-1]} is {twin.frames[-1]}, with {label} label"
             yield Problem("frames that are also in train", text)
-
-
-def _problems_of_sizes(frames: Sequence[LabelledFrame], files: Files) -> Iterator[Problem]:
-    for frame in frames:
-        *earlier, own, label = (files[path].size for path in (*frame.frames, frame.label))
-        if own and label not in (own, ""):
-            text = f"{frame.label}: {label} pixels, but {frame.frames[-1]} has {own}"
-            yield Problem("labels of another size than their frame", text)
-        if own and not {*earlier} <= {own, ""}:
-            yield Problem(SIZES, f"{frame.frames[-1]}: {own} pixels, but a frame before it has another size")
 
 
 def _sizes(report: Mapping) -> str:

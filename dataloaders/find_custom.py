@@ -174,13 +174,11 @@ def _log_gaps(videos: Sequence[Sequence[Path]], frames: Mapping[Path, Key], wher
 
 def _names(frames: Sequence[Path], where: str, scan: SplitScan) -> list[str]:
     """Return unique names: of the files without ending, after as many of their folders as it takes."""
-    names: list[str] = []
-    for depth in range(1, max((len(frame.parts) for frame in frames), default=0) + 1):
+    for depth in range(1, max((len(frame.parts) for frame in frames), default=1) + 1):
         names = ["_".join(frame.with_suffix("").parts[-depth:]).replace("/", "") for frame in frames]  # / of the root
         if len(set(names)) == len(names):
             return names
-    twice = next((i for i, name in enumerate(names) if name in names[:i]), 0)
-    if twice:
-        other = frames[names.index(names[twice])]
-        scan.report(f"{where}: the labelled frames {other} and {frames[twice]} have the same name; remove one")
+    twice = next(i for i, name in enumerate(names) if name in names[:i])
+    other = frames[names.index(names[twice])]
+    scan.report(f"{where}: the labelled frames {other} and {frames[twice]} have the same name; remove one")
     return names

@@ -100,7 +100,7 @@ class TrainingLoader:
         self.datasets, self.batch, self.rank, self.ranks = datasets, batch, rank, ranks
         self._order: list[tuple[int, int]] = []  # refilled in place for every pass
         passes = _Passes(datasets, skip_bad)
-        self._loader = _loader(passes, sampler=self._order, batch=max(1, batch // ranks), workers=workers)
+        self._loader = _Loader(passes, sampler=self._order, batch=max(1, batch // ranks), workers=workers)
 
     def start(self, which: int, *, seed: Sequence[int], skip: int = 0) -> tuple[int, Iterator[dict]]:
         """Return the number of batches of one pass over data set `which`, and an iterator over them.
@@ -117,13 +117,12 @@ def evaluation_loader(
     dataset: SizedDataset, *, workers: int, rank: int = 0, ranks: int = 1, limit: int | None = None
 ) -> DataLoader:
     """Return a loader of every sample exactly once over all ranks, one by one, in order; at most `limit` of them."""
-    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    return _loader(dataset, sampler=list(indices[rank::ranks]), batch=1, workers=workers)
+    return _Loader(dataset, sampler=range(len(dataset))[:limit][rank::ranks], batch=1, workers=workers)
 
 
 def video_loader(frames: SizedDataset, *, workers: int) -> DataLoader:
     """Return a loader of the frames of videos one by one, in order: the items of the data set, without a batch axis."""
-    return _loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
+    return _Loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
 
 
 def _one_size(samples: list[dict]) -> dict:
@@ -147,14 +146,13 @@ def _one_size(samples: list[dict]) -> dict:
 class _Loader(DataLoader):
     """A loader whose processes ignore signals: the program still needs their samples, and ends them itself."""
 
+    def __init__(self, dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: int):
+        super().__init__(
+            dataset, batch_size=batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+            prefetch_factor=4 if workers > 0 else None, pin_memory=torch.cuda.is_available(),
+            collate_fn=None if batch is None else _one_size, worker_init_fn=end_by_parent,
+        )
+
     def __iter__(self) -> Any:
         with starting_processes():
             return super().__iter__()
-
-
-def _loader(dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: int) -> DataLoader:
-    return _Loader(
-        dataset, batch_size=batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-        prefetch_factor=4 if workers > 0 else None, pin_memory=torch.cuda.is_available(),
-        collate_fn=None if batch is None else _one_size, worker_init_fn=end_by_parent,
-    )
