@@ -40,10 +40,9 @@ def parse(words: Sequence[str]) -> Options:
     given = _parser().read(words)
     if "LOCAL_RANK" in os.environ and "local_rank" not in given:
         try:
-            given["local_rank"] = int(os.environ["LOCAL_RANK"])
-        except ValueError as error:
-            rank = os.environ["LOCAL_RANK"]
-            raise UserError(f"LOCAL_RANK in the environment must be a whole number, not {rank!r}") from error
+            given["local_rank"] = whole_number(os.environ["LOCAL_RANK"])
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"LOCAL_RANK in the environment {error}") from error
     for name, value in given.items():
         limits = {key: FIELDS[name].metadata[key] for key in ("choices", "low", "above", "high")}
         check_value(flag(name), value, **limits)
@@ -163,19 +162,15 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--flip: --use-crop 0 switches off all augmentation, the flip too; drop one of the two options")
     if options.stage == "flow" and options.optical_flow_network == "none":
         raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
-    _check_evaluation(options, training=not todo)
-    _check_output(options)
-
-
-def _check_evaluation(options: Options, *, training: bool) -> None:
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
         raise UserError(f"--stage segnet --evaluate 1: --method must be per-frame or copy, not {options.method}")
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
-    if training and options.method in ("copy", "warp"):
+    if not todo and options.method in ("copy", "warp"):
         raise UserError(f"--method {options.method} is a baseline without training; use it with --evaluate 1")
+    _check_output(options)
 
 
 def _check_output(options: Options) -> None:

@@ -1,7 +1,7 @@
 """The contents of a folder, for the answers to a wrong --data-path: a few entries, and which data set it looks like."""
+import contextlib
 import re
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 from config.errors import UserError
@@ -56,10 +56,10 @@ def advice(root: Path, expected: Iterable[str]) -> str:
     found, expected = kind_of(root), set(expected)
     if found:
         return "" if found in expected else f"; it looks like --dataset {found}"
-    for folder in _entries(root)[:MOST_BELOW]:
-        if folder.is_dir() and kind_of(folder) in expected:
-            return f"; --data-path {folder} looks right"
-    for folder in islice(root.absolute().parents, LEVELS):
+    entries: list[Path] = []
+    with contextlib.suppress(UserError):  # there may be no folder `root`
+        entries = listed(root)[:MOST_BELOW]
+    for folder in (*entries, *root.absolute().parents[:LEVELS]):
         if kind_of(folder) in expected:
             return f"; --data-path {folder} looks right"
     return ""
@@ -74,10 +74,3 @@ def natural(path: Path) -> list:
 def printable(name: str) -> str:
     """A file name as one line can show it, escaped if needed."""
     return name if name.isprintable() else repr(name)
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return listed(folder)
-    except UserError:
-        return []

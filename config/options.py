@@ -124,8 +124,7 @@ class Options:
     # weights and run folders
     weights_dir: str = _option("./weights", "folder of the released files", shown="DIR")
     segnet_weights: str = _option("", "keyframe segmenter (default: the released one)", shown="FILE")
-    flow_weights: str = _option("", "flow network to start from: of a --stage flow run, or FlowNet2-S",
-                                shown="FILE")
+    flow_weights: str = _option("", "flow network to start from: of a --stage flow run, or FlowNet2-S", shown="FILE")
     pretrained_backbone: bool = _option(True, "start the segmenter stage from ImageNet weights (downloads them)")
     resume: str = _option("0", "0: start fresh; 1: the released GSVNet file; auto: this --checkname's last run; or a "
                           "file", shown="0|1|auto|FILE")

@@ -49,7 +49,7 @@ _CAMVID = dict(  # the propagation, on clips made from the stills
     dataset="camvid", clip_source="stills", train_optical_flow=False, optim="adam", weight_decay=0.0, batch_size=8,
     crop_height=192, crop_width=288, random_scale=(0.6, 1.1),
 )
-_ALL = (
+RECIPES = {recipe.name: recipe for recipe in (
     # `make demo`: quick, with small crops and few epochs.
     Recipe("demo-segmenter", _DEMO | dict(
         stage="segnet", optim="adam", lr=2e-3, weight_decay=1e-4, batch_size=8, epoch=5, flip=0.5, crop_height=128,
@@ -95,5 +95,4 @@ _ALL = (
         lr=4e-4, guide_lr=8e-4, lr_gamma=0.4, epoch=2, multi_step=(3, 4), checkname="second",
     ), f"--data-path CAMVID {_NETWORKS} --resume FIRST", "mIoU 59.74 % at position 2, mean 60.74 % at interval 3",
         _CAMVID_TIME.format(4)),
-)
-RECIPES = {recipe.name: recipe for recipe in _ALL}
+)}
