@@ -67,7 +67,9 @@ def test_command_line_offers_every_engine():
     assert NAMES == ("auto", *ENGINES)
 
 
-@pytest.mark.parametrize("segmenter, flow, size", [("swiftnet", "light", (64, 128)), ("bisenet", "flownet", (72, 100))])
+@pytest.mark.parametrize("segmenter, flow, size", [
+    ("swiftnet", "light", (64, 128)), pytest.param("bisenet", "flownet", (72, 100), marks=pytest.mark.slow),
+])
 def test_onnx_finds_eagers_labels(segmenter, flow, size):
     net = filled_gsvnet(segmenter, flow)
     assert agreement(net, "onnx", moving_frames(*size)) >= 0.999

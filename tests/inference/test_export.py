@@ -45,7 +45,9 @@ def options_for(folder: Path, segmenter: str, size: tuple[int, int], flow: str =
                   "--resume", "1", *words])
 
 
-@pytest.fixture(scope="module", params=[("swiftnet", "light"), ("bisenet", "flownet")], ids=lambda names: names[0])
+@pytest.fixture(scope="module", ids=lambda names: names[0], params=[
+    ("swiftnet", "light"), pytest.param(("bisenet", "flownet"), marks=pytest.mark.slow),
+])
 def exports(request, tmp_path_factory):
     """Network, options, and the description that was returned."""
     torch.set_num_threads(1)
@@ -132,6 +134,7 @@ def test_example_gives_the_programs_labels_with_numpy_and_without_torch(exports,
         assert (found == table[labels]).mean() >= 0.999, number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 32), (46, 61)])
 def test_sizes_that_nothing_divides_export(tmp_path, size):
     net = filled_gsvnet("swiftnet", "none", classes=5)

@@ -49,7 +49,9 @@ def tensors(path: Path) -> dict:
     return {**content["state_dict"], **{f"flow.{k}": v for k, v in content["state_dict_of"].items()}}
 
 
-@pytest.mark.parametrize("segmenter, flow", [("swiftnet", "light"), ("bisenet", "flownet")])
+@pytest.mark.parametrize("segmenter, flow", [
+    ("swiftnet", "light"), pytest.param("bisenet", "flownet", marks=pytest.mark.slow),
+])
 def test_released_files_evaluate_to_the_right_label_maps(call, streets, tmp_path, segmenter, flow):
     predictions, metrics = tmp_path / "predictions", tmp_path / "metrics.json"
     words = ["--load-flow", "0"] if flow == "flownet" else []
@@ -97,7 +99,7 @@ def test_propagation_training_leaves_what_the_contract_names(call, tmp_path):
     assert call("--evaluate", "1", "--resume", str(folder / LATEST), "--eval-multi-step", "1") == 0
 
 
-@pytest.mark.parametrize("segmenter", ["swiftnet", "bisenet"])
+@pytest.mark.parametrize("segmenter", ["swiftnet", pytest.param("bisenet", marks=pytest.mark.slow)])
 def test_segmenter_stage_makes_a_file_that_segnet_weights_takes(call, tmp_path, segmenter):
     assert call("--stage", "segnet", "--segnet", segmenter, "--pretrained-backbone", "0", *TRAIN, "--early-stop",
                 "1") == 0
@@ -114,7 +116,10 @@ def test_flow_stage_makes_a_file_that_flow_weights_takes(call, tmp_path):
                 "--eval-multi-step", "1") == 0
 
 
-@pytest.mark.parametrize("words", [["--edge", "0"], ["--intra", "0"], ["--optical-flow-network", "none"]])
+@pytest.mark.parametrize("words", [
+    ["--edge", "0"], *(pytest.param(words, marks=pytest.mark.slow)
+                       for words in (["--intra", "0"], ["--optical-flow-network", "none"])),
+])
 def test_ablations_train_and_evaluate(call, tmp_path, words):
     assert call(*TRAIN, *words, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step",
                 "1") == 0
@@ -171,6 +176,7 @@ def test_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(call, t
     assert not experiment(tmp_path, "swiftnet_parts", 1).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_interrupt_saves_and_resume_goes_on_to_the_same_weights(streets, weights, tmp_path, number, status):
     common = [sys.executable, str(ROOT / "main.py"), "--dataset", "synthetic", "--data-path", str(streets),
@@ -262,6 +268,7 @@ def test_imagenet_weights_out_of_reach_say_what_to_do(call, capsys, monkeypatch)
     assert "cannot download the backbone's ImageNet weights" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_three_processes_evaluate_two_videos_as_one_process_does(call, streets, weights, tmp_path):
     """Consistency over time included; one of the three has no video."""
     assert call("--evaluate", "1", "--resume", "1", "--eval-multi-step", "1", "--metrics-file",

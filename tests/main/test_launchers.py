@@ -36,6 +36,7 @@ def launch(module, script, words):
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["torch.distributed.run", "torch.distributed.launch"])
 def test_launcher(module, words, tmp_path):
     if importlib.util.find_spec(module) is None:
@@ -47,6 +48,7 @@ def test_launcher(module, words, tmp_path):
     assert read_propagation(runs[0] / LATEST).content["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_two_nodes(words, tmp_path):
     """Two launchers that connect through a port, as on two machines."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
