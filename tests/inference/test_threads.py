@@ -81,8 +81,7 @@ def test_both_threads_die(error, other):
 def test_nothing_is_put_after_the_end():
     with WriteBehind(print) as behind:
         pass
-    behind._channel.close()
-    with pytest.raises(ValueError, match="this writer has ended"):
+    with pytest.raises(RuntimeError, match="after shutdown"):
         behind.put(1)
 
 

@@ -45,8 +45,8 @@ def call(weights, net, capfd, monkeypatch):
 
     before = set(threading.enumerate())
     yield run
-    assert not {thread for thread in set(threading.enumerate()) - before if thread.name in ("read ahead",
-                                                                                            "write behind")}
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in left if name.startswith(("read ahead", "write behind"))}
 
 
 class FakeCamera:
