@@ -2,7 +2,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.images import id_table
 from inference.engine_choice import choose_engine
-from inference.keyframe_schedule import Budget, FixedInterval, SceneCut, Schedule
+from inference.keyframe_schedule import Budget, FixedInterval, SceneCut
 from inference.stream import VideoSegmenter
 from inference.threads import WriteBehind, read_ahead
 from inference.video_input import Frames, open_frames
@@ -33,24 +32,6 @@ KINDS = ", ".join(ENDINGS)
 MISLEADING = {".mov", ".webm", ".m4v", ".gif", ".png", ".jpg", ".jpeg"}  # endings that a folder would not have
 
 
-@dataclass(frozen=True)
-class SegmentedFrame:
-    """One frame, RGB (H,W,3) uint8, and its labels (H,W) uint8 class indices, to be written."""
-
-    title: str
-    image: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass
-class Tally:
-    """Frames done, keyframes among them, and the seconds that the segmenter took for them."""
-
-    frames: int = 0
-    keyframes: int = 0
-    inference: float = 0.0
-
-
 def run_video(options: Options, device: torch.device) -> int:
     """Segment `--video` into `--output`. Returns the exit status; an interrupt completes the outputs up to its frame.
 
@@ -66,8 +47,15 @@ def run_video(options: Options, device: torch.device) -> int:
     began = time.perf_counter()
     with Interrupt() as interrupt, ExitStack() as stack:
         writers = list(_writers(options, frames, video, folder, stack))
-        tally = segment(frames, segmenter, writers, interrupt)
-    _report(tally, time.perf_counter() - began, [str(path) for path in (video, folder) if path])
+        count, keyframes, inference = segment(frames, segmenter, writers, interrupt)
+    seconds, written = time.perf_counter() - began, ", ".join(str(path) for path in (video, folder) if path)
+    if count:
+        logger.info(
+            "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, %.2f the segmenter alone; "
+            "written: %s", count, keyframes, seconds, count / seconds, count / inference, written,
+        )
+    else:
+        logger.info("no frame was segmented; nothing has been written")
     if interrupt.number:
         logger.info("stopped by signal %d; the frames segmented until then are written", interrupt.number)
     return interrupt.status
@@ -76,22 +64,17 @@ def run_video(options: Options, device: torch.device) -> int:
 def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
     """The segmenter that the options ask for, with an engine for these frames. Raises UserError."""
     net = networks_for_inference(options).eval()
+    per_frame = options.method == "per-frame"  # every frame is a keyframe, whatever --schedule is
+    interval = 1 if per_frame else options.interval
     engine = choose_engine(
-        options.engine, net, size=frames.size, interval=1 if options.method == "per-frame" else options.interval,
-        scale=options.scale, device=device, amp=options.amp, frames=frames.count,
+        options.engine, net, size=frames.size, interval=interval, scale=options.scale, device=device, amp=options.amp,
+        frames=frames.count,
     )
-    return VideoSegmenter(net, engine=engine, schedule=schedule_of(options))
-
-
-def schedule_of(options: Options) -> Schedule:
-    """The schedule that --schedule names; with --method per-frame, every frame is a keyframe."""
-    if options.method == "per-frame":
-        return FixedInterval(1)
-    if options.schedule == "cut":
-        return SceneCut(options.interval, options.cut_threshold)
-    if options.schedule == "budget":
-        return Budget(options.budget)
-    return FixedInterval(options.interval)
+    schedules = {
+        "fixed": FixedInterval(interval), "cut": SceneCut(interval, options.cut_threshold),
+        "budget": Budget(options.budget),
+    }
+    return VideoSegmenter(net, engine=engine, schedule=schedules["fixed" if per_frame else options.schedule])
 
 
 def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]:
@@ -103,24 +86,23 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
     videos, folders = [path for path in paths if is_video(path)], [path for path in paths if not is_video(path)]
     if len(videos) > 1 or len(folders) > 1:
         raise UserError(f"--output {' '.join(options.output)}: takes one video ({KINDS}), one folder, or both")
-    video, folder = next(iter(videos), None), next(iter(folders), None)
     read = {path.resolve() for path in frames.files}
-    written = [video] if video else []
-    if folder:
-        written += [LabelFolder(folder).file(name) for name in frames.names]
-    for path in written:
+    for path in (*videos, *(LabelFolder(folder).file(name) for folder in folders for name in frames.names)):
         if path.resolve() in read:
             raise UserError(f"--output: {path} is read by --video and would be overwritten; choose another name")
     for path in paths:
         check_output(path, frames.fps)
-    return video, folder
+    return next(iter(videos), None), next(iter(folders), None)
 
 
 def segment(
-    frames: Frames, segmenter: VideoSegmenter, writers: Sequence[WriteBehind[SegmentedFrame]], interrupt: Interrupt
-) -> Tally:
-    """Segment the frames until they end or an interrupt comes, while threads read ahead and write behind."""
-    tally = Tally()
+    frames: Frames, segmenter: VideoSegmenter, writers: Sequence[WriteBehind], interrupt: Interrupt
+) -> tuple[int, int, float]:
+    """Segment the frames until they end or an interrupt comes, while threads read ahead and write behind.
+
+    Returns the number of frames, of keyframes among them, and the seconds that the segmenter took for them.
+    """
+    number, keyframes, seconds = 0, 0, 0.0
     segmenter.reset()
     with (
         closing(read_ahead(frames)) as images,
@@ -129,39 +111,31 @@ def segment(
         for image in images:
             began = time.perf_counter()
             labels = segmenter(image)
-            tally.inference += time.perf_counter() - began
+            seconds += time.perf_counter() - began
             for writer in writers:
-                writer.put(SegmentedFrame(frames.title(tally.frames), image, labels))
-            tally.frames += 1
-            tally.keyframes += segmenter.was_keyframe
+                writer.put(frames.title(number), image, labels)
+            number += 1
+            keyframes += segmenter.was_keyframe
             bar.update()
             if interrupt.number:
                 break
-    return tally
+    return number, keyframes, seconds
 
 
 def _writers(
     options: Options, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
-) -> Iterator[WriteBehind[SegmentedFrame]]:
-    """The writers of the outputs, each in a thread; `stack` completes them, or removes them after an error."""
+) -> Iterator[WriteBehind]:
+    """The writers of the outputs, each in a thread; `stack` completes them, or removes them after an error.
+
+    They take a frame's title, the frame, RGB (H,W,3) uint8, and its labels (H,W) uint8 class indices.
+    """
     dataset = dataset_config(options.dataset, options.data_path)
     if video:
         file, paint = stack.enter_context(VideoFile(video, frames.fps)), STYLES[options.style]
         yield stack.enter_context(WriteBehind(
-            lambda frame: file.write(paint(frame.image, frame.labels, dataset.colours), frame.title)
+            lambda title, image, labels: file.write(paint(image, labels, dataset.colours), title)
         ))
     if folder:
         table = id_table(dataset) if options.ids == "dataset" else np.arange(256, dtype=np.uint8)
         maps = LabelFolder(folder)
-        yield stack.enter_context(WriteBehind(lambda frame: maps.write(frame.title, table[frame.labels])))
-
-
-def _report(tally: Tally, seconds: float, written: list[str]) -> None:
-    if not tally.frames:
-        logger.info("no frame was segmented; nothing has been written")
-        return
-    logger.info(
-        "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, %.2f the segmenter alone; written: %s",
-        tally.frames, tally.keyframes, seconds, tally.frames / seconds, tally.frames / tally.inference,
-        ", ".join(written),
-    )
+        yield stack.enter_context(WriteBehind(lambda title, _, labels: maps.write(title, table[labels])))
