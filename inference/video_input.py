@@ -3,7 +3,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,7 +66,8 @@ def open_frames(source: str, fps: float = 0.0) -> Frames:
 def _opened(source: str) -> Frames:
     path = Path(source)
     if source == DEMO:
-        return _rendered()
+        images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
+        return Frames(DEMO, images, USUAL_RATE, (DEMO_STREET.height, DEMO_STREET.width), DEMO_STREET.length)
     if re.fullmatch("[0-9]+", source):
         return _of_camera(int(source))
     if path.is_dir():
@@ -76,15 +77,11 @@ def _opened(source: str) -> Frames:
     if path.is_file():
         return _of_file(path)
     if WILDCARD.search(source):
-        return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), _fixed_part(path))
+        root = Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), path.parts))
+        return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root)
     found = "neither a file nor a folder" if path.exists() else "no such file"
     kinds = f"a video file, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
     raise UserError(f"{source}: {found}; --video takes {kinds}")
-
-
-def _rendered() -> Frames:
-    images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
-    return Frames(DEMO, images, USUAL_RATE, (DEMO_STREET.height, DEMO_STREET.width), DEMO_STREET.length)
 
 
 def _of_pictures(source: str, found: Iterable[Path], root: Path) -> Frames:
@@ -111,11 +108,6 @@ def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
     raise UserError(f"{source}: {first} and {paths[twice]} differ in their endings only; remove or rename one")
 
 
-def _fixed_part(pattern: Path) -> Path:
-    """The folders at the beginning of a glob, up to the first wildcard."""
-    return Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), pattern.parts))
-
-
 def _of_file(path: Path) -> Frames:
     check_decodable(path)
     open(path, "rb").close()  # raises the reason, which OpenCV does not tell
@@ -126,14 +118,9 @@ def _of_file(path: Path) -> Frames:
     good, first = capture.read()
     if not good:
         raise UserError(f"{path}: no frame of the video can be read ({path.stat().st_size} bytes)")
-    announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    count = announced if announced > 0 else None
-
-    def at_end(frames: int) -> None:
-        if count is not None and frames < count:
-            logger.info("%s: ends after %d of the %d frames that its header announces", path, frames, count)
-
-    return Frames(str(path), _captured(capture, first, at_end), _rate(capture), first.shape[:2], count, (path,))
+    announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    images = _captured(str(path), capture, first, announced)
+    return Frames(str(path), images, _rate(capture), first.shape[:2], announced or None, (path,))
 
 
 def _of_camera(number: int) -> Frames:
@@ -147,10 +134,7 @@ def _of_camera(number: int) -> Frames:
         hint = "check its number, which counts from 0, and that no other program uses it"
         raise UserError(f"{name}: does not open, or sends nothing; {hint}")
 
-    def at_end(frames: int) -> None:
-        logger.info("%s: stopped sending after %d frames", name, frames)
-
-    images = _of_one_size(name, _captured(capture, first, at_end))
+    images = _of_one_size(name, _captured(name, capture, first, None))
     return Frames(name, images, _rate(capture), first.shape[:2])
 
 
@@ -166,15 +150,19 @@ def _of_one_size(name: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray
         yield image
 
 
-def _captured(capture: cv2.VideoCapture, frame: np.ndarray, at_end: Callable[[int], None]) -> Iterator[np.ndarray]:
-    """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; then call at_end(number of frames)."""
+def _captured(name: str, capture: cv2.VideoCapture, frame: np.ndarray, announced: int | None) -> Iterator[np.ndarray]:
+    """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; log the end of a camera, and that of a video before
+    the number of frames that its header announces (0: unknown; None: a camera)."""
     number, good = 0, True
     while good:
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         number += 1
         good, frame = capture.read()
     capture.release()
-    at_end(number)
+    if announced is None:
+        logger.info("%s: stopped sending after %d frames", name, number)
+    elif number < announced:
+        logger.info("%s: ends after %d of the %d frames that its header announces", name, number, announced)
 
 
 def _rate(capture: cv2.VideoCapture) -> float:
