@@ -152,31 +152,24 @@ class CameraGroup:
             i: state for i, state in enumerate(self.states)
             if state is not None and state.size == size and (self.time + self.phase[i]) % self.interval
         }
-        found: dict[int, StreamState] = {}
+        logits: dict[int, Tensor] = {}  # of each stream, (1,C,h,w)
         for part in self._batches([i for i in range(len(frames)) if i not in propagated]):
             image, view = (torch.cat([x[i] for i in part]) for x in (images, views))  # (n,H,W,3), (n,3,h,w)
-            found |= {i: StreamState(last, size, 0) for i, last in zip(part, _split(self.engine.keyframe(image, view)))}
+            logits |= zip(part, self.engine.keyframe(image, view).logits.split(1))
         for part in self._batches(list(propagated)):
-            before, view = _join([propagated[i].last for i in part]), torch.cat([views[i] for i in part])  # (n,3,h,w)
-            after = zip(part, _split(self.engine.propagate(before, view)))
-            found |= {i: StreamState(last, size, propagated[i].since + 1) for i, last in after}
-        self.states = [found[i] for i in range(len(frames))]
+            before, view = [propagated[i].last for i in part], torch.cat([views[i] for i in part])  # (n,3,h,w)
+            state = State(torch.cat([x.logits for x in before]), torch.cat([x.view for x in before]))
+            logits |= zip(part, self.engine.propagate(state, view).logits.split(1))
+        self.states = [
+            StreamState(State(logits[i], views[i]), size, propagated[i].since + 1 if i in propagated else 0)
+            for i in range(len(frames))
+        ]
         self.time += 1
-        return [self.engine.labels(found[i].last.logits, size).numpy() for i in range(len(frames))]
+        return [self.engine.labels(logits[i], size).numpy() for i in range(len(frames))]
 
     def _batches(self, numbers: list[int]) -> list[list[int]]:
         """The streams as one batch, or one by one for an engine that takes no more."""
         return ([numbers] if numbers else []) if self.engine.batched else [[i] for i in numbers]
-
-
-def _join(states: Sequence[State]) -> State:
-    logits, view = torch.cat([state.logits for state in states]), torch.cat([state.view for state in states])
-    return State(logits, view)  # (n,C,h,w), (n,3,h,w)
-
-
-def _split(state: State) -> list[State]:
-    parts = zip(state.logits.split(1), state.view.split(1))  # (1,C,h,w), (1,3,h,w)
-    return [State(logits, view) for logits, view in parts]
 
 
 def as_image(frame: np.ndarray) -> Tensor:
