@@ -1,6 +1,6 @@
 """Engines compute the steps of a stream: in plain PyTorch, compiled, or by ONNX Runtime. All find the same labels."""
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ from config.errors import UserError
 from inference.onnx_graphs import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
+    Graph,
     exported,
-    graph_like,
     onnx_model,
     require_packages,
     run_session,
@@ -119,22 +119,20 @@ class OnnxEngine(Engine):
             )
         super().__init__(net, scale=scale, device=torch.device("cpu"))
         self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)
-        self._sessions: dict[tuple, Any] = {}
+        # Frames of ever new sizes would fill the memory with sessions.
+        self._session = lru_cache(SESSIONS)(self._create_session)
 
     def _step(self, name: str) -> Step:
         return partial(self._run, name)
 
     def _run(self, name: str, *inputs: Tensor) -> Tensor:
         named = dict(zip(INPUTS[name], inputs, strict=True))
-        key = (name, *(x.shape for x in inputs))
-        made = self._sessions.pop(key, None)
-        if made is None:
-            graph = graph_like(name, self.networks[name], "logits", **named)
-            made = session(onnx_model(graph, exported(graph)), self.providers)
-        while len(self._sessions) >= SESSIONS:  # frames of ever new sizes would fill the memory with them
-            del self._sessions[next(iter(self._sessions))]
-        self._sessions[key] = made  # at the end, since the first one is the next to be dropped
-        return run_session(made, **named)
+        return run_session(self._session(name, *((x.shape, x.dtype) for x in inputs)), **named)
+
+    def _create_session(self, name: str, *kinds: tuple[torch.Size, torch.dtype]) -> Any:
+        like = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in zip(INPUTS[name], kinds)}
+        graph = Graph(name, self.networks[name], like, "logits")
+        return session(onnx_model(graph, exported(graph)), self.providers)
 
 
 ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine)}

@@ -33,11 +33,6 @@ class Graph:
     output: str
 
 
-def graph_like(name: str, step: nn.Module, output: str, **inputs: Tensor) -> Graph:
-    """A graph for inputs like these, which are not kept."""
-    return Graph(name, step, {key: torch.zeros_like(x, device="cpu") for key, x in inputs.items()}, output)
-
-
 def require_packages(flag: str) -> tuple[ModuleType, ...]:
     """Import onnxruntime, onnx and onnxscript, which `flag` requires. Raises UserError if one is missing."""
     try:

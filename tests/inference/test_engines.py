@@ -100,7 +100,7 @@ def test_onnx_serves_several_frame_sizes_and_cameras(tiny_net):
         group = CameraGroup(engine, 2, interval=3)
         for frame, labels in zip(frames, expected):
             assert (group([frame, frame])[0] == labels).mean() >= 0.999
-    assert len(engine._sessions) == 2 * 2  # each size's keyframe and propagation, made once
+    assert engine._session.cache_info().currsize == 2 * 2  # each size's keyframe and propagation, made once
 
 
 def test_missing_package_is_named_and_other_engines_do_without(monkeypatch, tiny_net):
