@@ -121,18 +121,16 @@ def random_inputs(graph: Graph, seed: int) -> dict[str, Tensor]:
 def described_graph(graph: Graph, model: "onnx.ModelProto") -> dict:
     """Files, inputs and outputs of a graph, and the operators that a runtime has to support."""
     with torch.inference_mode():
-        output = graph.step(*graph.inputs.values())
+        tensors = graph.inputs | {graph.output: graph.step(*graph.inputs.values())}
+    described = [
+        {"name": name, "shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch."), "layout": _LAYOUTS[name]}
+        for name, x in tensors.items()
+    ]
     return {
         "onnx": f"{graph.name}.onnx", "program": f"{graph.name}.pt2",
-        "inputs": [described_tensor(name, x) for name, x in graph.inputs.items()],
-        "outputs": [described_tensor(graph.output, output)],
+        "inputs": described[:-1], "outputs": described[-1:],
         "operators": sorted({node.op_type for node in model.graph.node}),
     }
-
-
-def described_tensor(name: str, x: Tensor) -> dict:
-    dtype = str(x.dtype).removeprefix("torch.")
-    return {"name": name, "shape": list(x.shape), "dtype": dtype, "layout": _LAYOUTS[name]}
 
 
 def description(net: GSVNet, options: Options, described: dict) -> dict:
