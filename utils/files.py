@@ -51,7 +51,7 @@ def written_whole(path: Path, hint: str = SPACE, *, ending: str = "") -> Iterato
 
 
 @contextlib.contextmanager
-def file_errors(path: Path, hint: str = SPACE) -> Iterator[None]:
+def file_errors(path: Path | str, hint: str = SPACE) -> Iterator[None]:
     """Turn an OSError of the block into a UserError that names the file and the fix."""
     try:
         yield
@@ -61,11 +61,8 @@ def file_errors(path: Path, hint: str = SPACE) -> Iterator[None]:
 
 def check_writable(path: Path, flag: str) -> None:
     """Check before the work that a file can be written at `path`, the value of `flag`. Raises UserError."""
-    try:
+    with file_errors(f"{flag} {path}", "choose another place"):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another place") from error
+        tempfile.TemporaryFile(dir=path.parent).close()
