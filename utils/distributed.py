@@ -138,11 +138,7 @@ def add_over_ranks(tensors: Iterable[Tensor], device: torch.device) -> list[Tens
 
 def any_rank(value: bool, device: torch.device) -> bool:
     """Whether `value` holds on any rank."""
-    if not dist.is_initialized():
-        return value
-    flag = torch.tensor(float(value), device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
+    return bool(add_over_ranks([torch.tensor(float(value))], device)[0])
 
 
 def from_all_ranks(value: object) -> list:
