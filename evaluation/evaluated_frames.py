@@ -1,5 +1,5 @@
 """The one loop over the frames of an evaluation: yields each frame with what every method predicts for it."""
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from evaluation.keyframe_groups import VideoPropagation, plan_video
 from models.gsvnet import GSVNet
 from models.label_map import label_map
 from models.steps import KeyframeStep, ViewStep
-from utils.logging import SizedIterable, watched
+from utils.logging import watched
 from utils.metrics import confusion_counts, scores
 
 
@@ -69,7 +69,7 @@ class EvaluatedFrame:
 
 @torch.inference_mode()
 def evaluated_frames(
-    net: GSVNet, videos: Sequence[Video], items: SizedIterable[Mapping[str, Tensor]], *, positions: Sequence[int],
+    net: GSVNet, videos: Sequence[Video], items: Iterable[Mapping[str, Tensor]], *, positions: Sequence[int],
     methods: Sequence[str], scale: float, device: torch.device, intervals: Sequence[int] = (), show: bool = False,
 ) -> Iterator[EvaluatedFrame]:
     """Go once through `videos`, whose frames (items of VideoDataset, one after the other) are `items`.

@@ -5,9 +5,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -17,15 +17,7 @@ from utils.files import file_errors, write_text
 
 FLUSH_SECONDS = 120  # until TensorBoard sees the newest events
 logger = logging.getLogger("gsvnet")
-Item_co = TypeVar("Item_co", covariant=True)
-
-
-class SizedIterable(Protocol[Item_co]):
-    """Items of a known number."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Item_co]: ...
+Item = TypeVar("Item")
 
 
 def start_console(quiet: bool = False) -> None:
@@ -38,21 +30,21 @@ def start_console(quiet: bool = False) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
-def progress_bar(*, total: int | None, description: str, unit: str, show: bool = True, done: int = 0) -> tqdm:
+def progress_bar(
+    items: Iterable | None = None, *, total: int | None = None, description: str, unit: str, show: bool = True,
+    done: int = 0,
+) -> tqdm:
     """A progress bar that vanishes when done. Without a terminal it prints only every 30 seconds."""
     watched = sys.stdout.isatty()
     return tqdm(  # standard error is for errors alone
-        file=sys.stdout, total=total, initial=done, desc=description, unit=unit, disable=not show, leave=False,
+        items, file=sys.stdout, total=total, initial=done, desc=description, unit=unit, disable=not show, leave=False,
         mininterval=0.2 if watched else 30, maxinterval=10 if watched else 60, dynamic_ncols=watched,
     )
 
 
-def watched(items: SizedIterable[Item_co], *, description: str, unit: str, show: bool = True) -> Iterator[Item_co]:
+def watched(items: Iterable[Item], *, description: str, unit: str, show: bool = True) -> Iterator[Item]:
     """The items of a collection, with a progress bar."""
-    with progress_bar(total=len(items), description=description, unit=unit, show=show) as bar:
-        for item in items:
-            yield item
-            bar.update()
+    yield from progress_bar(items, description=description, unit=unit, show=show)
 
 
 class RunLog:
