@@ -40,43 +40,40 @@ class VideoPropagation:
         self.net, self.segment, self.see, self.plan, self.methods = net, segment, see, plan, methods
         self.time = 0
         self.view: Tensor | None = None  # of the previous frame
-        self.starts: list[int] = []  # keyframes of the current groups
-        self.logits: dict[str, list[Tensor]] = {method: [] for method in methods if method != "per-frame"}
+        # Logits of the current groups, by method and keyframe.
+        self.groups: dict[str, dict[int, Tensor]] = {method: {} for method in methods if method != "per-frame"}
 
     @torch.inference_mode()
     def advance(self, image: Tensor) -> dict[str, dict[int, Tensor]]:
         """The video's next frame, (H,W,3) uint8 RGB -> the logits (1,C,h,w) of the plan, by method and keyframe."""
         t, needed = self.time, self.plan.keyframes[self.time]
         view = self.see(image[None])  # (1,3,h,w)
-        if self.view is not None and self.starts:
+        if self.view is not None:
             self._carry(self.view, view)
-        begins = bool(self.logits) and t in self.plan.last_use
+        begins = bool(self.groups) and t in self.plan.last_use
         alone: dict[int, Tensor] = {}  # of method per-frame
         if begins or ("per-frame" in self.methods and needed):
             keyframe = self.segment(image[None])  # (1,C,h,w)
             alone = dict.fromkeys(needed, keyframe)
             if begins:
-                self.starts.append(t)
-                for groups in self.logits.values():
-                    groups.append(keyframe)
-        found = {
-            method: {start: groups[self.starts.index(start)] for start in needed}
-            for method, groups in self.logits.items()
+                for groups in self.groups.values():
+                    groups[t] = keyframe
+        found = {method: {start: groups[start] for start in needed} for method, groups in self.groups.items()}
+        self.groups = {
+            method: {start: x for start, x in groups.items() if self.plan.last_use[start] > t}
+            for method, groups in self.groups.items()
         }
-        kept = [i for i, start in enumerate(self.starts) if self.plan.last_use[start] > t]
-        self.starts = [self.starts[i] for i in kept]
-        self.logits = {method: [groups[i] for i in kept] for method, groups in self.logits.items()}
         self.view, self.time = view, t + 1
         return {method: found.get(method, alone) for method in self.methods}
 
     def _carry(self, before: Tensor, view: Tensor) -> None:
         """Propagate all groups by one frame, from the view `before` to `view`; copied logits stay the same."""
-        carried = [method for method in self.methods if method in CARRIED]
+        carried = [method for method in self.methods if method in CARRIED and self.groups[method]]
         if not carried:
             return
         flow = self.net.motion(before, view)  # (1,2,h,w)
         for method in carried:
-            state = State(torch.cat(self.logits[method]), before)  # (M,C,h,w)
+            state = State(torch.cat([*self.groups[method].values()]), before)  # (M,C,h,w)
             warps = method == "warp"
             logits = self.net.warp(state, view, flow) if warps else self.net.propagate(state, view, flow).logits
-            self.logits[method] = list(logits.split(1))  # M of (1,C,h,w)
+            self.groups[method] = dict(zip(self.groups[method], logits.split(1)))  # M of (1,C,h,w)
