@@ -44,9 +44,7 @@ def interval_columns(metrics: Metrics) -> dict[str, list[float | None]]:
 def tables(metrics: Metrics) -> list[Table]:
     """All tables that have rows: by position, by keyframe interval, by class, and the frames that lost most."""
     columns, positions, worst = interval_columns(metrics), metrics.positions, metrics.worst or ()
-    by_interval = [
-        (str(row.interval), *map(percent, x)) for row, x in zip(metrics.intervals, zip(*columns.values()))
-    ]
+    by_interval = [(str(row.interval), *map(percent, x)) for row, x in zip(metrics.intervals, zip(*columns.values()))]
     by_class = [(name, *(percent(row.class_iou[name]) for row in positions)) for name in metrics.classes]
     ends = [f"mIoU at position {k}" for x in worst[:1] for k in (x.first_position, x.last_position)]
     lost = [(x.path, percent(x.first_miou), percent(x.last_miou), percent(x.lost)) for x in worst]
