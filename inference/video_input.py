@@ -133,36 +133,30 @@ def _of_camera(number: int) -> Frames:
     if not good:
         hint = "check its number, which counts from 0, and that no other program uses it"
         raise UserError(f"{name}: does not open, or sends nothing; {hint}")
-
-    images = _of_one_size(name, _captured(name, capture, first, None))
-    return Frames(name, images, _rate(capture), first.shape[:2])
-
-
-def _of_one_size(name: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The images up to the first of another size, which would make a video fail and lose the frames before it."""
-    size = (0, 0)
-    for number, image in enumerate(images):
-        size = size if number else image.shape[:2]
-        if image.shape[:2] != size:
-            before, now = (f"{width} x {height}" for height, width in (size, image.shape[:2]))
-            logger.info("%s: stopped after %d frames of %s pixels; the next has %s", name, number, before, now)
-            break
-        yield image
+    return Frames(name, _captured(name, capture, first, None), _rate(capture), first.shape[:2])
 
 
 def _captured(name: str, capture: cv2.VideoCapture, frame: np.ndarray, announced: int | None) -> Iterator[np.ndarray]:
-    """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; log the end of a camera, and that of a video before
-    the number of frames that its header announces (0: unknown; None: a camera)."""
-    number, good = 0, True
+    """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; log why a camera ends, or a video too early.
+
+    announced: the number of frames in a video's header, 0 if unknown; None for a camera. That ends before a frame of
+    another size, which would make a video fail and lose the frames before it.
+    """
+    number, good, size = 0, True, frame.shape[:2]
     while good:
+        if announced is None and frame.shape[:2] != size:
+            before, now = (f"{width} x {height}" for height, width in (size, frame.shape[:2]))
+            logger.info("%s: stopped after %d frames of %s pixels; the next has %s", name, number, before, now)
+            break
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         number += 1
         good, frame = capture.read()
+    else:
+        if announced is None:
+            logger.info("%s: stopped sending after %d frames", name, number)
+        elif number < announced:
+            logger.info("%s: ends after %d of the %d frames that its header announces", name, number, announced)
     capture.release()
-    if announced is None:
-        logger.info("%s: stopped sending after %d frames", name, number)
-    elif number < announced:
-        logger.info("%s: ends after %d of the %d frames that its header announces", name, number, announced)
 
 
 def _rate(capture: cv2.VideoCapture) -> float:
