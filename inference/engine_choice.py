@@ -30,8 +30,6 @@ def choose_engine(
     few for its set-up, and takes the fastest; one log line reports why. Raises UserError if the named engine does not
     work here; auto skips it.
     """
-    if name == Engine.name:
-        return build_engine(name, net, scale=scale, device=device, amp=amp)
     if name != "auto":
         return _set_up(name, net, size, scale=scale, device=device, amp=amp)
     logger.info("--engine auto: trying which is the fastest here")
@@ -71,7 +69,9 @@ def noise(size: tuple[int, int]) -> torch.Tensor:
 
 
 def _set_up(name: str, net: GSVNet, size: tuple[int, int], *, scale: float, device: torch.device, amp: str) -> Engine:
-    """Build the engine and run it on two frames, before which some do not fail. Raises UserError."""
+    """Build the engine and, unless "eager", run it on two frames, before which some do not fail. Raises UserError."""
+    if name == Engine.name:
+        return build_engine(name, net, scale=scale, device=device, amp=amp)
     try:
         engine = build_engine(name, net, scale=scale, device=device, amp=amp)
         image = noise(size)
@@ -80,8 +80,6 @@ def _set_up(name: str, net: GSVNet, size: tuple[int, int], *, scale: float, devi
     except UserError:
         raise
     except Exception as error:  # compilers and runtimes raise errors of many kinds
-        if name == Engine.name:
-            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"--engine {name} does not work here: {first[:200]}; {FIXES[name]}") from error
     return engine

@@ -93,19 +93,14 @@ class VideoFile:
         if self.frames % CHECK_EVERY == 0 and _is_full(self.path.parent):
             raise self._incomplete()
 
-    def close(self) -> None:
-        """Complete the video. Raises UserError if the disk did not take all of it."""
-        self._closing.close()
-
     def __enter__(self) -> "VideoFile":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.close()
-        finally:  # not with the caller's error: its OSError would be taken for the video's
-            self._closing.__exit__(GeneratorExit, GeneratorExit(), None)
+        """Complete the video, or after an error remove it. Raises UserError if the disk did not take all of it."""
+        # Not with the caller's error: its OSError would be taken for the video's.
+        error = (None, None, None) if kind is None else (GeneratorExit, GeneratorExit(), None)
+        self._closing.__exit__(*error)
 
     def _complete(self, error: type | None, *_: object) -> None:
         """Write what is buffered. Raises UserError if the file lacks frames, which OpenCV does not report."""
