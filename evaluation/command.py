@@ -2,13 +2,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from config.options import Options
 from dataloaders.images import id_table
 from evaluation.evaluate import Evaluation
-from evaluation.evaluated_frames import EvaluatedFrame
 from evaluation.example_frames import ExampleFrames, example_frame, panel
 from evaluation.metrics_json import Metrics
 from evaluation.report import report
@@ -38,7 +36,9 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
         if frame.source.labelled is None:
             continue
         if options.save_predictions:
-            _write_predictions(Path(options.save_predictions), frame, method, label_ids)
+            for position, prediction in frame.predictions[method].items():
+                path = Path(options.save_predictions) / f"position_{position}" / frame.source.labelled.prediction
+                write_picture(path, label_ids[prediction.cpu().numpy()])  # at the label's size
         if options.visualization:
             picture = panel(example_frame(frame, method), dataset.colours)
             write_picture(folder / "visualization" / f"{frame.source.labelled.name}.png", picture)
@@ -55,11 +55,3 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
         write_text(folder / "report.html", report(metrics, worst, others, dataset))
         logger.info("metrics.json, metrics.csv, metrics.md, report.html: %s", folder)
     return metrics
-
-
-def _write_predictions(folder: Path, frame: EvaluatedFrame, method: str, label_ids: np.ndarray) -> None:
-    """Write FOLDER/position_K/NAME with the data set's label ids, at the label's size. label_ids: of `id_table`."""
-    assert frame.source.labelled is not None
-    for position, prediction in frame.predictions[method].items():
-        path = folder / f"position_{position}" / frame.source.labelled.prediction
-        write_picture(path, label_ids[prediction.cpu().numpy()])

@@ -41,12 +41,6 @@ class Tally:
         if self.temporal is not None:
             self.temporal.add(frame)
 
-    def add_ranks(self, device: torch.device) -> None:
-        """Add up the confusion matrices of all ranks."""
-        for matrix in (matrix for by_position in self.matrices.values() for matrix in by_position.values()):
-            matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], device)
-            matrix.frames = int(frames)
-
 
 class Evaluation:
     """Evaluation on the validation split, as the options describe it. Prepared once, run as often as needed:
@@ -116,7 +110,9 @@ class Evaluation:
 
     def metrics(self, tally: Tally) -> dict[str, Metrics]:
         """Metrics by method over all ranks; called once for a tally, by every rank."""
-        tally.add_ranks(self.device)
+        for matrix in (matrix for by_position in tally.matrices.values() for matrix in by_position.values()):
+            matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], self.device)
+            matrix.frames = int(frames)
         options, temporal = self.options, tally.temporal.results(self.device) if tally.temporal is not None else {}
         return {
             method: Metrics.from_matrices(
