@@ -29,9 +29,12 @@ def report(
     """Render the page, in ASCII. worst, others: frames to show, kept by the evaluation that found `metrics`."""
     others = [example for example in others if example.path not in [x.path for x in worst]]
     sections = [(title, x) for title, x in (("Frames that lost most", worst), ("Other frames", others)) if x]
+    ends = [metrics.positions[i] for i in dict.fromkeys((0, len(metrics.positions) - 1))]  # the first and the last
+    bars = [(f"position {row.position}", [_per_cent(row.class_iou[x]) for x in metrics.classes]) for row in ends]
+    class_chart = svg(class_bars(metrics.classes, dataset.colours, bars, x_label="IoU (%)"), "IoU by class")
     page = TEMPLATES.get_template("report.html").render(
         heading=heading(metrics), averages=[(text, percent(getattr(metrics, key))) for key, text in AVERAGES],
-        charts=dict(_charts(metrics)), class_chart=_class_chart(metrics, dataset), tables=tables(metrics),
+        charts=dict(_charts(metrics)), class_chart=Markup(class_chart), tables=tables(metrics),
         notes=notes(metrics), sections={title: [_frame(x, dataset) for x in examples] for title, examples in sections},
         positions=sorted({k for example in (*worst, *others) for k in example.predictions}),
         legends={
@@ -59,13 +62,6 @@ def _charts(metrics: Metrics) -> Iterator[tuple[str, Markup]]:
         ]
         figure = lines(drawn, x_label="keyframe interval", y_label="%")
         yield "Accuracy and consistency over time by keyframe interval", Markup(svg(figure, "Consistency by interval"))
-
-
-def _class_chart(metrics: Metrics, dataset: DatasetConfig) -> Markup:
-    """IoU of each class at the first and the last position."""
-    rows = [metrics.positions[i] for i in dict.fromkeys((0, len(metrics.positions) - 1))]
-    bars = [(f"position {row.position}", [_per_cent(row.class_iou[x]) for x in metrics.classes]) for row in rows]
-    return Markup(svg(class_bars(metrics.classes, dataset.colours, bars, x_label="IoU (%)"), "IoU by class"))
 
 
 def _per_cent(x: float | None) -> float | None:
