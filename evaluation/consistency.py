@@ -57,19 +57,18 @@ class VideoConsistency:
 
     def begin(self) -> None:
         """Begin a new video: earlier frames belong to other windows."""
-        self._label: Tensor | None = None
-        self._prediction: Tensor | None = None
+        self._before: tuple[Tensor, Tensor] | None = None  # label and prediction of the frame before
 
     def add(self, label: Tensor, prediction: Tensor, labelled: Tensor) -> None:
         """Add the next frame: class indices (H,W); labelled: (H,W) bool, where the label is a class."""
-        if self._label is None or self._prediction is None:
+        if self._before is None:
             self._same_label = labelled.int()
             self._same_prediction = torch.ones_like(self._same_label)
         else:
             # Number of frames for which a pixel has had its class, this one included.
-            self._same_label = torch.where(label == self._label, self._same_label + 1, 1) * labelled
-            self._same_prediction = torch.where(prediction == self._prediction, self._same_prediction + 1, 1)
-        self._label, self._prediction = label, prediction
+            self._same_label = torch.where(label == self._before[0], self._same_label + 1, 1) * labelled
+            self._same_prediction = torch.where(prediction == self._before[1], self._same_prediction + 1, 1)
+        self._before = label, prediction
         steady = self._same_label >= self.window
         count = int(steady.sum())
         if count:
