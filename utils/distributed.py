@@ -117,12 +117,11 @@ def synchronise_batch_norm(module: nn.Module, ranks: Ranks, device: torch.device
     """Make every BatchNorm inside `module` compute its statistics over all ranks (`--sync-bn 1`)."""
     if ranks.count == 1:
         return
-    for name, child in module.named_children():
-        if not isinstance(child, nn.BatchNorm2d):
-            synchronise_batch_norm(child, ranks, device)
-        elif device.type == "cuda":
-            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-        else:
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # in place, since `module` itself is none
+        return
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
             child.__class__ = _CpuSyncBatchNorm  # same parameters and buffers, another forward
 
 
