@@ -189,18 +189,12 @@ def class_bars(
 @_style()
 def scatter_figure(points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str) -> "Figure":
     """points: (label, x, y). Labels stand next to their points, where they cover no other label."""
+    from matplotlib.transforms import Bbox
+
     figure, axes = _axes(6.8, 4.2)
     axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=46, color=BLUE, edgecolors="white", zorder=3)
     axes.margins(0.12)
     axes.set(xlabel=x_label, ylabel=y_label)
-    _place_labels(figure, axes, points)
-    return figure
-
-
-def _place_labels(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each label at the first place around its point that is free."""
-    from matplotlib.transforms import Bbox
-
     figure.draw_without_rendering()  # settles where the axes are
     dots = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
@@ -215,3 +209,4 @@ def _place_labels(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, fl
         else:
             text.set(position=(8, 0), ha="left")
         taken.append(text.get_window_extent())
+    return figure
