@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 OPSET = 18  # written by torch without a conversion afterwards; GridSample requires 16
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 _PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # torch's exporter is written in onnxscript
-_QUIET = 3  # ONNX Runtime's log level for errors alone
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def session(model: "onnx.ModelProto", providers: Sequence[str] = (CPU_PROVIDER,)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = _QUIET
+    options.log_severity_level = 3  # errors alone
     # Otherwise its idle threads spin on the cores that torch's next step needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))

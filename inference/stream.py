@@ -177,9 +177,8 @@ def as_image(frame: np.ndarray) -> Tensor:
     try:
         array = np.asarray(frame)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors on a GPU
-        first = str(error).splitlines()[0]
-        kind = type(frame).__name__
-        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {kind} ({first})") from error
+        found = f"{type(frame).__name__} ({str(error).splitlines()[0]})"
+        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {found}") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {array.dtype} of shape {array.shape}")
     return torch.from_numpy(np.require(array, requirements=("C", "W")))[None]  # torch warns about read-only arrays
