@@ -46,18 +46,16 @@ def build_optimizer(
     apex: NVIDIA apex's fused optimizers instead. Raises UserError if apex is not installed.
     """
     groups = list(groups)
-    common: dict[str, Any] = dict(lr=groups[0]["lr"], weight_decay=weight_decay)
-    sgd: dict[str, Any] = dict(momentum=SGD_MOMENTUM, nesterov=True)
+    sgd = name == "sgd"
+    settings: dict[str, Any] = dict(momentum=SGD_MOMENTUM, nesterov=True) if sgd else dict(betas=betas)
+    settings |= dict(lr=groups[0]["lr"], weight_decay=weight_decay)
     if apex:
-        fused = apex_optimizers()
-        logger.info("--apex 1: optimizer apex.optimizers.%s", "FusedSGD" if name == "sgd" else "FusedAdam")
-        if name == "sgd":
-            return fused.FusedSGD(groups, **common, **sgd)
-        return fused.FusedAdam(groups, **common, betas=betas)
+        fused, kind = apex_optimizers(), "FusedSGD" if sgd else "FusedAdam"
+        logger.info("--apex 1: optimizer apex.optimizers.%s", kind)
+        return getattr(fused, kind)(groups, **settings)
     on_gpu = all(p.is_cuda for group in groups for p in group["params"])
-    if name == "sgd":
-        return torch.optim.SGD(groups, **common, **sgd, fused=on_gpu or None)
-    return torch.optim.Adam(groups, **common, betas=betas, fused=on_gpu or None)
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD if sgd else torch.optim.Adam
+    return optimizer(groups, **settings, fused=on_gpu or None)
 
 
 def apex_optimizers() -> ModuleType:
@@ -79,22 +77,10 @@ def step_decay(optimizer: torch.optim.Optimizer, gamma: float) -> torch.optim.lr
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=DECAY_EVERY, gamma=gamma)
 
 
-def per_iteration(
-    optimizer: torch.optim.Optimizer, factor: Callable[[int], float]
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return a schedule whose learning rates are the groups' own times `factor(iteration)`."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
 def cosine(total: int, *, lr: float, floor: float) -> Callable[[int], float]:
     """Return the factor on `lr` that falls from 1 to floor/lr along half a cosine over `total` iterations."""
     low = floor / lr
-
-    def factor(iteration: int) -> float:
-        progress = min(1.0, iteration / max(1, total))
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    return factor
+    return lambda iteration: low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / max(1, total))))
 
 
 def poly(total: int, *, warm_up: int, power: float = 0.9) -> Callable[[int], float]:

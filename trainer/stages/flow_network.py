@@ -56,10 +56,9 @@ class FlowStage(Stage):
         self.criterion = FlowLoss(average=mean_over_ranks)
         served = SEGMENTERS[options.segnet]  # the flow network sees the views of the segmenter that it will serve
         self.view = FrameView(served.view_mean, served.view_std).to(device)
-        groups = [{"params": list(self.flow.parameters()), "lr": options.lr}]
-        self.optimizer = self._optimizer(groups)
+        self.optimizer = self._optimizer([{"params": list(self.flow.parameters()), "lr": options.lr}])
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
-        self.scheduler = optim.per_iteration(self.optimizer, schedule)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.validation_loader = self._validation_loader()
 
     def _validation_loader(self) -> DataLoader | None:

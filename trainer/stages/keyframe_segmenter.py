@@ -40,7 +40,7 @@ class SegmenterStage(Stage):
         total = self.iterations()
         warm_up = min(1000, max(1, total // 20))
         schedule = optim.cosine(total, lr=options.lr, floor=1e-6) if swiftnet else optim.poly(total, warm_up=warm_up)
-        self.scheduler = optim.per_iteration(self.optimizer, schedule)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.evaluation = self.validation(dataclasses.replace(options, eval_single=True, eval_multi_step=()))
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
