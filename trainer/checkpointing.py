@@ -45,7 +45,7 @@ class Checkpoints:
     def save(self, folder: Path, score: float = 0.0, *, improved: bool = False) -> None:
         """Write the latest checkpoint, and the best where `improved`; all ranks call it. Raises UserError."""
         self.random_states = from_all_ranks(random_state())
-        self.skipped = sum(from_all_ranks(self.bad.counts), Counter())
+        self.skipped = sum(from_all_ranks(self.bad), Counter())
         if not self.ranks.first:
             return
         if self.skipped:
@@ -113,20 +113,16 @@ class Checkpoints:
             raise ValueError("its place in training is not numeric")
         self.progress = progress
         if self.ranks.first:
-            self.bad.counts.update({line: int(times) for line, times in content.get("bad_samples", {}).items()})
+            self.bad.update({line: int(times) for line, times in content.get("bad_samples", {}).items()})
         states = content.get("random_state", [])
         if len(states) == self.ranks.count:
-            restore_random_state(states[self.ranks.rank])
+            state = states[self.ranks.rank]
+            torch.set_rng_state(state["cpu"])
+            if state["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state["cuda"])
 
 
 def random_state() -> dict:
     """State of torch's generators in this process, as tensors."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def restore_random_state(state: Mapping) -> None:
-    """Restore what `random_state` returned, as far as this machine has the devices."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
