@@ -72,10 +72,3 @@ class FlowOutput(nn.Module):
 
     def forward(self, current: Tensor, previous: Tensor) -> Tensor:
         return grid_flow(self.flow(current, previous), size_of(current))  # (N,2,h,w)
-
-
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Keep the running statistics of every BatchNorm as they are (`--freeze-bn 1`)."""
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval()

@@ -28,7 +28,6 @@ from evaluation.metrics_json import Metrics
 from models.gsvnet import GSVNet
 from models.resize import channels_first
 from trainer import optim
-from trainer.trainable import freeze_batch_norm
 from utils.device import autocast
 from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
 from utils.logging import logger
@@ -60,8 +59,9 @@ class Stage:
     def train_mode(self) -> None:
         """Switch the trained networks to training mode, as far as the options allow."""
         self.trained.train()
-        if self.options.freeze_bn:
-            freeze_batch_norm(self.trained)
+        for part in self.trained.modules():
+            if self.options.freeze_bn and isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()  # keeps the running statistics as they are
 
     def state(self) -> dict:
         """Return the trained networks, as entries of a checkpoint."""
