@@ -46,17 +46,14 @@ class SegmenterStage(Stage):
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""
         clip, label = self._to_device(batch)
-        image = clip[:, 0]  # (N,3,H,W)
-        images, labels = [], []
-        first = self.ranks.rank * len(image)
-        for number, (one, its_label) in enumerate(zip(image, label)):
-            draw = self.draw(np.random.default_rng([*seed, first + number]), one.shape[-2:])
-            images.append(draw.images(one))
-            labels.append(draw.label(its_label))
-        image = self.segmenter.normalise(torch.stack(images))  # (N,3,H,W)
+        first = self.ranks.rank * len(label)
+        draws = [self.draw(np.random.default_rng([*seed, first + n]), clip.shape[-2:]) for n in range(len(label))]
+        images = torch.stack([draw.images(image) for draw, image in zip(draws, clip[:, 0])])  # (N,3,H,W)
+        labels = torch.stack([draw.label(one) for draw, one in zip(draws, label)])  # (N,H,W)
+        image = self.segmenter.normalise(images)  # (N,3,H,W)
         with self.autocast():
             outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
-        return self.criterion([x.float() for x in outputs], torch.stack(labels).long())
+        return self.criterion([x.float() for x in outputs], labels.long())
 
     def evaluate(self) -> Metrics | None:
         return self.validate(self.net, "per-frame")
