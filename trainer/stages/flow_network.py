@@ -25,7 +25,6 @@ from trainer.trainable import FlowOutput
 from utils.bilinear import aligned_positions, aligned_step
 from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks, add_over_ranks, mean_over_ranks
-from utils.logging import logger
 
 
 @dataclass(frozen=True)
@@ -59,19 +58,13 @@ class FlowStage(Stage):
         self.optimizer = self._optimizer([{"params": list(self.flow.parameters()), "lr": options.lr}])
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
-        self.validation_loader = self._validation_loader()
+        self.validation_loader = self.validation(self._validation_loader)
 
-    def _validation_loader(self) -> DataLoader | None:
-        """Return the loader of the val split's pairs; None (logged) if there are no pairs."""
-        options, ranks = self.options, self.ranks
-        try:
-            pairs = self._pairs("val")
-        except UserError as error:
-            logger.info("no evaluation while training: %s", error)
-            return None
+    def _validation_loader(self) -> DataLoader:
+        """Return the loader of the val split's pairs. Raises UserError if there are no pairs."""
+        options, ranks, pairs = self.options, self.ranks, self._pairs("val")
         if not len(pairs):
-            logger.info("no evaluation while training: %s: the val split has no true flow", options.data_path)
-            return None
+            raise UserError(f"{options.data_path}: the val split has no true flow")
         limit = DRY_RUN_FRAMES if options.early_stop else None
         return evaluation_loader(pairs, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count, limit=limit)
 

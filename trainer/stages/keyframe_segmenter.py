@@ -8,6 +8,7 @@ from torch import Tensor
 
 from config.options import Options
 from dataloaders.clips import ClipDataset
+from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
 from models.load import networks_for_training
 from models.losses import SegmenterLoss
@@ -41,7 +42,8 @@ class SegmenterStage(Stage):
         warm_up = min(1000, max(1, total // 20))
         schedule = optim.cosine(total, lr=options.lr, floor=1e-6) if swiftnet else optim.poly(total, warm_up=warm_up)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
-        self.evaluation = self.validation(dataclasses.replace(options, eval_single=True, eval_multi_step=()))
+        stills = dataclasses.replace(options, eval_single=True, eval_multi_step=())
+        self.evaluation = self.validation(lambda: Evaluation(stills, device, ranks))
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""

@@ -9,6 +9,7 @@ from config.errors import UserError
 from config.options import Options
 from dataloaders.clips import ClipDataset, SizedDataset
 from dataloaders.stills import StillsDataset
+from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
 from models.fold import folded
 from models.gsvnet import GSVNet
@@ -59,7 +60,7 @@ class PropagationStage(Stage):
         )
         self.optimizer = self._optimizer(groups)
         self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
-        self.evaluation = self.validation(options)
+        self.evaluation = self.validation(lambda: Evaluation(options, device, ranks))
 
     def _clips(self) -> dict[int, SizedDataset]:
         """Return the clips by interval: of videos, or made from stills. Raises UserError if there are none."""

@@ -3,9 +3,10 @@
 A stage offers the trainer: `passes` (data sets by clip interval, gone through in order in each epoch), `optimizer`,
 `scheduler`, `loss(batch, augmentation seed)`, `train_mode()`, `evaluate()` and `state()`.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from utils.device import autocast
 from utils.distributed import Ranks, data_parallel, synchronise_batch_norm
 from utils.logging import logger
 
+T = TypeVar("T")
 CLIP_SEED = 1  # keeps the clips' draws apart from the augmentation's
 
 
@@ -142,10 +144,10 @@ class Stage:
             cache.announce((path for frame in frames for path in frame.frames), read_image)
         return cache
 
-    def validation(self, options: Options) -> Evaluation | None:
-        """Return the evaluation on the val split, or None (logged) if there is no such split."""
+    def validation(self, build: Callable[[], T]) -> T | None:
+        """Return what `build` makes of the val split, or None (logged) where it raises a UserError."""
         try:
-            return Evaluation(options, self.device, self.ranks)
+            return build()
         except UserError as error:
             logger.info("no evaluation while training: %s", error)
             return None
