@@ -43,9 +43,7 @@ def run_demo(options: Options, device: torch.device) -> None:
     """Render the streets, train the three stages, evaluate, and write tables, pictures and a video to `demo/`."""
     started = time.monotonic()
     path = DATASETS["synthetic"].default_path
-    common = replace(
-        options, demo=False, data_path=path, checkname="demo", log_folder=str(FOLDER / "logs"), resume="0"
-    )
+    common = replace(options, demo=False, data_path=path, checkname="demo", log_folder=str(FOLDER / "logs"), resume="0")
     _heading("synthetic streets", started)
     prepare_data(dataset="synthetic", root=Path(path))
     _heading("keyframe segmenter", started)
@@ -53,9 +51,7 @@ def run_demo(options: Options, device: torch.device) -> None:
     _heading("flow network, on true flow", started)
     flow = Trainer(replace(common, **RECIPES["demo-flow"].settings), device, Ranks()).train() / BEST
     _heading("propagation", started)
-    common = replace(
-        common, segnet_weights=str(segnet), flow_weights=str(flow), **RECIPES["demo-propagation"].settings
-    )
+    common = replace(common, segnet_weights=str(segnet), flow_weights=str(flow), **RECIPES["demo-propagation"].settings)
     trained = Trainer(common, device, Ranks()).train() / LATEST
     _heading("evaluation on streets not trained on", started)
     evaluate_demo(replace(common, resume=str(trained)), device)
