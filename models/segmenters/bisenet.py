@@ -10,7 +10,7 @@ WIDTH = 128
 AUXILIARY_STRIDES = (16, 8)  # of the maps that the two auxiliary heads look at
 
 
-class ConvBn(nn.Module):
+class ConvBn(nn.Sequential):
     """Convolution without bias and BatchNorm: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, norm: bool = True, relu: bool = True):
@@ -18,9 +18,6 @@ class ConvBn(nn.Module):
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(c_out) if norm else nn.Identity()
         self.relu = nn.ReLU() if relu else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
 
 
 class GlobalAverage(nn.Module):
@@ -30,7 +27,7 @@ class GlobalAverage(nn.Module):
         return x.mean(dim=(2, 3), keepdim=True)
 
 
-class SpatialPath(nn.Module):
+class SpatialPath(nn.Sequential):
     """Detail at 1/8: image (N,3,H,W) -> (N,128,H/8,W/8)."""
 
     def __init__(self) -> None:
@@ -39,9 +36,6 @@ class SpatialPath(nn.Module):
         self.conv_3x3_1 = ConvBn(64, 64, 3, stride=2)
         self.conv_3x3_2 = ConvBn(64, 64, 3, stride=2)
         self.conv_1x1 = ConvBn(64, WIDTH, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.conv_1x1(self.conv_3x3_2(self.conv_3x3_1(self.conv_7x7(image))))
 
 
 class AttentionRefinement(nn.Module):
@@ -71,16 +65,13 @@ class FeatureFusion(nn.Module):
         return x + x * self.channel_attention(x)
 
 
-class Head(nn.Module):
+class Head(nn.Sequential):
     """(N,c_in,H,W) -> logits (N,C,H,W)."""
 
     def __init__(self, c_in: int, width: int, classes: int):
         super().__init__()
         self.conv_3x3 = ConvBn(c_in, width, 3)
         self.conv_1x1 = nn.Conv2d(width, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv_1x1(self.conv_3x3(x))
 
 
 class BiSeNet(Segmenter):

@@ -14,16 +14,13 @@ PYRAMID_GRIDS = (8, 4, 2)
 PYRAMID_MOMENTUM = 0.005  # BatchNorm momentum inside the pyramid
 
 
-class BnReluConv(nn.Module):
+class BnReluConv(nn.Sequential):
     """BatchNorm, ReLU, then a size-keeping convolution: (N,c_in,H,W) -> (N,c_out,H,W)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, *, bias: bool = False, momentum: float = 0.1):
         super().__init__()
-        self.norm = nn.BatchNorm2d(c_in, momentum=momentum)
+        self.norm, self.relu = nn.BatchNorm2d(c_in, momentum=momentum), nn.ReLU()
         self.conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.relu(self.norm(x)))
 
 
 class SpatialPyramid(nn.Module):
@@ -35,8 +32,7 @@ class SpatialPyramid(nn.Module):
         stages = {"spp_bn": BnReluConv(c_in, WIDTH, momentum=PYRAMID_MOMENTUM)}
         for i in range(len(PYRAMID_GRIDS)):
             stages[f"spp{i}"] = BnReluConv(WIDTH, level, momentum=PYRAMID_MOMENTUM)
-        fused = WIDTH + level * len(PYRAMID_GRIDS)
-        stages["spp_fuse"] = BnReluConv(fused, WIDTH, momentum=PYRAMID_MOMENTUM)
+        stages["spp_fuse"] = BnReluConv(WIDTH + level * len(PYRAMID_GRIDS), WIDTH, momentum=PYRAMID_MOMENTUM)
         self.spp = nn.Sequential(OrderedDict(stages))  # a container for the released names; not run in sequence
 
     def forward(self, x: Tensor) -> Tensor:
