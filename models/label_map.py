@@ -33,8 +33,8 @@ def _by_cells(logits: Tensor, ids: Tensor, mixed: Tensor, size: tuple[int, int])
     class that is the largest at all four is the largest everywhere in between. Only cells whose corners disagree need
     interpolation, and only of the classes that can win.
     """
-    top, down = _cells(logits.shape[1], size[0])  # (H,)
-    left, across = _cells(logits.shape[2], size[1])  # (W,)
+    top, down, rows = _cells(logits.shape[1], size[0])  # (H,), (H,), (h,2)
+    left, across, columns = _cells(logits.shape[2], size[1])  # (W,), (W,), (w,2)
     labels = torch.empty(size[0] * size[1] + 1, dtype=torch.uint8)  # the last one is a dummy
     # Correct wherever the corners agree; columns first, so that rows are copied in one piece.
     torch.index_select(ids.index_select(1, left), 0, top, out=labels[:-1].view(size))  # (H,W)
@@ -43,13 +43,13 @@ def _by_cells(logits: Tensor, ids: Tensor, mixed: Tensor, size: tuple[int, int])
     # A class whose best corner is below another class's worst wins nowhere in the cell.
     best, worst = corners.amax(0), corners.amin(0)  # (C,M)
     simple = (best >= worst.amax(0)).sum(0) <= FEW  # (M,)
-    axes = (top, down, logits.shape[1]), (left, across, logits.shape[2])
+    axes = down, rows, across, columns
     if simple.any():
         chosen = best[:, simple].t().contiguous().topk(min(FEW, len(logits)), dim=1).indices.t()  # (FEW,m), classes
         values = corners[:, :, simple].gather(1, chosen.expand(4, -1, -1))  # (4,FEW,m)
-        _interpolate(labels, size, axes, y[simple], x[simple], values, chosen)
+        _interpolate(labels, axes, y[simple], x[simple], values, chosen)
     if not simple.all():
-        _interpolate(labels, size, axes, y[~simple], x[~simple], corners[:, :, ~simple], None)
+        _interpolate(labels, axes, y[~simple], x[~simple], corners[:, :, ~simple], None)
     return labels[:-1].view(size)  # (H,W)
 
 
@@ -61,27 +61,23 @@ def _corners(logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return torch.stack([flat.index_select(1, row * width + column) for row in (y, below) for column in (x, right)])
 
 
-Axis = tuple[Tensor, Tensor, int]  # as `_cells` returns them for one side, and the number of grid points
-
-
 def _interpolate(
-    labels: Tensor, size: tuple[int, int], axes: tuple[Axis, Axis], y: Tensor, x: Tensor, corners: Tensor,
-    classes: Tensor | None,
+    labels: Tensor, axes: tuple[Tensor, ...], y: Tensor, x: Tensor, corners: Tensor, classes: Tensor | None
 ) -> None:
     """Write the labels of the cells at y, x (M,) into `labels` (H*W+1,).
 
-    corners: (4,k,M), logits of k classes each; classes: which those are (k,M), all in order where None.
+    axes: distances and spans of rows, then of columns, as `_cells` returns them. corners: (4,k,M), logits of k classes
+    each; classes: which those are (k,M), all in order where None.
     """
-    (top, down, height), (left, across, width) = axes
-    rows, columns = _spans(top, height), _spans(left, width)  # (h,2), (w,2)
+    down, rows, across, columns = axes  # (H,), (h,2), (W,), (w,2)
     reach_y, reach_x = (torch.arange(int(spans[:, 1].max())) for spans in (rows, columns))
     for start in range(0, len(y), CHUNK):
         part = slice(start, start + CHUNK)
         row, column = rows[y[part]], columns[x[part]]  # (m,2)
         out_y, out_x = row[:, :1] + reach_y, column[:, :1] + reach_x  # (m,ry), (m,rx): the cells' pixels, and some more
         inside = (reach_y < row[:, 1:])[:, :, None] & (reach_x < column[:, 1:])[:, None]  # (m,ry,rx)
-        where = (out_y[:, :, None] * size[1] + out_x[:, None]).masked_fill(~inside, len(labels) - 1)  # (m,ry,rx)
-        weight_y, weight_x = down[out_y.clamp(max=size[0] - 1)], across[out_x.clamp(max=size[1] - 1)]
+        where = (out_y[:, :, None] * len(across) + out_x[:, None]).masked_fill(~inside, len(labels) - 1)  # (m,ry,rx)
+        weight_y, weight_x = down[out_y.clamp(max=len(down) - 1)], across[out_x.clamp(max=len(across) - 1)]
         above_left, above_right, below_left, below_right = corners[:, :, part, None]  # (k,m,1)
         at_left = torch.lerp(above_left, below_left, weight_y)  # (k,m,ry)
         at_right = torch.lerp(above_right, below_right, weight_y)  # (k,m,ry)
@@ -98,14 +94,10 @@ def _mixed(ids: Tensor) -> Tensor:
     return (ids != below) | (ids != right) | (ids != corner)
 
 
-def _cells(points: int, pixels: int) -> tuple[Tensor, Tensor]:
-    """Return for each of `pixels` along one side the grid point before it (int64), and its distance from it, 0..1."""
+def _cells(points: int, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each of `pixels` along one side the grid point before it (int64), and its distance from it, 0..1; and
+    spans (points,2) int64: the first pixel between each grid point and the next, and the number of such pixels."""
     position = torch.arange(pixels, dtype=torch.float32) * ((points - 1) / max(pixels - 1, 1))
     before = position.floor().clamp(max=points - 1)
-    return before.long(), position - before
-
-
-def _spans(before: Tensor, points: int) -> Tensor:
-    """Return (points,2) int64: the first pixel between each grid point and the next, and the number of such pixels."""
-    counts = torch.bincount(before, minlength=points)
-    return torch.stack([counts.cumsum(0) - counts, counts], dim=1)
+    counts = torch.bincount(before.long(), minlength=points)
+    return before.long(), position - before, torch.stack([counts.cumsum(0) - counts, counts], dim=1)
