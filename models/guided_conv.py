@@ -13,9 +13,7 @@ EPSILON = 1e-9
 def shift_bank() -> Tensor:
     """The released filter bank (9,1,1,3,3): shifts to the eight neighbours in row-major order, then an empty filter."""
     bank = torch.zeros(FILTERS, 9)
-    neighbours = [tap for tap in range(9) if tap != 4]
-    for filter_index, tap in enumerate(neighbours):
-        bank[filter_index, tap] = 1.0
+    bank[:4, :4] = bank[4:8, 5:] = torch.eye(4)  # every tap but the centre
     return bank.view(FILTERS, 1, 1, 3, 3)
 
 
@@ -37,13 +35,6 @@ def edge_map(logits: Tensor) -> Tensor:
 def conv_bn_relu(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
     """3 x 3 convolution with bias, BatchNorm, ReLU."""
     return [nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
-
-
-class IntraNet(nn.Sequential):
-    """forward: view (N,3,h,w), normalised BGR -> intra features (N,C,h,w), a coarse segmentation of the frame."""
-
-    def __init__(self, classes: int):
-        super().__init__(*conv_bn_relu(3, 32), *conv_bn_relu(32, 32), nn.Conv2d(32, classes, 3, padding=1))
 
 
 class GuideNet(nn.Module):
@@ -81,13 +72,12 @@ class GuidedConv(nn.Module):
         super().__init__()
         self.use_intra, self.use_edge = use_intra, use_edge
         self.filter_bank = nn.Parameter(shift_bank(), requires_grad=False)  # (9,1,1,3,3)
-        self.intra = IntraNet(classes)
+        # View (N,3,h,w), normalised BGR -> intra features (N,C,h,w), a coarse segmentation of the frame.
+        self.intra = nn.Sequential(*conv_bn_relu(3, 32), *conv_bn_relu(32, 32), nn.Conv2d(32, classes, 3, padding=1))
         self.guide = GuideNet(classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_normal_(module.weight)
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.ones_(module.weight)
         if not use_intra:
             self.intra.requires_grad_(False)
 
