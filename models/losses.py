@@ -62,12 +62,10 @@ class SegmenterLoss(nn.Module):
     of probability 0.7 count, and at least 1/16 of the batch's pixels, the hardest ones.
     """
 
-    def __init__(
-        self, *, ignore: int, ohem: bool, threshold: float = 0.7, kept: float = 1 / 16, average: Average = alone
-    ):
+    def __init__(self, *, ignore: int, ohem: bool, threshold: float = 0.7, average: Average = alone):
         super().__init__()
         self.average = average
-        self.ignore, self.ohem, self.kept = ignore, ohem, kept
+        self.ignore, self.ohem = ignore, ohem
         self.hard_loss = -torch.log(torch.tensor(threshold)).item()
 
     def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
@@ -83,7 +81,7 @@ class SegmenterLoss(nn.Module):
         hard = losses > self.hard_loss
         # Both sums are computed, so that no count is read back from a GPU. Ignored pixels have a loss of 0: among the
         # hardest they add nothing to the sum.
-        kept = int(label.numel() * self.kept)
+        kept = label.numel() // 16
         hardest = losses.topk(kept, sorted=False).values.sum()
         floor = (label != self.ignore).sum().clamp(max=kept)
         enough = hard.sum() >= floor

@@ -36,10 +36,7 @@ TENSOR_NAMES = (  # released prefix, ours
 
 def released_name(name: str) -> str:
     """Our name of a tensor of the guided block -> its released name, `grm.` prefix included."""
-    for theirs, ours in TENSOR_NAMES:
-        if name.startswith(ours):
-            return theirs + name[len(ours) :]
-    raise KeyError(name)
+    return next(theirs + name[len(ours) :] for theirs, ours in TENSOR_NAMES if name.startswith(ours))
 
 
 def released_state(guided: nn.Module) -> dict[str, Tensor]:
