@@ -39,11 +39,6 @@ class Rounds:
         """`counted` rounds after the warm-up; in a dry run a single one."""
         return cls(1, 0) if options.early_stop else cls(counted)
 
-    @property
-    def total(self) -> int:
-        """Rounds to run, the warm-up included."""
-        return self.warm_up + self.counted
-
 
 def frame_size(options: Options) -> tuple[int, int]:
     """(H,W) of the frames of a benchmark that reads no data set."""
@@ -93,7 +88,7 @@ def turns(
 ) -> dict[str, list[float]]:
     """Seconds of each work in every counted round. Works take turns, so that the machine's load affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds.total):
+    for _ in range(rounds.warm_up + rounds.counted):
         for name, work in works.items():
             wait()
             start = time.perf_counter()

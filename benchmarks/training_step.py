@@ -113,7 +113,7 @@ def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts
 def timed_batches(start: Callable[[int], Iterator[dict]], part: Parts) -> Iterator[dict]:
     """Batches for all rounds, from as many passes as needed (`start(pass)`); the wait for each is the part "load"."""
     batches = itertools.chain.from_iterable(map(start, itertools.count()))
-    for _ in range(part.rounds.total):
+    for _ in range(part.rounds.warm_up + part.rounds.counted):
         with part("load"):
             batch = next(batches)
         yield batch
