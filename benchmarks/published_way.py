@@ -16,7 +16,7 @@ from config.schema import DatasetConfig
 from dataloaders.clips import LabelledFrame, SizedDataset, with_past
 from dataloaders.transforms import Augmentation
 from models.gsvnet import GSVNet
-from models.guided_conv import GuidedConv, edge_map
+from models.guided_conv import edge_map
 from models.losses import PropagationLoss
 from models.resize import align, grid_size, scaled_size, size_of
 from models.warp import grid_flow, warp
@@ -80,12 +80,8 @@ def plain_view(frame: Tensor) -> Tensor:
 
 def plain_step(net: GSVNet, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
     """Logits (N,C,h,w) of a frame from the previous frame's and both views (N,3,h,w)."""
-    warped = warp(logits, grid_flow(net.flow(view, previous), size_of(view)))
-    return stacked_guided(net.guided, warped, view)
-
-
-def stacked_guided(guided: GuidedConv, warped: Tensor, view: Tensor) -> Tensor:
-    """The guided block in its published form, with the product (N,11,C,h,w) in memory."""
+    warped = warp(logits, grid_flow(net.flow(view, previous), size_of(view)))  # (N,C,h,w)
+    guided = net.guided  # in its published form, with the product (N,11,C,h,w) in memory
     intra = guided.intra(view)  # (N,C,h,w)
     kernels = guided.guide(intra, edge_map(warped))  # (N,11,h,w)
     filtered = F.conv3d(warped[:, None], guided.filter_bank, padding=(0, 1, 1))  # (N,9,C,h,w)
