@@ -35,7 +35,7 @@ ROUNDS = {"cpu": 20, "cuda": 100}
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the published comparison. flow: None if every frame is segmented. published: as in `PUBLISHED`."""
+    """A row of the published comparison. flow: None if every frame is segmented. published: see `ROWS`."""
 
     segnet: str
     scale: float
@@ -50,7 +50,6 @@ class Row:
 
 
 # Of the paper: mIoU in per cent at interval 3, frames per second on a 1080 Ti, MB of parameters, GMAC per frame.
-PUBLISHED = ("avg. mIoU", "min. mIoU", "FPS", "MB", "GMAC")
 ROWS = (
     Row("swiftnet", 0.75, "light", (72.5, 70.3, 125, 50.4, 21.3)),
     Row("bisenet", 0.75, "light", (72.0, 70.5, 123, None, None)),
@@ -185,16 +184,15 @@ def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
     """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last
     result of this row that is no ablation; None without one."""
     method = "per-frame" if row.flow is None else "gsv"
-    found: dict = {"dataset": None, "frames": None, "avg_miou": None, "pooled_miou": None, "min_miou": None}
+    keys = ("dataset", "frames", "avg_miou", "pooled_miou", "min_miou")
+    found: dict = dict.fromkeys(keys)
     for metrics in results:
         same = (metrics.method, metrics.segnet, metrics.scale) == (method, row.segnet, row.scale)
         same &= row.flow is None or (metrics.flow == row.flow and metrics.intra and metrics.edge)
         scores = over_interval(metrics.positions, interval) if same else None
         if scores is not None:
-            found = {
-                "dataset": metrics.dataset, "frames": metrics.positions[0].frames, "avg_miou": scores.mean_miou,
-                "pooled_miou": scores.pooled_miou, "min_miou": scores.min_miou,
-            }
+            values = scores.mean_miou, scores.pooled_miou, scores.min_miou
+            found = dict(zip(keys, (metrics.dataset, metrics.positions[0].frames, *values)))
     return found
 
 
