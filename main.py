@@ -98,35 +98,31 @@ def task_of(options: "Options") -> "Task":
         from inference.video import run_video
 
         return lambda device, _: run_video(options, device)
-    if options.benchmark in WITHOUT_DATA:
+    if options.benchmark:
         from benchmarks.run import run_benchmark
 
-        return lambda device, _: run_benchmark(options, device)
-    return task_with_data(options)
+        return with_data(lambda device, _: run_benchmark(options, device), options)
+    from trainer.trainer import Trainer
+
+    if options.evaluate:
+        return with_data(lambda device, ranks: Trainer(options, device, ranks).evaluate(), options)
+    return with_data(lambda device, ranks: Trainer(options, device, ranks).train(), options)
 
 
-def task_with_data(options: "Options") -> "Task":
-    """Benchmark, evaluate or train, after making sure that the data set is there."""
+def with_data(task: "Task", options: "Options") -> "Task":
+    """The task, after making sure that its data set is there; a benchmark that reads none remains as it is."""
+    if options.benchmark in WITHOUT_DATA:
+        return task
     from dataloaders.loaders import prepare_data
     from utils.distributed import wait_for_all
 
-    if options.benchmark:
-        from benchmarks.run import run_benchmark
-    else:
-        from trainer.trainer import Trainer
-
-    def task(device: "torch.device", ranks: "Ranks") -> None:
+    def prepared(device: "torch.device", ranks: "Ranks") -> object:
         if ranks.first:  # it may have to be rendered, once
             prepare_data(dataset=options.dataset, root=Path(options.data_path))
         wait_for_all()
-        if options.benchmark:
-            run_benchmark(options, device)
-        elif options.evaluate:
-            Trainer(options, device, ranks).evaluate()
-        else:
-            Trainer(options, device, ranks).train()
+        return task(device, ranks)
 
-    return task
+    return prepared
 
 
 if __name__ == "__main__":
