@@ -83,12 +83,6 @@ def cosine(total: int, *, lr: float, floor: float) -> Callable[[int], float]:
     return lambda iteration: low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / max(1, total))))
 
 
-def poly(total: int, *, warm_up: int, power: float = 0.9) -> Callable[[int], float]:
-    """Return the factor that rises linearly over `warm_up` iterations, then falls as (1 - progress)**power."""
-
-    def factor(iteration: int) -> float:
-        if iteration < warm_up:
-            return (iteration + 1) / warm_up
-        return max(0.0, 1 - (iteration - warm_up) / max(1, total - warm_up)) ** power
-
-    return factor
+def poly(total: int, *, warm_up: int) -> Callable[[int], float]:
+    """Return the factor that rises linearly over `warm_up` iterations, then falls as (1 - progress)**0.9."""
+    return lambda i: (i + 1) / warm_up if i < warm_up else max(0.0, 1 - (i - warm_up) / max(1, total - warm_up)) ** 0.9
