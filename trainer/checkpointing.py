@@ -108,10 +108,9 @@ class Checkpoints:
         if "progress" not in content:
             self.progress.epoch = int(content.get("epoch", 0))
             return
-        progress = Progress(**content["progress"])
-        if not all(isinstance(value, (int, float)) for value in dataclasses.astuple(progress)):
+        self.progress = Progress(**content["progress"])
+        if not all(isinstance(value, (int, float)) for value in dataclasses.astuple(self.progress)):
             raise ValueError("its place in training is not numeric")
-        self.progress = progress
         if self.ranks.first:
             self.bad.update({line: int(times) for line, times in content.get("bad_samples", {}).items()})
         states = content.get("random_state", [])

@@ -121,9 +121,7 @@ class Trainer:
         options, progress, stage = self.options, self.progress, self.stage
         seed = (options.seed, progress.epoch, progress.pass_index)
         left, batches = self.loader.start(interval, seed=seed, skip=progress.step)
-        total = progress.step + left
-        if options.early_stop:
-            total = min(total, DRY_RUN_STEPS)
+        total = min(progress.step + left, DRY_RUN_STEPS) if options.early_stop else progress.step + left
         if total <= progress.step:
             return
         stage.train_mode()

@@ -92,8 +92,7 @@ class Stage:
         first = self.ranks.rank * len(batch["label"])
         image, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
         seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
-        steps = int(batch["steps"][0])
-        return MadeClips(image[:, 0], label, batch["objects"], steps, self.dataset, seeds=seeds)
+        return MadeClips(image[:, 0], label, batch["objects"], int(batch["steps"][0]), self.dataset, seeds=seeds)
 
     def _optimizer(self, groups: list[dict], betas: tuple[float, float] = optim.BETAS) -> torch.optim.Optimizer:
         options = self.options
