@@ -66,6 +66,7 @@ print("done")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_run_folder_loads_the_segmenter_of_the_run(weights, trained, tmp_path):
     run_elsewhere(
         f"""

@@ -81,7 +81,9 @@ def test_benchmark_prints_a_table_and_writes_json(streets, tmp_path, capsys, nam
 DATA = ("train", "loader", "eval", "schedule")  # benchmarks that read a data set
 
 
-@pytest.mark.parametrize("name", [*DATA, "table", "video"])
+@pytest.mark.parametrize("name", [
+    *DATA, *(pytest.param(name, marks=pytest.mark.slow) for name in ("table", "video")),
+])
 def test_dry_run_is_quick_and_named_as_such(streets, weights, tmp_path, monkeypatch, capsys, name):
     """One round of little work, without a warm-up."""
     monkeypatch.setattr(measure, "DRY_RUN_SIZE", (64, 128))
@@ -115,6 +117,7 @@ def small(monkeypatch):
     monkeypatch.setattr(video, "GROUPS", 2)
 
 
+@pytest.mark.slow
 def test_comparison_has_every_row_with_measured_and_published_figures(small, tmp_path, capsys):
     rows = [
         {"position": k, "frames": 9, "miou": miou, "confusion": [[6, 2], [2, 0]]}

@@ -393,6 +393,7 @@ def test_broken_link_among_custom_data_is_listed(tmp_path):
     assert content["splits"]["val"]["labelled_frames"] == 3
 
 
+@pytest.mark.slow
 def test_as_a_program(broken, tmp_path):
     command = [sys.executable, str(ROOT / "main.py"), "--check", "1", "--dataset", "camvid", "--data-path", str(broken)]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

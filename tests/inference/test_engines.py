@@ -92,6 +92,7 @@ def test_compiled_networks_find_eagers_labels(tiny_net):
     assert agreement(tiny_net, "compile", moving_frames(64, 64)) >= 0.999
 
 
+@pytest.mark.slow
 def test_onnx_serves_several_frame_sizes_and_cameras(tiny_net):
     engine = build_engine("onnx", tiny_net, scale=0.75, device=CPU)
     for size in ((64, 96), (40, 72)):

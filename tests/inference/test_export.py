@@ -36,6 +36,7 @@ STANDARD = set(
 )
 FILES = {f"{name}.{kind}" for name in ("view", "keyframe", "propagation") for kind in ("onnx", "pt2")} | {"model.json"}
 SIZES = {"swiftnet": (64, 128), "bisenet": (72, 100)}
+pytestmark = pytest.mark.xdist_group("export")  # the exported files are made once
 
 
 def options_for(folder: Path, segmenter: str, size: tuple[int, int], flow: str = "light", *words: str):
@@ -161,6 +162,7 @@ def test_wrong_graph_is_refused_and_leaves_the_files_of_before(tmp_path, monkeyp
     assert [path.read_text() for path in tmp_path.iterdir()] == ["of before"]
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     net = filled_gsvnet("swiftnet", "none")
@@ -191,6 +193,7 @@ def test_mistakes_are_named(words, message):
         parse(words)
 
 
+@pytest.mark.slow
 def test_command_line_exports_a_released_file(weights, tmp_path, capsys):
     folder = tmp_path / "out"
     assert main(["--export", str(folder), "--export-size", "32", "64", "--resume", "1", "--weights-dir", str(weights),

@@ -307,6 +307,7 @@ def test_what_was_trained_without_a_part_is_not_given_it(call, tmp_path, capsys)
     assert "was trained with --edge 0, but this run has 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_count_every_frame_once(streets, weights, tmp_path):
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
              str(ROOT / "main.py"),

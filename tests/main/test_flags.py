@@ -111,6 +111,7 @@ def test_contradiction(streets, weights, tmp_path, monkeypatch, capsys, words, m
     assert set(left) <= {".lock", "parameters.json", "log.csv"}
 
 
+@pytest.mark.slow
 def test_the_recipes_crop_enlarges_smaller_frames(streets, weights, tmp_path, capsys):
     words = training(streets, weights, tmp_path / "logs", "--early-stop", "1", "--multi-step", "1")
     at = words.index("--crop-height")

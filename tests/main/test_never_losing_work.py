@@ -171,14 +171,14 @@ def test_checkpoint_of_other_classes_is_refused_by_number(words, tmp_path, capsy
     assert "was trained for 11 classes, but --dataset synthetic has 19" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_half_precision_trains(words, tmp_path):
     assert main([*words, "--early-stop", "1", "--amp", "bf16"]) == 0
     assert all(x.isfinite().all() for x in weights_of(folder(tmp_path) / LATEST).values())
 
 
-@pytest.mark.parametrize("flow, interval, steps", [
-    ("light", "3", 2), pytest.param("flownet", "4", 1, marks=pytest.mark.slow),
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("flow, interval, steps", [("light", "3", 2), ("flownet", "4", 1)])
 def test_two_processes_take_the_steps_of_one(words, tmp_path, flow, interval, steps):
     # Few steps: a split batch rounds differently; once that moves a pixel of the edge map, a threshold, two runs differ
     # in the third digit. With random weights FlowNet2-S warps much to zero, where classes tie: it happens early.

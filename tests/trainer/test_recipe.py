@@ -22,7 +22,7 @@ def relative(ours: float, theirs: float) -> float:
     return abs(ours - theirs) / max(theirs, 1e-3)
 
 
-@pytest.mark.parametrize("flow", ["light", "flownet"])
+@pytest.mark.parametrize("flow", ["light", pytest.param("flownet", marks=pytest.mark.slow)])
 def test_three_steps(flow):
     data, expected = arrays("training.npz"), json.loads((FIXTURES / "training.json").read_text())[flow]
     net = filled_gsvnet("swiftnet", flow)
