@@ -273,6 +273,7 @@ def test_other_example_of_the_guide_is_read_too(tmp_path):
     assert [(frame.name, len(frame.frames)) for frame in frames] == [("pier_4", 1), ("stills_4", 1)]
 
 
+@pytest.mark.slow
 def test_example_of_the_guide_trains_and_evaluates(harbour, tmp_path):
     common = ["--dataset", "custom", "--data-path", str(harbour), "--log-folder", str(tmp_path), "--num-worker", "0",
               "--device", "cpu"]

@@ -67,9 +67,8 @@ def test_command_line_offers_every_engine():
     assert NAMES == ("auto", *ENGINES)
 
 
-@pytest.mark.parametrize("segmenter, flow, size", [
-    ("swiftnet", "light", (64, 128)), pytest.param("bisenet", "flownet", (72, 100), marks=pytest.mark.slow),
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("segmenter, flow, size", [("swiftnet", "light", (64, 128)), ("bisenet", "flownet", (72, 100))])
 def test_onnx_finds_eagers_labels(segmenter, flow, size):
     net = filled_gsvnet(segmenter, flow)
     assert agreement(net, "onnx", moving_frames(*size)) >= 0.999
@@ -86,6 +85,7 @@ def test_onnx_is_finite_where_no_kernel_is_above_zero(tiny_net):
     assert torch.isfinite(eager).all() and torch.equal(eager, onnx)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")),
                     reason="torch.compile requires a C++ compiler")
 def test_compiled_networks_find_eagers_labels(tiny_net):

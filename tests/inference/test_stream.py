@@ -295,6 +295,7 @@ def test_released_files_become_a_segmenter(weights, frames, name):
         assert (segmenter(frame) == expected(frame)).all()
 
 
+@pytest.mark.slow
 def test_trained_run_becomes_a_segmenter(streets, weights, tmp_path, frames):
     words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--device", "cpu"]
     assert main([

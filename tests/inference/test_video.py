@@ -160,6 +160,7 @@ def test_schedules(call, tmp_path, capsys, words, keyframes):
     assert f"8 frames ({keyframes} keyframes)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_data_set_without_its_folder(tmp_path, capsys):
     weights = write_released_files(tmp_path / "weights", classes=11)
     write_pictures(tmp_path / "in", [(40, 48)] * 2)

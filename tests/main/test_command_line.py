@@ -116,10 +116,8 @@ def test_flow_stage_makes_a_file_that_flow_weights_takes(call, tmp_path):
                 "--eval-multi-step", "1") == 0
 
 
-@pytest.mark.parametrize("words", [
-    ["--edge", "0"], *(pytest.param(words, marks=pytest.mark.slow)
-                       for words in (["--intra", "0"], ["--optical-flow-network", "none"])),
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--edge", "0"], ["--intra", "0"], ["--optical-flow-network", "none"]])
 def test_ablations_train_and_evaluate(call, tmp_path, words):
     assert call(*TRAIN, *words, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9", "--eval-multi-step",
                 "1") == 0

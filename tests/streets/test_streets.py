@@ -189,6 +189,7 @@ def test_unreadable_flow_is_a_user_error(tmp_path: Path) -> None:
         read_flow(tmp_path / "no_flow.png")
 
 
+@pytest.mark.slow
 def test_data_set_layout_and_worker_count(tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     assert ensure_streets(alone, SMALL, workers=1) == alone
