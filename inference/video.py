@@ -48,17 +48,21 @@ def run_video(options: Options, device: torch.device) -> int:
     with Interrupt() as interrupt, ExitStack() as stack:
         writers = list(_writers(options, frames, video, folder, stack))
         count, keyframes, inference = segment(frames, segmenter, writers, interrupt)
-    seconds, written = time.perf_counter() - began, ", ".join(str(path) for path in (video, folder) if path)
-    if count:
-        logger.info(
-            "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, %.2f the segmenter alone; "
-            "written: %s", count, keyframes, seconds, count / seconds, count / inference, written,
-        )
-    else:
-        logger.info("no frame was segmented; nothing has been written")
+    seconds = time.perf_counter() - began
+    _report(count, keyframes, seconds, inference, ", ".join(str(path) for path in (video, folder) if path))
     if interrupt.number:
         logger.info("stopped by signal %d; the frames segmented until then are written", interrupt.number)
     return interrupt.status
+
+
+def _report(count: int, keyframes: int, seconds: float, inference: float, written: str) -> None:
+    if not count:
+        logger.info("no frame was segmented; nothing has been written")
+        return
+    logger.info(
+        "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, %.2f the segmenter alone; written: %s",
+        count, keyframes, seconds, count / seconds, count / inference, written,
+    )
 
 
 def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:

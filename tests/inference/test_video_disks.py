@@ -219,7 +219,7 @@ def signalled(weights, folder: Path, place: str, name: str, call: int, number: i
     [("", "open_frames", 1), ("", "networks_for_inference", 1), ("", "choose_engine", 1),
      ("VideoSegmenter", "__call__", 1),
      ("VideoSegmenter", "__call__", 30), ("VideoFile", "write", 10), ("LabelFolder", "write", 20),
-     ("VideoFile", "close", 1),
+     ("VideoFile", "__exit__", 1),
      ("", "_report", 1)],
 )
 def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
@@ -231,7 +231,7 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
         return
     count = len(opened(tmp_path / "a.mp4")[2])
     assert count == len(list((tmp_path / "labels").iterdir()))
-    assert count == 30 if name in ("close", "_report") else call <= count
+    assert count == 30 if name in ("__exit__", "_report") else call <= count
     if name != "_report":
         assert f"stopped by signal {int(number)}; the frames segmented until then are written" in done.stdout
 
@@ -239,7 +239,7 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
 @pytest.mark.slow
 @pytest.mark.tried("Video", "a second SIGINT or SIGTERM, and SIGKILL", "ends at once, the video of before stays")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("place, name, call", [("VideoSegmenter", "__call__", 9), ("VideoFile", "close", 1)])
+@pytest.mark.parametrize("place, name, call", [("VideoSegmenter", "__call__", 9), ("VideoFile", "__exit__", 1)])
 def test_second_signal(weights, tmp_path, place, name, call, number):
     done = signalled(weights, tmp_path, place, name, call, number, times=2)
     assert (done.returncode, done.stderr) == (128 + number, "")
