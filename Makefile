@@ -1,8 +1,8 @@
 # make setup        the environment alone (.venv)
 # make demo         synthetic street video: trains and evaluates everything, a few minutes
-# make test         style, types and the tests of what is right, about three minutes
+# make test         style, types and correctness tests, about three minutes
 # make test-all     all tests, those of hostile input and the slow ones too, with coverage
-# make reliability  everything that is done to break the program, and the table of it in docs/reliability.md
+# make reliability  all tests that try to break the program; rewrites the table in docs/reliability.md
 # make measures     sizes and rules of the tree
 # make gpu          tests and benchmarks on a GPU, at most eight minutes; results in logs/gpu (OUT=FOLDER for another)
 #                   PYTHON=python3 uses an installed torch as it is; WHEELS=FOLDER installs tensorboardX from there;

@@ -26,8 +26,13 @@ def main(words: list[str]) -> int:
     debug = "--debug=1" in " ".join(words).replace("--debug 1", "--debug=1")
     try:
         from config.command_line import parse
+        from config.options import tasks
+        from utils.slurm import adopt_slurm
 
-        return run(parse(words))
+        options = parse(words)
+        if tasks(options) in ([], ["--evaluate 1"]) and adopt_slurm():  # everything else is for one process
+            options = parse(words)
+        return run(options)
     except UserError as error:
         return fail(error.line, 2, debug)
     except KeyboardInterrupt:
@@ -35,6 +40,9 @@ def main(words: list[str]) -> int:
     except OSError as error:
         reason = error.strerror or str(error)
         return fail(f"{error.filename or 'a file'}: {reason}; free some space, or choose another folder", 2, debug)
+    except ModuleNotFoundError as error:
+        hint = "run make setup, then source .venv/bin/activate"
+        return fail(f"the Python package {error.name} is not installed here; {hint}", 2, debug)
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), "no message")
         return fail(f"{type(error).__name__}: {first} (a bug of this program; --debug 1 shows where)", 1, debug)
@@ -53,6 +61,9 @@ def run(options: "Options") -> int:
 
     Raises UserError. Signals end the program at once during imports, which must not be unwound; afterwards they raise.
     """
+    from utils.run_folder import with_run
+
+    options = with_run(options)
     task = task_of(options)
     from utils.distributed import choose_device, join, leave
     from utils.interrupts import Stopped, unwinding

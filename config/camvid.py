@@ -15,6 +15,21 @@ _CLASSES = (  # name, colour, class weight of the released recipe
     ("bicyclist", (0, 128, 192), 40.105909294306784),
 )
 _NAMES, _COLOURS, _WEIGHTS = zip(*_CLASSES)
+VOID = len(_NAMES)
+# The 32 colours of the original labels, by the class that they are usually merged into (as for SegNet).
+_MERGED = {
+    "sky": [(128, 128, 128)],
+    "building": [(128, 0, 0), (192, 0, 128), (0, 128, 64), (64, 0, 64), (64, 192, 0)],  # archway, bridge, tunnel, wall
+    "pole": [(192, 192, 128), (0, 0, 64)],  # traffic cone
+    "road": [(128, 64, 128), (128, 0, 192), (192, 0, 64)],  # lane markings
+    "sidewalk": [(0, 0, 192), (64, 192, 128), (128, 128, 192)],  # parking block, road shoulder
+    "tree": [(128, 128, 0), (192, 192, 0)],  # other vegetation
+    "sign": [(192, 128, 128), (128, 128, 64), (0, 64, 64)],  # text, traffic light
+    "fence": [(64, 64, 128)],
+    "car": [(64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)],  # SUV, truck, train, others
+    "pedestrian": [(64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)],  # child, pram, animal
+    "bicyclist": [(0, 128, 192), (192, 0, 192)],  # motorcycle
+}
 
 CAMVID = DatasetConfig(
     name="camvid",
@@ -27,4 +42,8 @@ CAMVID = DatasetConfig(
     movable=("car", "pedestrian", "bicyclist"),
     ground=("road", "sidewalk"),
     sky=("sky",),
+    void=(VOID,),
+    label_colours=(
+        *((colour, _NAMES.index(name)) for name, colours in _MERGED.items() for colour in colours), ((0, 0, 0), VOID),
+    ),
 )

@@ -34,4 +34,5 @@ CITYSCAPES = DatasetConfig(
     movable=("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
     ground=("road", "sidewalk", "terrain"),
     sky=("sky",),
+    void=tuple(i for i in range(34) if i not in _IDS),
 )

@@ -6,14 +6,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from config.datasets import dataset_config
+from config.datasets import CUSTOM, dataset_config
 from config.errors import UserError, did_you_mean
 from config.options import FIELDS, Options, flag, groups, tasks
 from config.recipes import RECIPES, STAGE_DEFAULTS
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
-    "pictures": ("check", 1), "split": ("check", 1), "export_size": ("export", None), "results": ("benchmark", "table"),
+    "pictures": ("check", 1), "export_size": ("export", None), "results": ("benchmark", "table"),
     "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"), "budget": ("schedule", "budget"),
+}
+_NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval", "--benchmark video",
+             "--benchmark schedule")
+_DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark loader", "--benchmark eval",
+         "--benchmark schedule")
+READ_BY = {  # an option that names a file or folder -> what reads or writes it; elsewhere it is refused, not ignored
+    **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "weights_dir"), _NETWORKS),
+    "guide_weights": ("training",), "data_path": _DATA, "cache_dir": ("training", "--evaluate", "--benchmark loader"),
+    "metrics_file": ("training", "--evaluate", "--benchmark"),
 }
 
 
@@ -44,17 +53,18 @@ def parse(words: Sequence[str]) -> Options:
         except argparse.ArgumentTypeError as error:
             raise UserError(f"LOCAL_RANK in the environment {error}") from error
     for name, value in given.items():
+        if value == "":
+            raise UserError(f"{flag(name)} has an empty value; drop it, or set the variable that it comes from")
         limits = {key: FIELDS[name].metadata[key] for key in ("choices", "low", "above", "high")}
         check_value(flag(name), value, **limits)
     return resolve(given)
 
 
-def resolve(given: Mapping[str, Any]) -> Options:
-    """Options from the `given` ones, then the named recipe, the data set, the stage and the options' own defaults.
-
-    Raises UserError if they contradict each other.
-    """
-    chosen = {**(RECIPES[given["recipe"]].settings if given.get("recipe") else {}), **given}
+def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> Options:
+    """Options from the `given` ones, then the named recipe, the `run` that is resumed, the data set, the stage and the
+    options' own defaults. Raises UserError if they contradict each other."""
+    named = {**(RECIPES[given["recipe"]].settings if given.get("recipe") else {}), **given}
+    chosen = {**(run or {}), **named}
     plain = Options(**chosen)
     dataset = dataset_config(plain.dataset, plain.data_path)
     variant = {"segnet": plain.segnet, "flow": plain.optical_flow_network, "gsv": plain.optim}[plain.stage]
@@ -63,7 +73,7 @@ def resolve(given: Mapping[str, Any]) -> Options:
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     if plain.stage == "segnet":
         defaults["method"] = "per-frame"
-    options = Options(**{**defaults, **chosen})
+    options = Options(**{**defaults, **chosen}, given=tuple(sorted(named)))
     if options.optical_flow_network == "none":
         options = dataclasses.replace(options, load_flow=False)
     check_contradictions(options, given)
@@ -105,12 +115,14 @@ def default_of(name: str) -> str:
 
 
 def switch(text: str) -> bool:
+    """"0" or "1" -> bool. Raises ArgumentTypeError."""
     if text not in ("0", "1"):
         raise argparse.ArgumentTypeError(f"must be 0 or 1, not {text!r}")
     return text == "1"
 
 
 def whole_number(text: str) -> int:
+    """Text -> int. Raises ArgumentTypeError."""
     try:
         return int(text)
     except ValueError:
@@ -118,6 +130,7 @@ def whole_number(text: str) -> int:
 
 
 def number(text: str) -> float:
+    """Text -> finite float. Raises ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:
@@ -154,12 +167,23 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         if given.get(name) and not (actual if value is None else actual == value):
             shown = values_of(other) if value is None else value
             raise UserError(f"{flag(name)} has an effect only with {flag(other)} {shown}; add that or drop it")
+    for name, readers in READ_BY.items():
+        task = f"--benchmark {options.benchmark}" if options.benchmark else next(iter(todo), "training").split()[0]
+        used = any(task.startswith(reader) for reader in readers) or (name == "data_path" and options.dataset == CUSTOM)
+        if given.get(name) not in (None, "", "0") and not used:
+            raise UserError(f"{flag(name)} {given[name]} has no effect with {task}; drop it")
+    if given.get("guide_weights") and (options.stage != "gsv" or options.resume not in ("0", "auto")):
+        raise UserError("--guide-weights starts a training of --stage gsv, without --resume; drop one of the options")
     if not re.fullmatch(r"[^/\\\s][^/\\]{0,150}", options.checkname) or set(options.checkname) == {"."}:
         raise UserError(f"--checkname {options.checkname!r}: must be a plain name, since it becomes a folder's name")
     if options.random_scale and options.random_scale[0] > options.random_scale[1]:
         raise UserError("--random-scale takes LOW HIGH, the lower bound first")
     if given.get("flip") and not options.use_crop:
         raise UserError("--flip: --use-crop 0 switches off all augmentation, the flip too; drop one of the two options")
+    if options.split and not (options.check or options.evaluate):
+        raise UserError("--split has an effect only with --evaluate 1 or --check 1; add one of them or drop it")
+    if options.evaluate and len(options.split) > 1:
+        raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     if options.stage == "flow" and options.optical_flow_network == "none":
         raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
     if not options.eval_single and not options.eval_multi_step:
@@ -186,5 +210,5 @@ def _check_output(options: Options) -> None:
         raise UserError("--video requires --stage gsv, and --method gsv or per-frame")
     if options.schedule == "budget" and not options.budget:
         raise UserError("--schedule budget requires --budget MILLISECONDS, the average time per frame")
-    if options.export and (options.stage != "gsv" or options.method != "gsv"):
-        raise UserError("--export writes keyframe and propagation networks; it requires --stage gsv and --method gsv")
+    if options.export and (options.stage, options.method) not in (("gsv", "gsv"), ("segnet", "per-frame")):
+        raise UserError("--export requires --stage gsv with --method gsv, or --stage segnet for the segmenter alone")

@@ -5,6 +5,7 @@ import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,11 @@ from config.schema import DatasetConfig
 
 FILE = "dataset.yaml"  # looked for if --data-path is a folder
 GUIDE = "docs/custom_data.md"
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 ROLES = ("movable", "ground", "sky")
 MOST_CLASSES = DatasetConfig.ignore  # class indices stay below the value of unlabelled pixels
 LONGEST_NAME, LONGEST_GLOB = 100, 1000
-MOST_BYTES = 2**18  # of a description; a larger file is something else
+MOST_BYTES = 2**23  # of a description; a larger file is something else
 LEVELS = range(0, 256, 36)  # of red, green and blue, for generated colours
 WILDCARD = re.compile(r"\*+|\?|\[[^]]+]")
 
@@ -26,12 +27,15 @@ WILDCARD = re.compile(r"\*+|\?|\[[^]]+]")
 @dataclass(frozen=True)
 class Part:
     """Frames and their labels, as globs relative to the description's folder. video: whether the frames of a folder are
-    consecutive. step: how much the numbers of two consecutive frames may differ at most, None for any."""
+    consecutive. step: how much the numbers of two consecutive frames may differ at most, None for any. list: a file
+    with one pair `frame label` a line, which replaces the labels' glob, or with one stem a line, which chooses labels.
+    """
 
     frames: str
     labels: str
     video: bool = True
     step: int | None = None
+    list: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,19 +70,34 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # key -> test of a val
     "crop": (lambda x: x is None or _list_of(x, 2, 32, 16384), "[HEIGHT, WIDTH] in pixels, each 32..16384"),
     "video": (lambda x: isinstance(x, bool), "true or false"),
     "step": (lambda x: x is None or _whole(x, 1), "a whole number, at least 1"),
+    "ignore": (lambda x: isinstance(x, list) and all(_whole(i, 0, 255) for i in x), "a list of ids, each 0..255"),
+    "bits": (lambda x: _whole(x, 9, 16), "the bits that frames in 16-bit files have, 9..16"),
 }
 
 
 def read_custom(path: str) -> CustomData:
     """Read the description at `path`: a YAML file, or a folder that contains dataset.yaml. Raises UserError."""
     file = _description(path)
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    return _read_custom(path, file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(8)  # a long one takes seconds, and every part of the program reads it
+def _read_custom(path: str, file: Path, *_state: int) -> CustomData:
     content = _read(file)
-    _check_keys(content, ("name", "classes", *SPLITS, "crop"), f"{file}")
+    _check_keys(content, ("name", "classes", *SPLITS, "crop", "ignore", "bits"), f"{file}")
     classes = _classes(content.get("classes"), f"{file}: classes")
     splits = {split: _parts(content[split], f"{file}: {split}") for split in SPLITS if content.get(split) is not None}
     if not splits:
-        raise UserError(f"{file}: neither train nor val is there; add one: train: {{frames: GLOB, labels: GLOB}}")
+        raise UserError(f"{file}: no train, val or test is there; add one: train: {{frames: GLOB, labels: GLOB}}")
     crop = _value(content, "crop", f"{file}")
+    void = _value(content, "ignore", f"{file}", [])
+    for name, entry in classes.items():
+        if both := {*entry.ids} & {*void}:
+            raise UserError(f"{file}: ignore: id {min(both)} belongs to {name}; remove it from one of the two")
     given = [entry.colour for entry in classes.values() if entry.colour]
     colours = iter(distinct_colours(len(classes) - len(given), given))
     role = {role: tuple(name for name, entry in classes.items() if entry.role == role) for role in ROLES}
@@ -91,7 +110,9 @@ def read_custom(path: str) -> CustomData:
         default_path=str(path),
         crop=tuple(crop) if crop else None,
         also=tuple((number, index) for index, entry in enumerate(classes.values()) for number in entry.ids[1:]),
-        movable=role["movable"], ground=role["ground"], sky=role["sky"],
+        movable=role["movable"], ground=role["ground"], sky=role["sky"], void=tuple(void),
+        label_colours=tuple((entry.colour, entry.ids[0]) for entry in classes.values() if entry.colour),
+        bits=_value(content, "bits", f"{file}", 0),
     )
     return CustomData(file, config, splits)
 
@@ -234,8 +255,10 @@ def _parts(content: Any, where: str) -> tuple[Part, ...]:
 
 
 def _part(content: Any, where: str) -> Part:
-    _check_keys(content, ("frames", "labels", "video", "step"), where)
+    _check_keys(content, ("frames", "labels", "video", "step", "list"), where)
     for key in ("frames", "labels"):
+        if key not in content and "list" in content:
+            continue
         if key not in content:
             raise UserError(f"{where}: {key} is missing; add {key}: GLOB, as {key}: \"{key}/*/*.png\"")
         glob = _text(content[key], f"{where}: {key}", LONGEST_GLOB)
@@ -244,7 +267,8 @@ def _part(content: Any, where: str) -> Part:
         if Path(glob).parts.count("**") > 1 or Path(glob).name == "**":
             raise UserError(f"{where}: {key}: {glob} may contain ** (folders of any depth) once, before a file name")
     video, step = _value(content, "video", where, True), _value(content, "step", where)
-    return Part(content["frames"], content["labels"], video, step)
+    listed = _text(content["list"], f"{where}: list", LONGEST_GLOB) if "list" in content else ""
+    return Part(content.get("frames", ""), content.get("labels", ""), video, step, listed)
 
 
 def wildcards(glob: str) -> list[int]:

@@ -45,7 +45,7 @@ def kind_of(folder: Path) -> str:
         return "synthetic"
     if "gtFine" in names and names & {"leftImg8bit", "leftImg8bit_sequence"}:
         return "cityscapes_2k"
-    if "label_id" in names or names & {"trainannot", "valannot"}:
+    if names & {"label_id", "trainannot", "valannot", "train_labels", "val_labels", "LabeledApproved_full"}:
         return "camvid"
     return "custom" if "dataset.yaml" in names else ""
 

@@ -3,7 +3,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from config.custom import SPLITS
 from config.datasets import NAMES
 from config.recipes import RECIPES
 
@@ -49,8 +48,8 @@ class Options:
     dataset: str = _option("cityscapes_2k", "data set; custom: your own, described by --data-path", choices=NAMES)
     data_path: str = _option("", "folder of the data set (default: data/NAME); custom: its YAML file, see "
                              "docs/custom_data.md", shown="PATH")
-    split: tuple[str, ...] = _option((), "splits that --check reads (default: all)", kind=str, count="+",
-                                     choices=SPLITS)
+    split: tuple[str, ...] = _option((), "split that --evaluate 1 reads (default: val), or splits that --check 1 reads "
+                                     "(default: train val)", kind=str, count="+", shown="NAME")
     pictures: int = _option(6, "frames of each split that --check draws with their labels", low=0)
     clip_source: str = _option("video", "source of training clips: the data set's video, or its labelled stills",
                                choices=("video", "stills"))
@@ -124,6 +123,8 @@ class Options:
     # weights and run folders
     weights_dir: str = _option("./weights", "folder of the released files", shown="DIR")
     segnet_weights: str = _option("", "keyframe segmenter (default: the released one)", shown="FILE")
+    guide_weights: str = _option("", "propagation run to start from, for other classes: all parts of guided block and "
+                                 "flow network that do not depend on them", shown="FILE")
     flow_weights: str = _option("", "flow network to start from: of a --stage flow run, or FlowNet2-S", shown="FILE")
     pretrained_backbone: bool = _option(True, "start the segmenter stage from ImageNet weights (downloads them)")
     resume: str = _option("0", "0: start fresh; 1: the released GSVNet file; auto: this --checkname's last run; or a "
@@ -142,9 +143,19 @@ class Options:
     local_rank: int = _option(0, "rank on this machine (set by the launcher)", low=0)
     debug: bool = _option(False, "show the traceback of an error")
 
+    # No option: the names of those that the command line or a recipe sets.
+    given: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
-FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+
+FIELDS = {field.name: field for field in dataclasses.fields(Options) if field.metadata}
 TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark")  # instead of training; one at a time
+# What to do, where, and on what machine: never taken from an earlier run. --resume auto takes all others that are not
+# given from its run, --resume FILE those of NETWORK.
+NOT_OF_RUN = {*TASKS, "recipe", "resume", "checkname", "log_folder", "metrics_file", "device", "local_rank", "debug"}
+NETWORK = ("segnet", "optical_flow_network", "intra", "edge", "dataset", "data_path", "scale")
+# With another value, the optimizer's state or the place in training would mean something else.
+FIXED_IN_RUN = ("segnet", "optical_flow_network", "intra", "edge", "dataset", "clip_source", "optim", "batch_size",
+                "multi_step", "seed")
 _COMMON = ("stage", "recipe", "evaluate", "demo", "video", "output", "dataset", "data_path", "segnet", "segnet_weights",
            "resume", "checkname", "batch_size", "epoch", "method", "device")
 _SECTIONS = {  # first field -> title
@@ -166,6 +177,11 @@ def groups() -> dict[str, list[str]]:
 def flag(name: str) -> str:
     """Field `crop_height` -> "--crop-height"."""
     return "--" + name.replace("_", "-")
+
+
+def recorded(options: Options) -> dict[str, Any]:
+    """The options by name, as a run records them."""
+    return {name: getattr(options, name) for name in FIELDS}
 
 
 def tasks(options: Options) -> list[str]:

@@ -93,6 +93,6 @@ RECIPES = {recipe.name: recipe for recipe in (
     # Continues the one before on long intervals alone.
     Recipe("camvid-propagation-long", _CAMVID | dict(
         lr=4e-4, guide_lr=8e-4, lr_gamma=0.4, epoch=2, multi_step=(3, 4), checkname="second",
-    ), f"--data-path CAMVID {_NETWORKS} --resume FIRST", "mIoU 59.74 % at position 2, mean 60.74 % at interval 3",
-        _CAMVID_TIME.format(4)),
+    ), "--data-path CAMVID --segnet-weights SEGNET --resume FIRST",
+        "mIoU 59.74 % at position 2, mean 60.74 % at interval 3", _CAMVID_TIME.format(4)),
 )}

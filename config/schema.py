@@ -7,8 +7,10 @@ class DatasetConfig:
     """Names, ids, colours and recipe of one data set.
 
     label_ids: the id that label files (and written predictions) use for each class, in class order; every other id
-    is ignored. also: further ids of the label files, as pairs (id, class index). crop: training crop (H, W) of the
-    propagation recipe, None for the command line's own default.
+    is ignored. also: further ids of the label files, as pairs (id, class index). void: ids that are known to have no
+    class. label_colours: pairs (colour, id) of label files that are coloured. bits: of frames whose 16-bit files hold
+    fewer, 0 for files that use all. crop: training crop (H, W) of the propagation recipe, None for the command line's
+    own default.
     """
 
     name: str
@@ -23,6 +25,24 @@ class DatasetConfig:
     ground: tuple[str, ...] = ()
     sky: tuple[str, ...] = ()
     also: tuple[tuple[int, int], ...] = ()
+    void: tuple[int, ...] = ()
+    label_colours: tuple[tuple[tuple[int, int, int], int], ...] = ()  # RGB
+    bits: int = 0
+
+    @property
+    def class_of(self) -> dict[int, int]:
+        """Class index by id of the label files."""
+        return {label_id: index for index, label_id in enumerate(self.label_ids)} | dict(self.also)
+
+    @property
+    def colour_ids(self) -> dict[int, int]:
+        """Ids by the colours of coloured label files, packed as 0xRRGGBB."""
+        return {red << 16 | green << 8 | blue: label_id for (red, green, blue), label_id in self.label_colours}
+
+    @property
+    def unknown_id(self) -> int:
+        """An id that no class has and that is not void; it stands for colours without an id."""
+        return next((i for i in range(255, -1, -1) if i not in self.class_of and i not in self.void), 255)
 
     @property
     def num_classes(self) -> int:

@@ -47,9 +47,12 @@ class PictureCache:
         if needed > free:
             raise UserError(f"{self.folder}: too little space for the decoded frames; change or omit --cache-dir")
 
-    def read(self, path: Path, decode: Decode) -> np.ndarray:
-        """Return decode(path), memory-mapped and read-only. Raises UserError where the cache cannot be used."""
-        entry = self._entry(path)
+    def read(self, path: Path, decode: Decode, variant: str = "") -> np.ndarray:
+        """Return decode(path), memory-mapped and read-only. Raises UserError where the cache cannot be used.
+
+        variant: tells apart what several kinds of `decode` make of one file.
+        """
+        entry = self._entry(path, variant)
         try:
             picture = _mapped(entry)
         except OSError as error:
@@ -63,12 +66,12 @@ class PictureCache:
                     other.unlink(missing_ok=True)
         return picture
 
-    def _entry(self, path: Path) -> Path:
+    def _entry(self, path: Path, variant: str = "") -> Path:
         try:
             source = os.stat(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
-        key = hashlib.sha1(str(path.resolve()).encode()).hexdigest()
+        key = hashlib.sha1(f"{path.resolve()}{variant}".encode()).hexdigest()
         return self.folder / key[:2] / f"{key}-{source.st_size}-{source.st_mtime_ns}.npy"
 
 

@@ -3,7 +3,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,8 +10,9 @@ from torch.utils.data import Dataset
 
 from config.errors import UserError
 from config.schema import DatasetConfig
-from dataloaders.cache import PictureCache
-from dataloaders.images import label_table, read_ids, read_image
+from dataloaders.cache import Decode, PictureCache
+from dataloaders.images import read_image
+from dataloaders.reader import Reader
 
 
 class SizedDataset(Dataset[dict]):
@@ -56,14 +56,14 @@ class ClipDataset(SizedDataset):
         self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: PictureCache | None = None
     ):
         self.frames, self.interval = with_past(frames, interval), interval
-        self.table, self.cache = label_table(dataset), cache
+        self.reader = Reader(dataset, cache, labels=[frame.label for frame in self.frames])
 
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
-        clip = read_clip(frame.frames[-1 - self.interval :], self.cache)  # (T,H,W,3)
-        ids = read_ids(frame.label) if self.cache is None else self.cache.read(frame.label, read_ids)  # (H,W)
-        check_size(frame.label, ids.shape, frame.frames[-1], clip.shape[1:3])
-        return {"clip": clip, "label": torch.from_numpy(cv2.LUT(ids, self.table)), "name": frame.name}
+        clip = read_clip(frame.frames[-1 - self.interval :], self.reader.frame)  # (T,H,W,3)
+        label = self.reader.label(frame.label)  # (H,W)
+        check_size(frame.label, label.shape, frame.frames[-1], clip.shape[1:3])
+        return {"clip": clip, "label": torch.from_numpy(label), "name": frame.name}
 
 
 def check_size(path: Path, size: Sequence[int], frame: Path, expected: Sequence[int]) -> None:
@@ -76,11 +76,11 @@ def check_size(path: Path, size: Sequence[int], frame: Path, expected: Sequence[
         )
 
 
-def read_clip(paths: Sequence[Path], cache: PictureCache | None = None) -> Tensor:
+def read_clip(paths: Sequence[Path], read: Decode = read_image) -> Tensor:
     """Read the frames of one clip: (T,H,W,3) uint8 RGB. Raises UserError where their sizes differ."""
     clip: np.ndarray | None = None
     for index, path in enumerate(paths):
-        picture = read_image(path) if cache is None else cache.read(path, read_image)  # (H,W,3)
+        picture = read(path)  # (H,W,3)
         if clip is None:
             clip = np.empty((len(paths), *picture.shape), np.uint8)
         elif picture.shape != clip.shape[1:]:

@@ -5,21 +5,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from config.custom import SPLITS, read_custom
+from config.custom import read_custom
 from config.datasets import CUSTOM, dataset_config
 from config.errors import UserError
 from config.options import Options
 from config.schema import DatasetConfig
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import videos_of
-from dataloaders.images import content_of, label_table, read_ids, read_image, turned_by_exif
-from dataloaders.label_check import wrong_kind
+from dataloaders.images import content_of, exif_orientation, label_table
+from dataloaders.label_check import unknown_colours, wrong_kind
 from dataloaders.loaders import labelled_frames, prepare_data
+from dataloaders.reader import Reader
 from dataloaders.split_scan import MISPLACED, Problem, SplitScan
 from utils.files import write_json
 from utils.logging import watched
@@ -56,12 +58,14 @@ def check_dataset(options: Options) -> int:
     config, output = dataset_config(options.dataset, options.data_path), Path(*options.output or ("check",))
     scans = scan_splits(options)
     output.mkdir(parents=True, exist_ok=True)
-    files = scan_files([frame for scan in scans.values() for frame in scan.frames], max(1, options.num_worker))
+    frames = [frame for scan in scans.values() for frame in scan.frames]
+    reader = Reader(config, labels=[frame.label for frame in frames])
+    files = scan_files(frames, reader, max(1, options.num_worker))
     reports = {split: report_of(scan, files, config, _void_ids(options)) for split, scan in scans.items()}
-    found = {split: dict.fromkeys(problems_of(split, scans, files, reports[split], config)) for split in scans}
+    found = {split: dict.fromkeys(problems_of(split, scans, files, reports[split], reader)) for split in scans}
     problems = [{"kind": kind, "split": split, "text": text} for split in found for kind, text in found[split]]
     for split, report in reports.items():
-        report["pictures"] = draw_labels(scans[split], files, config, options.pictures, output / split)
+        report["pictures"] = draw_labels(scans[split], files, reader, options.pictures, output / split)
         print_split(split, report)
     print_problems(problems)
     write_json(output / "check.json", {"dataset": config.name, "splits": reports, "problems": problems})
@@ -78,8 +82,8 @@ def scan_splits(options: Options) -> dict[str, SplitScan]:
         prepare_data(dataset=dataset, root=root)
     elif not root.is_dir():  # preparing would generate it
         raise UserError(f"{root}: no such folder; generate the streets with: python -m streets --root {root}")
-    asked = options.split or (read_custom(str(root)).splits if dataset == CUSTOM else SPLITS)
-    for split in (split for split in SPLITS if split in asked):
+    usual = [*read_custom(str(root)).splits] if dataset == CUSTOM else ["train", "val"]
+    for split in dict.fromkeys(options.split or usual):
         scans[split] = scan = SplitScan(collect=True)
         with scan.reporting():
             scan.frames = labelled_frames(dataset=dataset, root=root, split=split, past=PAST, scan=scan)
@@ -96,27 +100,27 @@ def _void_ids(options: Options) -> range:
     return range(0) if options.dataset == CUSTOM else range(34)
 
 
-def scan_file(path: Path, is_label: bool) -> ScannedFile:
+def scan_file(path: Path, is_label: bool, reader: Reader) -> ScannedFile:
     """Read one frame or label. Raises nothing: the result holds what is wrong."""
     digest = b""
     try:
         content = content_of(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        picture = read_ids(path) if is_label else read_image(path)  # (H,W) or (H,W,3)
+        picture = reader.ids(path) if is_label else reader.frame(path)  # (H,W) or (H,W,3)
     except UserError as error:
-        kind = "labels that hold no ids" if is_label and scan_file(path, False).size else "unreadable files"
+        kind = "labels that hold no ids" if is_label and scan_file(path, False, reader).size else "unreadable files"
         return ScannedFile(digest, problem=Problem(kind, error.line))
     size = f"{picture.shape[1]} x {picture.shape[0]}"
     if is_label:
         return ScannedFile(digest, size, np.bincount(picture.ravel(), minlength=256))
-    return ScannedFile(digest, size, turned=turned_by_exif(content))
+    return ScannedFile(digest, size, turned=exif_orientation(content) != 1)
 
 
-def scan_files(frames: Sequence[LabelledFrame], workers: int) -> Files:
+def scan_files(frames: Sequence[LabelledFrame], reader: Reader, workers: int) -> Files:
     """Read every label, every labelled frame and the frames before it, each file once."""
     jobs = {path: False for frame in frames for path in frame.frames} | {frame.label: True for frame in frames}
     with ThreadPoolExecutor(workers) as pool:  # decoders let other threads run
-        found = pool.map(scan_file, jobs, jobs.values())
+        found = pool.map(partial(scan_file, reader=reader), jobs, jobs.values())
         return dict(zip(watched(jobs, description="check", unit="file"), found))
 
 
@@ -150,10 +154,10 @@ def report_of(scan: SplitScan, files: Files, config: DatasetConfig, void: range)
 
 
 def problems_of(
-    split: str, scans: Mapping[str, SplitScan], files: Files, report: Mapping, config: DatasetConfig
+    split: str, scans: Mapping[str, SplitScan], files: Files, report: Mapping, reader: Reader
 ) -> Iterator[Problem]:
     """Yield the problems of a split: of its folders, single files, labels next to their frames, ids; and its leaks."""
-    frames = scans[split].frames
+    frames, config = scans[split].frames, reader.dataset
     yield from scans[split].problems
     for path in (path for frame in frames for path in (*frame.frames, frame.label)):
         if (problem := files[path].problem) is not None:
@@ -163,6 +167,9 @@ def problems_of(
     for frame in frames:
         if (ids := files[frame.label].ids) is not None and (reason := wrong_kind(ids, config)):
             yield Problem("labels of another kind", f"{frame.label}: {reason}")
+        if reader.coloured and ids is not None and ids[config.unknown_id]:
+            colours = unknown_colours([frame], config)
+            yield Problem("colours without a class", f"{frame.label}: {', '.join(colours)}; ignored")
     for frame in frames:
         *earlier, own, label = (files[path].size for path in (*frame.frames, frame.label))
         if own and label not in (own, ""):
@@ -170,8 +177,6 @@ def problems_of(
             yield Problem("labels of another size than their frame", text)
         if own and not {*earlier} <= {own, ""}:
             yield Problem(SIZES, f"{frame.frames[-1]}: {own} pixels, but a frame before it has another size")
-    if split == "train" and len({*report["frame_sizes"]} - {"unreadable"}) > 1:  # evaluation reads them one by one
-        yield Problem(SIZES, f"{_sizes(report)}; training requires one size")
     for row in (row for row in report["unknown_ids"] if row["name"] != "void"):
         where = f"{row['ids'][0]}: {row['pixels']} pixels; files: {row['files']}, first {row['first']}"
         yield Problem("ids without a class", f"{where}; ignored: add the id to a class, or use 255 for void")
@@ -191,16 +196,16 @@ def _sizes(report: Mapping) -> str:
     return ", ".join(f"{size} ({count})" for size, count in report["frame_sizes"].items())
 
 
-def draw_labels(scan: SplitScan, files: Files, config: DatasetConfig, count: int, stem: Path) -> list[str]:
+def draw_labels(scan: SplitScan, files: Files, reader: Reader, count: int, stem: Path) -> list[str]:
     """Draw `count` frames, evenly spaced, next to their labels, as `stem`_*.png. Returns the names of the files."""
     usable = [frame for frame in scan.frames if "" != files[frame.label].size == files[frame.frames[-1]].size]
     count, names = min(count, len(usable)), []
     for number, frame in enumerate(usable[i * len(usable) // count] for i in range(count)):
-        image, ids = read_image(frame.frames[-1]), read_ids(frame.label)  # (H,W,3), (H,W)
+        image, label, config = reader.frame(frame.frames[-1]), reader.label(frame.label), reader.dataset
         width = min(max(image.shape[1], NARROWEST), WIDEST)
         size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # (h,width,3)
-        label = cv2.resize(cv2.LUT(ids, label_table(config)), size, interpolation=cv2.INTER_NEAREST)  # (h,width)
+        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)  # (h,width)
         painted = with_caption(overlay(image, label, config.colours), "label; pixels without a class are not painted")
         panels = grid([[with_caption(image, frame.name), painted]])
         names.append(f"{stem.name}_{number}_{frame.name}.png")

@@ -3,14 +3,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import torch
 
 from config.schema import DatasetConfig
 from dataloaders.cache import PictureCache
 from dataloaders.clips import LabelledFrame, SizedDataset, check_size
 from dataloaders.flow_pairs import read_flow
-from dataloaders.images import label_table, read_ids, read_image
+from dataloaders.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -71,19 +70,19 @@ class VideoDataset(SizedDataset):
         with_flow: bool = False,
     ):
         self.frames = [frame for video in videos for frame in video]
-        self.table, self.cache, self.with_flow = label_table(dataset), cache, with_flow
+        labels = [frame.labelled.label for frame in self.frames if frame.labelled is not None]
+        self.reader, self.with_flow = Reader(dataset, cache, labels=labels), with_flow
 
     def __getitem__(self, index: int) -> dict:
         frame = self.frames[index]
-        read = (lambda path, decode: decode(path)) if self.cache is None else self.cache.read
-        item = {"image": torch.tensor(read(frame.path, read_image)), "label": torch.empty(0, dtype=torch.uint8)}
+        item = {"image": torch.tensor(self.reader.frame(frame.path)), "label": torch.empty(0, dtype=torch.uint8)}
         item |= {"ahead": torch.empty(0), "visible": torch.empty(0, dtype=torch.bool)}
         if (labelled := frame.labelled) is not None:
-            ids, whole = read(labelled.label, read_ids), item["image"].shape[:2]
+            label, whole = self.reader.label(labelled.label), item["image"].shape[:2]
             # Unlike in training, a label may have another size than its frame, but not another aspect ratio.
-            if abs(ids.shape[0] * whole[1] - ids.shape[1] * whole[0]) > max(whole):
-                check_size(labelled.label, ids.shape, frame.path, whole)
-            item["label"] = torch.from_numpy(cv2.LUT(ids, self.table))
+            if abs(label.shape[0] * whole[1] - label.shape[1] * whole[0]) > max(whole):
+                check_size(labelled.label, label.shape, frame.path, whole)
+            item["label"] = torch.from_numpy(label)
             if self.with_flow and labelled.ahead is not None:
                 flow, visible = read_flow(labelled.ahead)
                 check_size(labelled.ahead, visible.shape, frame.path, whole)

@@ -15,6 +15,8 @@ from dataloaders.split_scan import NO_FRAME, SplitScan
 from utils.logging import logger
 
 Key = tuple[str, ...]  # texts that the wildcards of a glob match in one path
+SEPARATOR = re.compile(r"[\t,]")
+PRESENT = ("1", "0", "-1")  # in VOC's lists of one class: it is there, hard to see, not there
 NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)[^0-9]*")
 
 
@@ -40,14 +42,22 @@ def _find_part(
 ) -> Iterator[tuple[tuple[Path, ...], Path]]:
     """Yield each labelled frame at the end of its past, and its label."""
     folder, where = data.file.parent, f"{data.file}: {split}"
-    for pattern in (part.frames, part.labels):
+    for pattern in filter(None, (part.frames, part.labels)):
         _check_hidden_by_glob(folder, pattern, scan)
-    frames = matches(folder, part.frames, f"{where}: frames")
-    labels = matches(folder, part.labels, f"{where}: labels")
+    frames = matches(folder, part.frames, f"{where}: frames") if part.frames else {}
+    labels = matches(folder, part.labels, f"{where}: labels") if part.labels else {}
+    pairs, stems = _read_list(folder, part.list, scan) if part.list else ({}, {})
+    if part.list and not (pairs or (frames and labels)):
+        raise UserError(f"{folder / part.list}: a list of stems requires frames: GLOB and labels: GLOB too, in {where}")
+    if pairs:
+        frames = frames | {path: (path.stem,) for path in pairs if path not in frames}
+        frames = dict(sorted(frames.items(), key=lambda item: _by_number(item[0])))
     frames = {path: key for path, key in frames.items() if path not in labels}  # both may be in one folder
     if not frames:
         raise UserError(f"{where}: {part.frames} of frames matches only the labels; add the frames' names or ending")
-    label_of = _pair(frames, labels, part, where, scan)
+    if stems:
+        labels = _chosen(labels, stems, folder / part.list, scan)
+    label_of = pairs or _pair(frames, labels, part, where, scan)
     videos = list(_videos(frames, part, scan))
     if part.video and part.step is None:
         _log_gaps(videos, frames, where)
@@ -56,6 +66,52 @@ def _find_part(
         for t, frame in enumerate(video):
             if frame in label_of:
                 yield tuple(video[max(0, t - past) : t + 1]), label_of[frame]
+
+
+def _read_list(folder: Path, name: str, scan: SplitScan) -> tuple[dict[Path, Path], dict[str, int]]:
+    """Read a split list: labels by frame, of lines with two paths relative to `folder`; line numbers by stem."""
+    file, pairs, stems = folder / name, dict[Path, Path](), dict[str, int]()
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{file}: cannot be read ({reason}); correct list: in the description") from error
+    for number, line in enumerate(lines, 1):
+        words = line.split() if not SEPARATOR.search(line) else [word.strip() for word in SEPARATOR.split(line)]
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) > 2:
+            raise UserError(f"{file}, line {number}: {len(words)} words; write one stem, or a frame and its label")
+        if len(words) == 1 or words[1] in PRESENT:
+            if words[1:] != ["-1"]:
+                stems[words[0]] = number
+            continue
+        frame, label = (folder / word if Path(word).is_file() else folder / word.lstrip("/") for word in words)
+        for path in (path for path in (frame, label) if not path.is_file()):
+            scan.report(f"{path}: no such file, but {file} names it in line {number}; correct the line", NO_FRAME)
+        if frame == label or pairs.get(frame, label) != label:
+            reason = "names one file twice" if frame == label else f"{pairs[frame]} labels this frame already"
+            scan.report(f"{file}, line {number}: {reason}; correct the line")
+        if frame.is_file() and label.is_file():
+            pairs[frame] = label
+    if pairs and stems:
+        raise UserError(f"{file}, line {min(stems.values())}: a stem among pairs of frame and label; write one kind")
+    if not pairs and not stems:
+        raise UserError(f"{file}: empty; write one stem, or a frame and its label, a line")
+    return pairs, stems
+
+
+def _chosen(labels: Mapping[Path, Key], stems: Mapping[str, int], file: Path, scan: SplitScan) -> dict[Path, Key]:
+    """The labels in which the wildcards match a listed stem: of the file, of a folder, or of both joined by /."""
+    found = {path: {*key, "/".join(key), path.name} & {*stems} for path, key in labels.items()}
+    for stem in {*stems} - {stem for matched in found.values() for stem in matched}:
+        scan.report(f"{file}, line {stems[stem]}: no label has {stem!r} where its glob has wildcards; correct the line")
+    return {path: key for path, key in labels.items() if found[path]}
+
+
+def _by_number(path: Path) -> tuple:
+    """Sorting key of frames: by folder, then by name, numbers by value."""
+    return natural(path.parent), str(path.parent), natural(Path(path.name)), path.name
 
 
 def matches(folder: Path, pattern: str, where: str) -> dict[Path, Key]:
@@ -68,7 +124,7 @@ def matches(folder: Path, pattern: str, where: str) -> dict[Path, Key]:
     if not found:
         there = contents(nearest(folder / pattern))
         raise UserError(f"{where}: {pattern} matches no file; it is relative to {folder}; {there}")
-    found.sort(key=lambda path: (natural(path.parent), str(path.parent), natural(Path(path.name)), path.name))
+    found.sort(key=_by_number)
     return {folder / path: _key(Path(pattern), path) for path in found}
 
 

@@ -1,9 +1,11 @@
 """Read pictures and label maps from disk."""
+import contextlib
 import io
 import os
 import stat
 import warnings
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,14 +19,16 @@ from config.schema import DatasetConfig
 
 cv2.setNumThreads(0)  # loader processes run in parallel; OpenCV's own threads would only compete with them
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # first bytes of their files
-PNG_PALETTE = 3  # colour type
+TIFF = (b"II*\0", b"MM\0*")
+PNG_PALETTE, PNG_COLOURS = 3, (2, 6)  # colour types
 MOST_PIXELS = 2**27  # of a picture, 16384 x 8192; a header can claim far more, and a decoder would allocate it
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, *, bits: int = 0) -> np.ndarray:
     """Read a picture as RGB (H,W,3) uint8. Raises UserError where it is unreadable.
 
-    Grey, palette, RGBA, CMYK and 16-bit files are converted; an EXIF rotation is ignored.
+    Grey, palette, RGBA, CMYK and 16-bit files are converted; an EXIF rotation is ignored. bits: of the values in a
+    16-bit file, 0 for all 16.
     """
     path = Path(path)
     content = content_of(path)
@@ -35,13 +39,49 @@ def read_image(path: Path) -> np.ndarray:
         except RuntimeError as error:
             raise _unreadable(path, content) from error
         return picture.permute(1, 2, 0).numpy()
-    return cv2.cvtColor(decode(path, content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    kind = decode(path, content, cv2.IMREAD_UNCHANGED).dtype if content.startswith(TIFF) else np.dtype(np.uint8)
+    if kind not in (np.uint8, np.uint16):
+        raise UserError(f"{path}: its pixels are {kind}; save frames with 8 or 16 bits a channel")
+    deep = cv2.IMREAD_ANYDEPTH if bits else 0
+    picture = decode(path, content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | deep)  # (H,W,3)
+    if picture.dtype == np.uint16:
+        picture = np.minimum(picture >> bits - 8, 255).astype(np.uint8)
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """Read a label file's ids, (H,W) uint8: one 8-bit channel, or palette indices.
+def bits_of(path: Path) -> int:
+    """Return how many bits the largest value in a picture's 16-bit file has; 0 for 8-bit files. Raises UserError."""
+    content = content_of(path)
+    if content.startswith(JPEG) or (content.startswith(PNG) and content[24] != 16):
+        return 0
+    picture = decode(path, content, cv2.IMREAD_UNCHANGED)
+    return int(picture.max()).bit_length() if picture.dtype == np.uint16 else 0
 
-    Raises UserError where it is unreadable or holds no ids.
+
+def check_bits(paths: Sequence[Path], bits: int, *, least: int = 16) -> bool:
+    """Return whether `bits` are those of pictures in 16-bit files; unreadable ones are reported when they are needed.
+
+    Raises UserError where the largest value has more bits, or, with bits 0, fewer than `least`: they would be dark.
+    """
+    most = 0
+    for path in paths:
+        with contextlib.suppress(UserError):
+            most = max(most, bits_of(path))
+    if bits and most > bits:
+        raise UserError(f"{paths[0]}: bits: {bits} in the description, but values of such pictures have {most} bits")
+    if not bits and 0 < most < least:
+        raise UserError(
+            f"{paths[0]}: pictures of 16 bits, whose values have {most} bits in the first {len(paths)} files and would "
+            f"be dark; write bits: {most} into the description of a custom data set, or convert them"
+        )
+    return bool(bits and most)
+
+
+def read_ids(path: Path, *, colours: Mapping[int, int] | None = None, unknown: int = 255) -> np.ndarray:
+    """Read a label file's ids, (H,W) uint8: one 8-bit channel, palette indices, three equal channels, or colours.
+
+    colours: ids by 0xRRGGBB, where files of three channels hold colours; any other colour becomes the id `unknown`.
+    Raises UserError where the file is unreadable or holds no ids.
     """
     path = Path(path)
     content = content_of(path)
@@ -57,30 +97,64 @@ def read_ids(path: Path) -> np.ndarray:
     if depth != 8:
         raise UserError(f"{path}: this label is a PNG of {depth} bits a channel; save it with 8 bits")
     ids = decode(path, content, cv2.IMREAD_UNCHANGED)
-    if ids.ndim != 2 or ids.dtype != np.uint8:
-        channels = ids.shape[2] if ids.ndim == 3 else 1
-        raise UserError(
-            f"{path}: a label must have one 8-bit channel of class ids, this one has {channels} of {ids.dtype}; use "
-            "the label files that hold ids, not colours"
-        )
-    return ids
+    if ids.ndim == 2 and ids.dtype == np.uint8:
+        return ids
+    if ids.ndim == 3 and ids.dtype == np.uint8 and ids.shape[2] >= 3:
+        if not colours and (ids[..., :1] == ids[..., 1:3]).all():
+            return np.ascontiguousarray(ids[..., 0])
+        if colours:
+            known = np.array(sorted(colours))
+            packed = _packed(ids)  # (H,W)
+            place = np.searchsorted(known, packed).clip(max=len(known) - 1)
+            table = np.array([colours[colour] for colour in known], np.uint8)
+            return np.where(known[place] == packed, table[place], np.uint8(unknown))
+    channels = ids.shape[2] if ids.ndim == 3 else 1
+    raise UserError(
+        f"{path}: a label must have one 8-bit channel of class ids, this one has {channels} of {ids.dtype}; give the "
+        "classes of a custom data set their colours, or use the label files that hold ids, not colours"
+    )
 
 
-def turned_by_exif(content: bytes) -> bool:
-    """Return whether the EXIF data in the bytes of a picture's file make viewers rotate or mirror it."""
+def colour_counts(path: Path) -> dict[int, int]:
+    """Return the pixels of each colour 0xRRGGBB in a label file of three or four channels; none of another file."""
+    content = content_of(path)
+    if content.startswith(PNG) and content[25] not in PNG_COLOURS:
+        return {}
+    picture = decode(path, content, cv2.IMREAD_UNCHANGED)
+    if picture.ndim != 3 or picture.shape[2] < 3:
+        return {}
+    colours, counts = np.unique(_packed(picture), return_counts=True)
+    return dict(zip(colours.tolist(), counts.tolist()))
+
+
+def _packed(picture: np.ndarray) -> np.ndarray:
+    """BGR (H,W,3 or 4) uint8 -> 0xRRGGBB (H,W) int64."""
+    return picture[..., :3].astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
+
+
+def exif_orientation(content: bytes) -> int:
+    """Return how the EXIF data in the bytes of a picture's file make viewers rotate or mirror it: 1 (not at all)..8."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as picture:
-            return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+            return found if found in range(1, 9) else 1
     except Exception:  # of many types; damaged EXIF data rotates nothing
-        return False
+        return 1
+
+
+def read_upright(path: Path, *, bits: int = 0) -> np.ndarray:
+    """Read a picture as `read_image`, but rotated by its EXIF data, as viewers show it. Raises UserError."""
+    picture, orientation = read_image(path, bits=bits), exif_orientation(content_of(path))
+    if orientation > 4:  # 5 to 8 are 1 to 4 after rows and columns have changed places
+        picture, orientation = picture.transpose(1, 0, 2), orientation - 4
+    down, across = (-1 if orientation in turned else 1 for turned in ((3, 4), (2, 3)))
+    return np.ascontiguousarray(picture[::down, ::across])
 
 
 def label_table(dataset: DatasetConfig) -> np.ndarray:
     """Return a table (256,) uint8 from a label file's id to the class index; `ignore` for ids without a class."""
     table = np.full(256, dataset.ignore, np.uint8)
-    table[list(dataset.label_ids)] = np.arange(dataset.num_classes, dtype=np.uint8)
-    for label_id, index in dataset.also:
-        table[label_id] = index
+    table[list(dataset.class_of)] = list(dataset.class_of.values())
     return table
 
 

@@ -1,5 +1,6 @@
 """Entry point to the data: labelled frames of a data set by name, and loaders over them."""
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def prepare_data(*, dataset: str, root: Path) -> None:
         if root == Path(default):  # perhaps a newcomer's first try
             hint = (
                 f"put {dataset} there (data/README.md tells where it comes from) or name its folder with --data-path; "
-                "without data, try make demo, --dataset synthetic, or --video IN --output OUT with a video of yours"
+                "without data, start with make demo: it renders streets and trains the networks that --dataset "
+                "synthetic and --video IN --output OUT need"
             )
         found = "a file, where a folder was expected" if root.exists() else "no such folder"
         raise UserError(f"{root}: {found}; {hint}")
@@ -89,18 +91,19 @@ class TrainingLoader:
     """This rank's share of shuffled batches, `batch` samples over all ranks; the incomplete last batch is dropped.
 
     A batch has the keys of the items, stacked: `clip` (N,T,H,W,3), `label` (N,H,W), `name` list of N, and so on.
-    skip_bad: unreadable samples are replaced by others; the batch's `bad` lists the errors, one line each. The worker
-    processes stay from pass to pass and epoch to epoch.
+    skip_bad: unreadable samples are replaced by others; the batch's `bad` lists the errors, one line each. mixed: where
+    frames of a batch differ in size, its tensors are lists of N; without, that is an error. The worker processes stay
+    from pass to pass and epoch to epoch.
     """
 
     def __init__(
         self, datasets: Mapping[int, SizedDataset], *, batch: int, workers: int, rank: int = 0, ranks: int = 1,
-        skip_bad: bool = False,
+        skip_bad: bool = False, mixed: bool = False,
     ):
         self.datasets, self.batch, self.rank, self.ranks = datasets, batch, rank, ranks
         self._order: list[tuple[int, int]] = []  # refilled in place for every pass
         passes = _Passes(datasets, skip_bad)
-        self._loader = _Loader(passes, sampler=self._order, batch=max(1, batch // ranks), workers=workers)
+        self._loader = _Loader(passes, sampler=self._order, batch=max(1, batch // ranks), workers=workers, mixed=mixed)
 
     def start(self, which: int, *, seed: Sequence[int], skip: int = 0) -> tuple[int, Iterator[dict]]:
         """Return the number of batches of one pass over data set `which`, and an iterator over them.
@@ -125,20 +128,22 @@ def video_loader(frames: SizedDataset, *, workers: int) -> DataLoader:
     return _Loader(frames, sampler=range(len(frames)), batch=None, workers=workers)
 
 
-def _one_size(samples: list[dict]) -> dict:
-    """Stack samples to a batch; join their `bad`. Raises UserError where their frames or labels differ in size."""
+def _collate(samples: list[dict], mixed: bool) -> dict:
+    """Stack samples to a batch; join their `bad`. If sizes differ, return lists if `mixed`, else raise UserError."""
     first = samples[0]
     if isinstance(first, dict) and "bad" in first:
         bad = [line for sample in samples for line in sample["bad"]]
-        return _one_size([{k: x for k, x in sample.items() if k != "bad"} for sample in samples]) | {"bad": bad}
+        return _collate([{k: x for k, x in sample.items() if k != "bad"} for sample in samples], mixed) | {"bad": bad}
     for sample in samples[1:] if isinstance(first, dict) else ():
         for part, sides in (("clip", slice(-3, -1)), ("label", slice(None))):
             if part in first and sample[part].shape != first[part].shape:
+                if mixed:
+                    return {key: [x[key] for x in samples] for key in first}
                 (h, w), (other_h, other_w) = sample[part].shape[sides], first[part].shape[sides]
                 what = "frames have" if part == "clip" else "label has"
                 raise UserError(
                     f"{sample['name']}: its {what} {w} x {h} pixels, those of {first['name']} {other_w} x {other_h}; "
-                    "use --batch-size 1, or pictures of one size"
+                    "use --batch-size 1, pictures of one size, or --use-crop 1 where the stage crops"
                 )
     return default_collate(samples)
 
@@ -146,11 +151,11 @@ def _one_size(samples: list[dict]) -> dict:
 class _Loader(DataLoader):
     """A loader whose processes ignore signals: the program still needs their samples, and ends them itself."""
 
-    def __init__(self, dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: int):
+    def __init__(self, dataset: Dataset, *, sampler: Sequence, batch: int | None, workers: int, mixed: bool = False):
         super().__init__(
             dataset, batch_size=batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None, pin_memory=torch.cuda.is_available(),
-            collate_fn=None if batch is None else _one_size, worker_init_fn=end_by_parent,
+            collate_fn=None if batch is None else partial(_collate, mixed=mixed), worker_init_fn=end_by_parent,
         )
 
     def __iter__(self) -> Any:

@@ -10,8 +10,9 @@ from config.options import Options
 from dataloaders.cache import picture_cache
 from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.eval_videos import VideoDataset, share, videos_of
-from dataloaders.label_check import check_label_kind
+from dataloaders.label_check import check_frames, check_labels
 from dataloaders.loaders import DRY_RUN_FRAMES, labelled_frames, video_loader
+from dataloaders.reader import Reader
 from evaluation.evaluated_frames import EvaluatedFrame, evaluated_frames
 from evaluation.metrics_json import Metrics
 from evaluation.optical_flow import TORCH_WEIGHTS, FlowBetween
@@ -43,7 +44,8 @@ class Tally:
 
 
 class Evaluation:
-    """Evaluation on the validation split, as the options describe it. Prepared once, run as often as needed:
+    """Evaluation on val, or the split that --split names, as the options describe it. Prepared once, run as often as
+    needed:
 
         tally = evaluation.tally(methods)
         for frame in evaluation.frames(net, methods):
@@ -56,6 +58,7 @@ class Evaluation:
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, *, temporal: bool = False):
         self.options, self.device, self.ranks = options, device, ranks
         self.dataset = dataset_config(options.dataset, options.data_path)
+        self.split = options.split[0] if options.split else "val"
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
         frames = self._labelled_frames(temporal)
         self.videos = share(frames, rank=ranks.rank, ranks=ranks.count, whole_videos=temporal)
@@ -74,22 +77,26 @@ class Evaluation:
         self.loader = video_loader(items, workers=options.num_worker)
 
     def _labelled_frames(self, temporal: bool) -> list[LabelledFrame]:
-        """Labelled val frames with their past; drops positions that none of them reaches. Raises UserError."""
+        """Labelled frames with their past; drops positions that none of them reaches. Raises UserError."""
         options, past = self.options, max(self.positions)
         # Where only some frames are labelled, consistency over time requires more past than the positions: enough
         # keyframes of every interval, however many positions are evaluated.
         loaded = max(past, TEMPORAL_PAST, 2 * (past + 1)) if temporal else past
-        frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=loaded)
-        check_label_kind(frames, self.dataset)
+        root, split = Path(options.data_path), self.split
+        frames = labelled_frames(dataset=options.dataset, root=root, split=split, past=loaded)
+        reader = Reader(self.dataset, labels=[frame.label for frame in frames])
+        check_labels(frames, reader, split)
+        check_frames(frames, reader)
         for position in list(self.positions):
             enough = len(with_past(frames, position))
             if enough < len(frames):
-                logger.info("val: %d of %d labelled frames have %d frames before them", enough, len(frames), position)
+                counts = enough, len(frames), position
+                logger.info("%s: %d of %d labelled frames have %d frames before them", split, *counts)
             if enough == 0:
                 self.positions.remove(position)
         if not self.positions:
             raise UserError(
-                f"{options.data_path}: no labelled val frame has {past} frames before it; choose a smaller "
+                f"{options.data_path}: no labelled {split} frame has {past} frames before it; choose a smaller "
                 "--eval-multi-step, or --eval-single 1"
             )
         return frames[:DRY_RUN_FRAMES] if options.early_stop else frames
@@ -118,7 +125,7 @@ class Evaluation:
             method: Metrics.from_matrices(
                 by_position, classes=self.dataset.classes, temporal=temporal.get(method), temporal_flow=self.flow_name,
                 dataset=self.dataset.name, segnet=options.segnet, flow=options.optical_flow_network, method=method,
-                intra=options.intra, edge=options.edge, scale=options.scale,
+                intra=options.intra, edge=options.edge, scale=options.scale, split=self.split,
             )
             for method, by_position in tally.matrices.items()
         }

@@ -1,4 +1,4 @@
-"""The content of metrics.json: the one definition that all its writers and readers share."""
+"""The content of metrics.json of segmentation, as all its writers and readers use it (stage flow: `FlowErrors`)."""
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -69,9 +69,10 @@ class WorstFrame:
 class Metrics:
     """What an evaluation of one method found; the fields are in the order of the file's keys. avg_miou: mean of the
     positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, the released program's
-    average. `temporal_flow` and `worst` are written only where they were determined."""
+    average. `temporal_flow` and `worst` are written only where they were determined, `split` unless it is val."""
 
     dataset: str
+    split: str = "val"
     segnet: str
     flow: str
     intra: bool = True
@@ -107,7 +108,8 @@ class Metrics:
         content = asdict(self)
         for row in content["intervals"]:
             row |= row.pop("temporal") or {}
-        return {key: x for key, x in content.items() if x is not None or key not in ("temporal_flow", "worst")}
+        usual = {"temporal_flow": None, "worst": None, "split": "val"}  # not written
+        return {key: x for key, x in content.items() if key not in usual or x != usual[key]}
 
     @classmethod
     def from_json(cls, content: object) -> "Metrics":

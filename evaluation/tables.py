@@ -67,7 +67,8 @@ def heading(metrics: Metrics) -> str:
     if metrics.method == "gsv":
         flow += "" if metrics.intra else ", without intra features"
         flow += "" if metrics.edge else ", without edge map"
-    return f"{metrics.dataset} val: {metrics.method}, {metrics.segnet}{flow}, keyframes at scale {metrics.scale:g}"
+    data = f"{metrics.dataset} {metrics.split}"
+    return f"{data}: {metrics.method}, {metrics.segnet}{flow}, keyframes at scale {metrics.scale:g}"
 
 
 def notes(metrics: Metrics) -> list[str]:

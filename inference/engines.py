@@ -145,5 +145,5 @@ def build_engine(name: str, net: GSVNet, *, scale: float, device: torch.device, 
     if amp not in PRECISIONS:
         raise UserError(f"no precision {amp!r}; choose one of: {', '.join(PRECISIONS)}")
     if not 0 < scale < float("inf"):
-        raise UserError(f"scale has to be a number above 0, not {scale!r}: keyframes are resized by it")
+        raise UserError(f"scale must be a number above 0, not {scale!r}: keyframes are resized by it")
     return ENGINES[name](net, scale=scale, device=device, amp=amp)

@@ -15,7 +15,7 @@ from config.options import Options
 from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_packages, run_session, session
 from models.gsvnet import GSVNet
 from models.resize import GRID_STRIDE, grid_size, scaled_size
-from models.steps import FixedViewStep, KeyframeStep, PropagationStep
+from models.steps import FixedViewStep, KeyframeStep, PropagationStep, SegmenterStep
 from utils.files import file_errors, write_bytes, write_json
 from utils.logging import logger
 
@@ -30,7 +30,12 @@ _LAYOUTS = {
     "image": "N,H,W,3: a frame, RGB, 0..255", "view": "N,3,h,w: the frame on the grid, BGR, normalised",
     "previous_view": "N,3,h,w: the view of the frame before", "logits": "N,C,h,w: one plane a class, on the grid",
     "previous_logits": "N,C,h,w: the logits of the frame before",
+    "segmenter's logits": "N,C,h',w': one plane a class, at the segmenter's stride of the scaled frame",
 }
+_ALONE = (
+    "for every frame: logits = segmenter(image)",
+    "labels = argmax over classes of logits, bilinearly upsampled to the frame's size with corners aligned",
+)
 _LOOP = (
     "for every frame: view = view(image)",
     "for the first frame and every `interval`-th after it: logits = keyframe(image)",
@@ -53,7 +58,7 @@ def run_export(net: GSVNet, options: Options) -> dict:
         tempfile.TemporaryFile(dir=folder).close()
     described: dict[str, dict] = {}
     files: dict[str, bytes] = {}
-    for graph in graphs(net.eval(), options.export_size, options.scale):
+    for graph in graphs(net.eval(), options.export_size, options.scale, alone=options.stage == "segnet"):
         program = exported(graph)
         model = onnx_model(graph, program)
         packages[1].checker.check_model(model, full_check=True)
@@ -70,13 +75,15 @@ def run_export(net: GSVNet, options: Options) -> dict:
     for name, packed_graph in files.items():
         write_bytes(folder / name, packed_graph, HINT)
     write_json(folder / DESCRIPTION, content)
-    logger.info("view, keyframe and propagation as .onnx and .pt2, and %s: %s", DESCRIPTION, folder)
+    logger.info("%s as .onnx and .pt2, and %s: %s", ", ".join(described), DESCRIPTION, folder)
     return content
 
 
-def graphs(net: GSVNet, size: tuple[int, int], scale: float) -> list[Graph]:
-    """The three steps for frames of `size` (H,W)."""
+def graphs(net: GSVNet, size: tuple[int, int], scale: float, *, alone: bool = False) -> list[Graph]:
+    """The three steps for frames of `size` (H,W); the segmenter `alone` is one."""
     image = torch.zeros(1, *size, 3, dtype=torch.uint8)
+    if alone:
+        return [Graph("segmenter", SegmenterStep(net, scale).eval(), {"image": image}, "logits")]
     view = torch.zeros(1, 3, *grid_size(*size))  # (1,3,h,w)
     logits = torch.zeros(1, net.segmenter.classes, *grid_size(*size))  # (1,C,h,w)
     return [
@@ -123,7 +130,10 @@ def described_graph(graph: Graph, model: "onnx.ModelProto") -> dict:
     with torch.inference_mode():
         tensors = graph.inputs | {graph.output: graph.step(*graph.inputs.values())}
     described = [
-        {"name": name, "shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch."), "layout": _LAYOUTS[name]}
+        {
+            "name": name, "shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch."),
+            "layout": _LAYOUTS.get(f"{graph.name}'s {name}", _LAYOUTS[name]),
+        }
         for name, x in tensors.items()
     ]
     return {
@@ -136,8 +146,8 @@ def described_graph(graph: Graph, model: "onnx.ModelProto") -> dict:
 def description(net: GSVNet, options: Options, described: dict) -> dict:
     """Everything needed to use the files without this program."""
     dataset, size = dataset_config(options.dataset, options.data_path), options.export_size
-    classes = zip(dataset.classes, dataset.label_ids, dataset.colours)
-    return {
+    classes, alone = zip(dataset.classes, dataset.label_ids, dataset.colours), "segmenter" in described
+    content = {
         "segnet": options.segnet, "flow": options.optical_flow_network, "dataset": dataset.name,
         "frame": {"size": list(size), "dtype": "uint8", "channel_order": "RGB"},
         "grid": {"size": list(grid_size(*size)), "stride": GRID_STRIDE},
@@ -149,7 +159,7 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
             "range": "0..255", "where": "inside view and keyframe: feed the frame's bytes as they are",
         },
         "graphs": described,
-        "loop": list(_LOOP),
+        "loop": list(_ALONE if alone else _LOOP),
         "labels": {
             "from": "logits", "upsample": "bilinear", "align_corners": True, "size": list(size),
             "then": "argmax over classes",
@@ -160,6 +170,7 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
         ],
         "opset": OPSET,
     }
+    return {key: x for key, x in content.items() if not (alone and key in ("flow", "grid"))}
 
 
 def packed(program: ExportedProgram) -> bytes:

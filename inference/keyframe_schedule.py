@@ -5,7 +5,7 @@ from torch import Tensor
 class Schedule:
     """Decides for one stream, after its first frame, which is always a keyframe."""
 
-    def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
+    def needs_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
         """Whether the frame with `view` becomes a keyframe. since: frames since the last keyframe, at least 1; views
         (1,3,h,w) of the previous frame and of this one, on the networks' device."""
         raise NotImplementedError
@@ -23,7 +23,7 @@ class FixedInterval(Schedule):
     def __init__(self, interval: int):
         self.interval = interval
 
-    def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
+    def needs_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
         return since >= self.interval
 
 
@@ -39,8 +39,8 @@ class SceneCut(FixedInterval):
         super().__init__(interval)
         self.threshold = threshold
 
-    def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
-        return super().wants_keyframe(since, previous, view) or change(previous, view) > self.threshold
+    def needs_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
+        return super().needs_keyframe(since, previous, view) or change(previous, view) > self.threshold
 
 
 MOST = 20  # at most so many times a frame's share are counted for the first keyframe
@@ -61,7 +61,7 @@ class Budget(Schedule):
         self.saved = 0.0  # seconds
         self.keyframe_cost: float | None = None
 
-    def wants_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
+    def needs_keyframe(self, since: int, previous: Tensor, view: Tensor) -> bool:
         return self.keyframe_cost is not None and self.saved + self.share >= self.keyframe_cost
 
     def spent(self, keyframe: bool, seconds: float) -> None:

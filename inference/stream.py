@@ -110,7 +110,7 @@ class VideoSegmenter:
         size, view = (image.shape[1], image.shape[2]), self.engine.view(image)
         if state is not None and state.size == size:
             since = state.since + 1
-            if not self.schedule.wants_keyframe(since, state.last.view, view):
+            if not self.schedule.needs_keyframe(since, state.last.view, view):
                 return StreamState(self.engine.propagate(state.last, view), size, since)
         return StreamState(self.engine.keyframe(image, view), size, 0)
 
@@ -124,7 +124,7 @@ class CameraGroup:
 
     def __init__(self, engine: Engine, count: int, interval: int = 3):
         if count < 1 or interval < 1:
-            raise UserError(f"CameraGroup: count and interval have to be at least 1, not {count} and {interval}")
+            raise UserError(f"CameraGroup: count and interval must be at least 1, not {count} and {interval}")
         self.engine, self.interval = engine, interval
         self.phase = [number * interval // count for number in range(count)]
         self.states: list[StreamState | None] = [None] * count
@@ -178,9 +178,9 @@ def as_image(frame: np.ndarray) -> Tensor:
         array = np.asarray(frame)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors on a GPU
         found = f"{type(frame).__name__} ({str(error).splitlines()[0]})"
-        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {found}") from error
+        raise UserError(f"a frame must be an (H,W,3) uint8 RGB array, not {found}") from error
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise UserError(f"a frame has to be an (H,W,3) uint8 RGB array, not {array.dtype} of shape {array.shape}")
+        raise UserError(f"a frame must be an (H,W,3) uint8 RGB array, not {array.dtype} of shape {array.shape}")
     return torch.from_numpy(np.require(array, requirements=("C", "W")))[None]  # torch warns about read-only arrays
 
 
@@ -191,5 +191,5 @@ def as_size(size: Sequence[int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:
-        raise UserError(f"a size has to be (H,W), two whole numbers of at least 1, not {size!r}")
+        raise UserError(f"a size must be (H,W), two whole numbers of at least 1, not {size!r}")
     return height, width

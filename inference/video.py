@@ -39,7 +39,7 @@ def run_video(options: Options, device: torch.device) -> int:
     """
     if not options.debug:
         silence_codecs()
-    frames = open_frames(options.video, options.fps)
+    frames = open_frames(options.video, options.fps, bits=dataset_config(options.dataset, options.data_path).bits)
     video, folder = outputs(options, frames)
     segmenter = segmenter_of(options, frames, device)
     height, width = frames.size
@@ -141,5 +141,7 @@ def _writers(
         ))
     if folder:
         table = id_table(dataset) if options.ids == "dataset" else np.arange(256, dtype=np.uint8)
-        maps = LabelFolder(folder)
-        yield stack.enter_context(WriteBehind(lambda title, _, labels: maps.write(title, table[labels])))
+        maps, style = LabelFolder(folder), STYLES[options.style] if "style" in options.given and not video else None
+        yield stack.enter_context(WriteBehind(lambda title, image, labels: maps.write(
+            title, style(image, labels, dataset.colours) if style else table[labels]
+        )))

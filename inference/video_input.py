@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 
 from config.errors import UserError
 from config.folders import natural
-from dataloaders.images import read_image
+from dataloaders.images import check_bits, read_upright
 from inference.video_writer import RATES, check_decodable
 from streets import StreetSettings, render_sequence
 from utils.logging import logger
@@ -21,6 +22,7 @@ DEMO = "demo"
 DEMO_STREET = StreetSettings(height=256, width=512, length=30)
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 USUAL_RATE = 30.0  # frames a second of sources without a rate
+FIRST = 100  # pictures that are looked at before any work
 LAST_CAMERA = 99  # in OpenCV, higher numbers have other meanings
 WILDCARD = re.compile(r"[*?[]")
 TEXT = cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg renders text files as pictures of a terminal
@@ -50,20 +52,20 @@ class Frames:
         return self.names[number] if self.names else f"frame_{number:06d}"
 
 
-def open_frames(source: str, fps: float = 0.0) -> Frames:
+def open_frames(source: str, fps: float = 0.0, *, bits: int = 0) -> Frames:
     """The frames of `source`: a video file, a folder or glob of pictures in natural order, a camera's number, "demo".
 
-    fps: their rate, 0 for the source's own (30 for pictures). Raises UserError if there are none, and when iteration
-    comes to a picture that cannot be read.
+    fps: their rate, 0 for the source's own (30 for pictures). bits: as of `read_image`. Raises UserError if there are
+    none, and when iteration comes to a picture that cannot be read.
     """
     try:
-        frames = _opened(source)
+        frames = _opened(source, bits)
     except OSError as error:
         raise UserError(f"{source}: cannot be opened ({error.strerror}); check --video and its permissions") from error
     return replace(frames, fps=fps) if fps else frames
 
 
-def _opened(source: str) -> Frames:
+def _opened(source: str, bits: int) -> Frames:
     path = Path(source)
     if source == DEMO:
         images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
@@ -71,20 +73,20 @@ def _opened(source: str) -> Frames:
     if re.fullmatch("[0-9]+", source):
         return _of_camera(int(source))
     if path.is_dir():
-        return _of_pictures(source, path.iterdir(), path)
+        return _of_pictures(source, path.iterdir(), path, bits)
     if path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
-        return _of_pictures(source, [path], path.parent)
+        return _of_pictures(source, [path], path.parent, bits)
     if path.is_file():
         return _of_file(path)
     if WILDCARD.search(source):
         root = Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), path.parts))
-        return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root)
+        return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root, bits)
     found = "neither a file nor a folder" if path.exists() else "no such file"
     kinds = f"a video file, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
     raise UserError(f"{source}: {found}; --video takes {kinds}")
 
 
-def _of_pictures(source: str, found: Iterable[Path], root: Path) -> Frames:
+def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> Frames:
     """The pictures among the paths `found`, which are below the folder `root`, as the frames of one video."""
     shown = (path for path in found if path.suffix.lower() in PICTURE_ENDINGS and path.name[0] != ".")
     paths = [path for path in shown if path.is_file()]
@@ -93,8 +95,10 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path) -> Frames:
         check_decodable(path)
     if not paths:
         raise UserError(f"{source}: no pictures found ({', '.join(sorted(PICTURE_ENDINGS))})")
-    first = read_image(paths[0])
-    images = itertools.chain([first], map(read_image, paths[1:]))
+    check_bits(paths[:FIRST], bits, least=15)  # few pictures may well be dark; cameras have 14 bits or fewer
+    read = partial(read_upright, bits=bits)
+    first = read(paths[0])
+    images = itertools.chain([first], map(read, paths[1:]))
     return Frames(source, images, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), _names(source, paths, root))
 
 

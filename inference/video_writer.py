@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
-from utils.files import SPACE, file_errors, write_bytes, written_whole
+from utils.files import SPACE, file_errors, written_whole
+from utils.visualize import write_picture
 
 ENDINGS = (".mp4", ".avi", ".mkv")
 RATES = 0.01, 1000.0  # frames a second that a video may have: far below, FFmpeg crashes or writes without end
@@ -164,7 +165,7 @@ def _holds(path: str, frames: int, fps: float) -> bool:
 
 
 class LabelFolder:
-    """A folder of label maps: PNGs of one 8-bit channel, each written whole or not at all."""
+    """A folder of label maps: PNGs of one 8-bit channel, or of pictures of them; each written whole or not at all."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -173,5 +174,5 @@ class LabelFolder:
         return self.path / f"{name}.png"
 
     def write(self, name: str, ids: np.ndarray) -> None:
-        """Write ids (H,W) uint8. Raises UserError if that fails."""
-        write_bytes(self.file(name), cv2.imencode(".png", ids)[1].tobytes())
+        """Write ids (H,W) uint8, or a picture (H,W,3) uint8 RGB. Raises UserError if that fails."""
+        write_picture(self.file(name), ids)

@@ -1,20 +1,27 @@
 """Networks with the weights that the options name: fresh, for training, for inference."""
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from config.datasets import dataset_config
 from config.errors import UserError
-from config.options import Options, flag, tasks
+from config.options import FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
 from models import released
 from models.build import build_flow, build_gsvnet, build_segmenter
 from models.gsvnet import GSVNet
+from models.guided_conv import GuidedConv
+from models.identity import SegmenterIdentity, digest_of, same_names
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
-from utils.run_folder import LATEST, PREVIOUS, latest_experiment
+from utils.run_folder import BEST, LATEST, PREVIOUS, latest_experiment
+
+PLACES = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights")  # spelt in several ways
+WEIGHT_ENDINGS = (".pt", ".pth", ".tar")
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Weights:
     segmenter: WeightsFile | None = None
     guided: WeightsFile | None = None
     flow: WeightsFile | None = None
+    for_other_classes: bool = False  # what depends on the classes may start fresh, in the network that is trained
 
 
 def fresh_networks(options: Options) -> GSVNet:
@@ -42,7 +50,7 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
     weights = weights_for(options, training=True, resumed=resumed)
     nothing: Any = nn.Identity()
     if options.stage == "segnet":
-        pretrained = options.pretrained_backbone and resumed is None
+        pretrained = options.pretrained_backbone and not weights.segmenter
         try:
             segmenter = build_segmenter(name=options.segnet, classes=_classes(options), pretrained=pretrained)
         except OSError as error:  # urllib's errors are OSErrors
@@ -53,7 +61,7 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
         return _load(GSVNet(nothing, build_flow(name=options.optical_flow_network), nothing), weights, options)
     net = fresh_networks(options)
     if resumed is None or not options.load_flow:
-        net.flow = build_flow(name=options.optical_flow_network)  # drawn last, as a seed has always meant
+        net.flow = build_flow(name=options.optical_flow_network)  # last: a seed always gave these weights
     return _load(net, weights, options)
 
 
@@ -65,17 +73,42 @@ def networks_for_inference(options: Options) -> GSVNet:
 def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None = None) -> Weights:
     """Decide which file each network's weights come from, and read them; the one place that decides it.
 
-    resumed: in training, the file of `read_resumed`; inference reads it here, if its method uses it. A checkpoint that
-    names its segmenter would be asked here. Raises UserError where a network that is needed has no file.
+    resumed: in training, the file of `read_resumed`; inference reads it here. Raises UserError where a network that is
+    needed has no file, and where a file that the command line names would not be used.
     """
-    if options.stage == "gsv" and not training and options.method in ("per-frame", "copy"):
-        return Weights(segmenter=_segmenter_file(options))
+    if "weights_dir" in options.given and not Path(options.weights_dir).is_dir():
+        raise UserError(f"--weights-dir {options.weights_dir}: no such folder; name that of the released files")
     if not training:
         resumed = read_resumed(options)
+    weights = _chosen(options, training, resumed)
+    used = {file.path for file in (weights.segmenter, weights.guided, weights.flow) if file is not None}
+    # A run that is continued by its own command has read such a file when it began.
+    before = _args(resumed) if resumed is not None and options.resume == "auto" else {}
+    for name in ("segnet_weights", "guide_weights", "flow_weights"):
+        path = getattr(options, name) if name in options.given else ""
+        began = Path(str(before.get(name))).absolute() == Path(path).absolute() and Path(path).is_file()
+        if path and Path(path) not in used and not began:
+            has = resumed is not None and resumed.path in used
+            reason = f"--resume {options.resume} has them" if has else f"--method {options.method} does not use them"
+            raise UserError(f"{flag(name)} {path}: these weights would be ignored, since {reason}; drop one of the two")
+    return weights
+
+
+def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> Weights:
+    """`weights_for`, but for the files that are named and not used."""
     if options.stage == "segnet":
-        return Weights(segmenter=resumed if resumed is not None or training else _segmenter_file(options))
+        if resumed is None and (options.segnet_weights or not training):
+            return Weights(segmenter=_segmenter_file(options, None), for_other_classes=training)
+        return Weights(segmenter=resumed)
     if options.stage == "flow":
         return Weights(flow=resumed or _flow_file(options))
+    if not training and options.method in ("per-frame", "copy"):
+        return Weights(segmenter=_segmenter_file(options, resumed))
+    if resumed is None and options.guide_weights:
+        started = released.read_propagation(Path(options.guide_weights))
+        flow = _flow_file(options) if options.flow_weights or not options.load_flow else started
+        segmenter = _segmenter_file(options, None)
+        return Weights(segmenter=segmenter, guided=started, flow=flow, for_other_classes=True)
     if options.method == "gsv" and resumed is None and not training:
         task = next(iter(tasks(options)), "--method gsv")
         raise UserError(
@@ -87,7 +120,7 @@ def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None
         raise UserError(
             f"--method {options.method} requires a flow network: --flow-weights PATH, or --resume with --load-flow 1"
         )
-    return Weights(segmenter=_segmenter_file(options), guided=resumed, flow=flow)
+    return Weights(segmenter=_segmenter_file(options, resumed), guided=resumed, flow=flow)
 
 
 def resume_path(options: Options) -> Path | None:
@@ -128,6 +161,7 @@ def _read_checkpoint(options: Options, path: Path) -> WeightsFile:
     """Read a checkpoint of the options' stage, and compare its networks with this run's."""
     if options.stage == "segnet":
         file, names = released.read_segmenter(path, options.segnet), ["segnet"]
+        _check_classes(file, options)
     elif options.stage == "flow":
         file, names = released.read_flow(path, options.optical_flow_network), ["optical_flow_network"]
     else:
@@ -135,21 +169,89 @@ def _read_checkpoint(options: Options, path: Path) -> WeightsFile:
         names += ["optical_flow_network"] if options.load_flow else []
         # A part that was not trained cannot be added; to take one away is an ablation.
         names += [name for name in ("intra", "edge") if getattr(options, name)]
+        _check_classes(file, options)
         classes, bias = _classes(options), file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
         if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
             trained_for = f"{path}: was trained for {len(bias)} classes, but --dataset {options.dataset} has {classes}"
             raise UserError(f"{trained_for}; use a checkpoint that was trained on this data set")
-    trained = args if isinstance(args := file.content.get("args"), Mapping) else {}
-    for name in [name for name in names if name in trained]:
-        theirs, ours = (int(x) if isinstance(x, bool) else x for x in (trained[name], getattr(options, name)))
-        if theirs != ours:
+    continued = (options.resume == "auto" or not options.reset_optimizer) and not tasks(options)
+    changes = [*FIXED_IN_RUN, *({*recorded(options)} - NOT_OF_RUN - {*FIXED_IN_RUN, *PLACES})] if continued else []
+    for name in dict.fromkeys([*names, *changes]):
+        theirs, ours = (_typed(x) for x in (_args(file).get(name, getattr(options, name)), getattr(options, name)))
+        if theirs != ours and name in (*names, *FIXED_IN_RUN):
             raise UserError(f"{path}: was trained with {flag(name)} {theirs}, but this run has {ours}; use the same")
+        if theirs != ours:
+            logger.info("%s: %s until here, %s from here on", flag(name), theirs, ours)
     return file
 
 
-def _segmenter_file(options: Options) -> WeightsFile:
+def _typed(value: object) -> object:
+    """An option's value as it would be typed."""
+    return int(value) if isinstance(value, bool) else " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _args(file: WeightsFile) -> Mapping:
+    return args if isinstance(args := file.content.get("args"), Mapping) else {}
+
+
+def _check_classes(file: WeightsFile, options: Options) -> None:
+    """Raise UserError where a checkpoint names other classes than the data set's, or names them in another order."""
+    if _others(file, options):
+        theirs, ours = file.content["segmenter"]["classes"], dataset_config(options.dataset, options.data_path).classes
+        raise UserError(
+            f"{file.path}: was trained for the classes {', '.join(theirs)}, but --dataset {options.dataset} has "
+            f"{', '.join(ours)}; use a checkpoint that was trained on this data set"
+        )
+
+
+def _segmenter_file(options: Options, resumed: WeightsFile | None) -> WeightsFile:
+    """The segmenter's file: that which a resumed propagation was trained on, else the one that the options name."""
+    trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
+    if resumed is not None and trained is not None:
+        return _find_segmenter(options, resumed.path, trained)
     path = options.segnet_weights or Path(options.weights_dir) / released.SEGMENTER_FILES[options.segnet]
-    return released.read_segmenter(Path(path), options.segnet)
+    before = str(_args(resumed).get("segnet_weights") or "") if resumed is not None else ""
+    if "segnet_weights" not in options.given and Path(before).is_file():
+        path = before  # an older checkpoint tells no more than this
+    file = released.read_segmenter(Path(path), options.segnet)
+    if not (options.stage == "segnet" and not options.evaluate):  # there, heads for other classes start fresh
+        _check_classes(file, options)
+    return file
+
+
+def _find_segmenter(options: Options, checkpoint: Path, trained: SegmenterIdentity) -> WeightsFile:
+    """Find the segmenter that a propagation was trained on: where it was, near the checkpoint, or in --weights-dir."""
+    named = "segnet_weights" in options.given and options.segnet_weights
+    for path in [Path(named)] if named else _near(checkpoint, trained, Path(options.weights_dir)):
+        try:
+            file = released.read_segmenter(path, options.segnet, log=bool(named))
+            segmenter = build_segmenter(name=options.segnet, classes=len(trained.classes))
+            released.load_segmenter(segmenter, file, options.segnet)
+        except UserError:
+            if named:
+                raise
+            continue
+        if (found := digest_of(segmenter)) == trained.digest:
+            logger.info("%s: the segmenter of %s, digest %s", path, checkpoint, found)
+            return file
+        if named:
+            raise UserError(
+                f"--segnet-weights {path}: digest {found}, but {checkpoint} was trained on {trained.file or 'another'} "
+                f"(digest {trained.digest}); name that segmenter, or drop the option to have it found"
+            )
+    raise UserError(
+        f"{checkpoint}: its segmenter, {trained.file or trained.specification} (digest {trained.digest}), is neither "
+        f"there nor near the checkpoint nor in {options.weights_dir}; name its file with --segnet-weights"
+    )
+
+
+def _near(checkpoint: Path, trained: SegmenterIdentity, weights_dir: Path) -> Iterator[Path]:
+    """Yield the files that may be a checkpoint's segmenter, the likeliest first."""
+    folders = [checkpoint.parent, weights_dir]
+    others = checkpoint.absolute().parents[2:3]  # of the log folder's data set: .../RUN/experiment_N/FILE
+    yield from (path for path in [Path(trained.file)] if path.is_file())
+    for found in (*(x.glob(f"segnet_*/*/{BEST}") for x in others), *(x.iterdir() for x in folders if x.is_dir())):
+        yield from sorted(x for x in found if x.suffix in WEIGHT_ENDINGS and x.is_file() and x != checkpoint)
 
 
 def _flow_file(options: Options) -> WeightsFile | None:
@@ -161,13 +263,31 @@ def _flow_file(options: Options) -> WeightsFile | None:
 
 
 def _load(net: GSVNet, weights: Weights, options: Options) -> GSVNet:
+    start = weights.for_other_classes
     if weights.segmenter is not None:
-        released.load_segmenter(net.segmenter, weights.segmenter, options.segnet)
+        head = _head(partial(build_segmenter, name=options.segnet), options) if start and not weights.guided else ()
+        other = _others(weights.segmenter, options)
+        released.load_segmenter(net.segmenter, weights.segmenter, options.segnet, head, other)
     if weights.guided is not None:
-        released.load_guided(net.guided, weights.guided)
+        head = _head(partial(GuidedConv, use_intra=options.intra, use_edge=options.edge), options) if start else ()
+        released.load_guided(net.guided, weights.guided, head, _others(weights.guided, options))
     if weights.flow is not None:
         released.load_flow(net.flow, weights.flow, options.optical_flow_network)
     return net
+
+
+def _head(build: Callable[..., nn.Module], options: Options) -> list[str]:
+    """Names of a network's tensors whose shape depends on the number of classes."""
+    with torch.random.fork_rng(devices=[]):  # initialising them draws no random numbers of the run
+        one, other = (build(classes=_classes(options) + more).state_dict() for more in (0, 1))
+    return [name for name, x in one.items() if x.shape != other[name].shape]
+
+
+def _others(file: WeightsFile, options: Options) -> bool:
+    """Whether a file is known to be for other classes than the data set's."""
+    trained = SegmenterIdentity.recorded(file.content)
+    ours = dataset_config(options.dataset, options.data_path).classes
+    return trained is not None and not same_names(trained.classes, ours)
 
 
 def _classes(options: Options) -> int:

@@ -3,7 +3,7 @@
 The released guided block names its tensors after its own module tree; `TENSOR_NAMES` is the whole difference
 between those names and ours. Segmenters and flow networks have the released names themselves.
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -44,12 +44,12 @@ def released_state(guided: nn.Module) -> dict[str, Tensor]:
     return {released_name(name): tensor for name, tensor in guided.state_dict().items()}
 
 
-def read_segmenter(path: Path, name: str) -> WeightsFile:
+def read_segmenter(path: Path, name: str, *, log: bool = True) -> WeightsFile:
     """Read the file of the keyframe segmenter `name`. Raises UserError."""
     return WeightsFile.read(
         path, f"weights of the keyframe segmenter {name}",
         f"put {SEGMENTER_FILES[name]} into --weights-dir, name another file with --segnet-weights, or train one with "
-        "--stage segnet",
+        "--stage segnet", log=log,
     )
 
 
@@ -72,10 +72,16 @@ def read_propagation(path: Path) -> WeightsFile:
     return file
 
 
-def load_segmenter(segmenter: Segmenter, file: WeightsFile, name: str) -> None:
-    """Copy a segmenter's file, a plain state dict or one under `state_dict` or `model`, into the segmenter `name`."""
+def load_segmenter(
+    segmenter: Segmenter, file: WeightsFile, name: str, head: Sequence[str] = (), others: bool = False
+) -> None:
+    """Copy a segmenter's file, a plain state dict or one under `state_dict` or `model`, into the segmenter `name`.
+
+    head: tensors that start fresh where they do not fit, or the file is for `others` than the segmenter's classes.
+    """
     network = f"the keyframe segmenter {name} (--segnet) of {segmenter.classes} classes"
-    file.into(segmenter, network, keys=("state_dict", "model"))
+    file.into(segmenter, network, keys=("state_dict", "model"), fresh=head, always_fresh=others)
+    segmenter.weights_file = str(file.path.absolute())
 
 
 def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:
@@ -88,7 +94,8 @@ def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:
     file.into(flow, network, keys=("state_dict_of",), strict=run or name != "flownet")
 
 
-def load_guided(guided: nn.Module, file: WeightsFile) -> None:
-    """Copy the guided convolution of a propagation checkpoint into `guided`."""
+def load_guided(guided: nn.Module, file: WeightsFile, head: Sequence[str] = (), others: bool = False) -> None:
+    """Copy the guided convolution of a propagation checkpoint into `guided`. head, others: as in `load_segmenter`."""
     names = {released_name(name): name for name in guided.state_dict()}
-    file.into(guided, "the guided convolution of this run (class count included)", keys=("state_dict",), names=names)
+    network = "the guided convolution of this run (class count included)"
+    file.into(guided, network, keys=("state_dict",), names=names, fresh=head, always_fresh=others)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.fold import folded
 from models.frame_view import FrameView
-from models.gsvnet import GSVNet, Propagation, State, keyframe_logits
+from models.gsvnet import GSVNet, Propagation, State, keyframe_logits, segment
 from models.resize import channels_first, grid_size
 from utils.bilinear import aligned_positions, neighbours
 
@@ -72,6 +72,13 @@ class KeyframeStep(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return keyframe_logits(self.segmenter, channels_first(image), self.scale)  # (N,C,h,w)
+
+
+class SegmenterStep(KeyframeStep):
+    """As `KeyframeStep`, at the segmenter's own stride: -> (N,C,H*scale/stride,W*scale/stride) float32."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return segment(self.segmenter, channels_first(image), self.scale)
 
 
 class PropagationStep(Propagation):

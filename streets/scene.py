@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streets import street, surroundings, traffic
-from streets.surface import Kind, Stage, Surface
+from streets.surface import Kind, Scenery, Surface
 from streets.texture import palette
 
 FRAME_RATE = 17.0  # frames per second, as in Cityscapes
@@ -52,7 +52,7 @@ class World:
 
 def sample_world(rng: np.random.Generator) -> World:
     """Sample a world; it does not depend on the picture size or the length of the sequence."""
-    stage = Stage(rng, palette(rng))
+    stage = Scenery(rng, palette(rng))
     speed = float(rng.uniform(5.5, 10))
     with_tram = bool(rng.random() < 0.42)
     profile = street.sample_profile(rng, with_tram)

@@ -2,7 +2,7 @@
 import numpy as np
 
 from streets import sprites, surroundings
-from streets.surface import Kind, Stage
+from streets.surface import Kind, Scenery
 from streets.surroundings import TILE_LENGTH, TILE_REACH, Profile
 from streets.texture import Colour, Label, Sprite
 
@@ -40,7 +40,7 @@ def _tinted(grey: float, rng: np.random.Generator, spread: float) -> Colour:
     return red, green, blue
 
 
-def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
+def lay_ground(stage: Scenery, profile: Profile, crossing: int | None) -> None:
     """Add the ground tiles and the wide plane under them.
 
     crossing: number of the tile on which another street crosses, or None.
@@ -60,7 +60,7 @@ def lay_ground(stage: Stage, profile: Profile, crossing: int | None) -> None:
         stage.add(Kind.GROUND, tile, (-TILE_REACH, 0, start), (2 * TILE_REACH, 0, 0), (0, 0, down))
 
 
-def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, float] | None) -> None:
+def build_side(stage: Scenery, profile: Profile, side: int, gap: tuple[float, float] | None) -> None:
     """Add the blocks along one side of the street, -1 left or 1 right.
 
     gap: z range in metres that stays open for a crossing street.
@@ -94,7 +94,9 @@ def build_side(stage: Stage, profile: Profile, side: int, gap: tuple[float, floa
         z += length
 
 
-def _open_block(stage: Stage, sort: str, edge: float, z: float, length: float, side: int, trees: list[Sprite]) -> None:
+def _open_block(
+    stage: Scenery, sort: str, edge: float, z: float, length: float, side: int, trees: list[Sprite]
+) -> None:
     """Add a plot without a house: wall, fence or only plants at the sidewalk, plants and trees behind."""
     rng = stage.rng
     leaf = surroundings.leaf_colour(rng)
@@ -122,7 +124,7 @@ def _sample_tree(rng: np.random.Generator) -> Sprite:
     return surroundings.foliage(rng, surroundings.leaf_colour(rng), width, height, trunk), width, height
 
 
-def close_street(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
+def close_street(stage: Scenery, profile: Profile, gap: tuple[float, float] | None) -> None:
     """Close the view at the end of the street and, past a crossing, on both sides."""
     rng = stage.rng
     far = STREET_END - 6
@@ -140,7 +142,7 @@ def close_street(stage: Stage, profile: Profile, gap: tuple[float, float] | None
                 stage.panel(front, (x, gap[1] + 0.2), (x + side * 14, gap[1] + 0.2), height)
 
 
-def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
+def furnish(stage: Scenery, profile: Profile, gap: tuple[float, float] | None) -> None:
     """Add lamp posts, signs, traffic lights, bushes and trees along both kerbs."""
     rng, colours = stage.rng, stage.colours
     lamp = sprites.pole(rng, colours, float(rng.uniform(5, 7)))
@@ -164,7 +166,7 @@ def furnish(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> 
     _lights(stage, profile, gap)
 
 
-def _lights(stage: Stage, profile: Profile, gap: tuple[float, float] | None) -> None:
+def _lights(stage: Scenery, profile: Profile, gap: tuple[float, float] | None) -> None:
     rng, colours = stage.rng, stage.colours
     places = [gap[0] + 0.3] if gap else []
     if rng.random() < 0.5:

@@ -37,7 +37,7 @@ class Surface:
 
 
 @dataclass
-class Stage:
+class Scenery:
     """The surfaces of a world that is being built."""
 
     rng: np.random.Generator

@@ -3,7 +3,7 @@ import numpy as np
 
 from streets import sprites
 from streets.street import LANE
-from streets.surface import Stage
+from streets.surface import Scenery
 from streets.surroundings import Profile
 from streets.texture import Label
 from streets.vehicles import make_vehicle
@@ -15,7 +15,7 @@ def _choose(rng: np.random.Generator) -> Label:
     return _MIX[int(rng.choice(len(_MIX), p=[share for _, share in _MIX]))][0]
 
 
-def lead(stage: Stage, ego_speed: float) -> None:
+def lead(stage: Scenery, ego_speed: float) -> None:
     """Add something, or nothing, ahead in the camera's own lane, at nearly the camera's speed."""
     rng = stage.rng
     draw = rng.random()
@@ -29,7 +29,7 @@ def lead(stage: Stage, ego_speed: float) -> None:
         stage.board(sprite, float(rng.uniform(-0.6, 0.8)), float(rng.uniform(9, 18)), (0.0, speed), grow=1.08)
 
 
-def oncoming(stage: Stage) -> None:
+def oncoming(stage: Scenery) -> None:
     """Add vehicles and riders that come towards the camera in the next lane."""
     rng = stage.rng
     z = float(rng.uniform(9, 24))
@@ -47,7 +47,7 @@ def oncoming(stage: Stage) -> None:
         z += float(rng.uniform(9, 26))
 
 
-def tram(stage: Stage) -> None:
+def tram(stage: Scenery) -> None:
     """Add one or two trams on the track left of the oncoming lane."""
     rng = stage.rng
     vehicle = make_vehicle(rng, stage.colours, Label.TRAIN)
@@ -59,7 +59,7 @@ def tram(stage: Stage) -> None:
         stage.vehicle_along(vehicle, -2 * LANE, start, heading, float(rng.uniform(4, 8)))
 
 
-def crossing(stage: Stage, gap: tuple[float, float]) -> None:
+def crossing(stage: Scenery, gap: tuple[float, float]) -> None:
     """Add traffic on a crossing street, near lane to the right, far lane to the left."""
     rng = stage.rng
     for heading, z in ((1, gap[0] + 1.2), (-1, gap[1] - 3.0)):
@@ -77,7 +77,7 @@ def crossing(stage: Stage, gap: tuple[float, float]) -> None:
                 x -= heading * float(rng.uniform(3, 7))
 
 
-def park(stage: Stage, profile: Profile) -> None:
+def park(stage: Scenery, profile: Profile) -> None:
     """Add parked vehicles in the parking lanes, and some rows of bicycles or motorcycles at the kerb."""
     rng = stage.rng
     for side, kerb, lane in ((-1, profile.road[0], profile.parking[0]), (1, profile.road[1], profile.parking[1])):
@@ -99,7 +99,7 @@ def park(stage: Stage, profile: Profile) -> None:
                 z += float(rng.uniform(4, 12))
 
 
-def cyclists(stage: Stage) -> None:
+def cyclists(stage: Scenery) -> None:
     """Add riders near the kerbs, seen from behind on the right and from the front on the left."""
     rng = stage.rng
     for _ in range(int(rng.integers(1, 4))):
@@ -111,7 +111,7 @@ def cyclists(stage: Stage) -> None:
         stage.board(sprite, x, float(rng.uniform(8, 24)), (0.0, speed if right else -speed), grow=1.08)
 
 
-def walkers(stage: Stage, profile: Profile) -> None:
+def walkers(stage: Scenery, profile: Profile) -> None:
     """Add people on both sidewalks, and people and riders who cross the road in front of the camera."""
     rng = stage.rng
     cast = [sprites.person(rng, stage.colours) for _ in range(9)]

@@ -86,7 +86,7 @@ def run_part(part: Part, seconds: float, log: IO[str]) -> dict[str, Any]:
         if process.poll() is None:
             kill_group(process)
     taken = round(time.monotonic() - started, 1)
-    output = Path(log.name).read_text(errors="replace")[begin:]
+    output = Path(log.name).read_bytes()[begin:].decode(errors="replace")
     found: dict[str, Any] = {"name": part.name, "status": status, "seconds": taken, "tail": output.splitlines()[-40:]}
     if status == "ok" and part.result is not None:
         found["result"] = json.loads(part.result.read_text())

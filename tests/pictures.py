@@ -100,14 +100,16 @@ LABELS: dict[str, bytes] = {
 NO_IDS: dict[str, bytes] = {
     "RGB PNG": encoded(COLOUR),
     "RGBA PNG": encoded(_IMAGE.convert("RGBA")),
-    "grey PNG with alpha": encoded(Image.fromarray(IDS).convert("LA")),
     "16-bit PNG": png(WIDTH, HEIGHT, rows_of(IDS.astype(">u2")), bits=16),
     "1-bit PNG": encoded(IDS > 5),
     "JPEG": encoded(COLOUR, "JPEG"),
     "grey JPEG": encoded(IDS, "JPEG", quality=100),
     "CMYK JPEG": encoded(_IMAGE.convert("CMYK"), "JPEG"),
     "WebP": encoded(COLOUR, "WEBP", lossless=True),
-    "GIF": encoded(IDS, "GIF"),
+}
+GREY: dict[str, bytes] = {  # ids in channels that are equal
+    "PNG with alpha": encoded(Image.fromarray(IDS).convert("LA")),
+    "RGB PNG": encoded(Image.fromarray(IDS).convert("RGB")), "GIF": encoded(IDS, "GIF"),
 }
 _HEADER = chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, 0))
 # Files that are not pictures.

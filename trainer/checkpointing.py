@@ -2,18 +2,19 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from config.errors import UserError
-from config.options import Options
+from config.options import Options, recorded
 from trainer.bad_samples import BadSamples, write_list
 from trainer.stages.training_stage import Stage
 from utils.checkpoint import WeightsFile, save_checkpoint
 from utils.distributed import Ranks, from_all_ranks
+from utils.logging import logger
 from utils.run_folder import BEST, LATEST, PREVIOUS
 
 
@@ -25,7 +26,7 @@ class Progress:
     pass_index: int = 0
     step: int = 0
     iteration: int = 0  # optimizer steps taken
-    best: float = -math.inf
+    best: float | None = None  # score, if there is one yet
 
 
 class Checkpoints:
@@ -61,15 +62,19 @@ class Checkpoints:
         Sampling and augmentation depend on the seed and the place in training alone, so the place is their state.
         """
         progress, stage = self.progress, self.stage
-        best = progress.best if math.isfinite(progress.best) else 0.0
+        best = progress.best or 0.0  # the released program expects a number
         return {
             "epoch": progress.epoch, **stage.state(), "optimizer": stage.optimizer.state_dict(),
             "best_pred": best, "test_best_pred": best, "current_pred": score, "current_test_pred": score,
-            "args": dataclasses.asdict(self.options),
+            "args": recorded(self.options), "samples": self._samples(),
             "scheduler": stage.scheduler.state_dict(), "scaler": self.scaler.state_dict(),
             "progress": dataclasses.asdict(progress), "random_state": self.random_states,
             "bad_samples": dict(self.skipped),
         }
+
+    def _samples(self) -> dict[str, int]:
+        """The number of training samples by interval, on which the place in an epoch depends."""
+        return {str(interval): len(samples) for interval, samples in self.stage.passes.items()}
 
     def _restore(self, file: WeightsFile) -> None:
         options, path = self.options, file.path
@@ -84,8 +89,10 @@ class Checkpoints:
                 ) from error
         if options.resume == "auto" or not options.reset_best_pred:
             try:
-                self.progress.best = float(file.content.get("best_pred", -math.inf))
-            except (TypeError, ValueError, RuntimeError) as error:
+                place = file.content.get("progress")
+                best = place.get("best") if place is not None else file.content.get("best_pred")
+                self.progress.best = float(best) if best is not None and math.isfinite(best) else None
+            except (TypeError, ValueError, AttributeError, RuntimeError) as error:
                 raise UserError(f"{path}: best_pred is not a number; use --reset-best-pred 1 to ignore it") from error
 
     def _restore_optimizer(self, content: Mapping) -> None:
@@ -93,6 +100,7 @@ class Checkpoints:
         if "optimizer" not in content:
             raise ValueError("there is none")
         optimizer = self.stage.optimizer
+        rates = [(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups]
         optimizer.load_state_dict(content["optimizer"])
         for parameter, state in optimizer.state.items():
             for name, x in state.items():
@@ -102,15 +110,31 @@ class Checkpoints:
             self.stage.scheduler.load_state_dict(content["scheduler"])
         if content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
+        given = {"lr", "guide_lr", "optical_flow_lr", "weight_decay", "lr_gamma"} & {*self.options.given}
+        if given or self.options.resume == "auto":  # whose options are all the run's where they are not given
+            self._change_rates(rates)
+
+    def _change_rates(self, rates: Sequence[tuple[float, float]]) -> None:
+        """Continue the schedule with other learning rates and weight decays, by group as of the schedule's start."""
+        for group, (rate, decay) in zip(self.stage.optimizer.param_groups, rates):
+            group["lr"] *= rate / group.get("initial_lr", group["lr"])
+            group["initial_lr"], group["weight_decay"] = rate, decay
+        self.stage.scheduler.base_lrs = [rate for rate, _ in rates]
+        if isinstance(self.stage.scheduler, torch.optim.lr_scheduler.StepLR):
+            self.stage.scheduler.gamma = self.options.lr_gamma
 
     def _restore_place(self, content: Mapping) -> None:
         """Place in training, skipped samples and random states; of a released file, the epoch."""
         if "progress" not in content:
             self.progress.epoch = int(content.get("epoch", 0))
             return
-        self.progress = Progress(**content["progress"])
-        if not all(isinstance(value, (int, float)) for value in dataclasses.astuple(self.progress)):
+        progress = Progress(**content["progress"])
+        if not all(isinstance(value, (int, float, type(None))) for value in dataclasses.astuple(progress)):
             raise ValueError("its place in training is not numeric")
+        if content.get("samples", self._samples()) != self._samples():
+            logger.info("other training samples than in this run before; epoch %d begins anew", progress.epoch + 1)
+            progress.pass_index = progress.step = 0
+        self.progress = progress
         if self.ranks.first:
             self.bad.update({line: int(times) for line, times in content.get("bad_samples", {}).items()})
         states = content.get("random_state", [])

@@ -3,6 +3,8 @@
 It trains faster than the published recipes (config/recipes.py: demo-...), so it shows the order of the methods, not the
 accuracy that they can reach.
 """
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -62,16 +64,17 @@ def run_demo(options: Options, device: torch.device) -> None:
 def next_commands(segnet: Path, flow: Path, trained: Path) -> list[str]:
     """Commands that use the trained files: evaluate, segment a video, train the propagation for two more epochs."""
     weights = f"--dataset synthetic --segnet-weights {segnet}"
+    python = os.path.relpath(sys.executable)  # perhaps .venv/bin/python, which is not on the path
     resumed = f"--checkname demo --log-folder {FOLDER / 'logs'} --resume auto"
     return [
-        f"python main.py --evaluate 1 {weights} --resume {trained}",
-        f"python main.py --video demo --output {FOLDER / 'street.mp4'} {weights} --resume {trained}",
-        f"python main.py --recipe demo-propagation --epoch 4 {weights} --flow-weights {flow} {resumed}",
+        f"{python} main.py --evaluate 1 {weights} --resume {trained}",
+        f"{python} main.py --video demo --output {FOLDER / 'street.mp4'} {weights} --resume {trained}",
+        f"{python} main.py --recipe demo-propagation --epoch 4 {weights} --flow-weights {flow} {resumed}",
     ]
 
 
 def evaluate_demo(options: Options, device: torch.device) -> None:
-    """Evaluate all methods in one pass; print and write the table, overlays and the side-by-side video."""
+    """Evaluate all methods in one pass; print the table; write metrics, overlays and the side-by-side video."""
     evaluation = Evaluation(options, device, Ranks())
     net = networks_for_inference(options).to(device)
     tally, count = evaluation.tally(METHODS), 0

@@ -22,7 +22,7 @@ from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
 from utils.files import check_writable, write_json
 from utils.interrupts import Interrupt, Stopped
 from utils.logging import RunLog, logger, progress_bar
-from utils.run_folder import claim, claim_experiment, latest_experiment
+from utils.run_folder import claim, claim_experiment, latest_experiment, write_parameters
 
 DRY_RUN_STEPS = 5
 
@@ -51,11 +51,16 @@ class Trainer:
         wait_for_all()
         resumed = read_resumed(options)
         self.stage = STAGES[options.stage](options, self.device, ranks, resumed)
+        for interval, samples in self.stage.passes.items():
+            if len(samples) < ranks.count:
+                kind = f"clips of interval {interval}" if interval else "labelled frames"
+                found = f"{options.data_path}: {len(samples)} {kind} to train on"
+                raise UserError(f"{found}, fewer than {ranks.count} processes; add data, or start fewer processes")
         # Half precision loses small gradients unless the loss is scaled up; the scaler finds by how much.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
         self.loader = TrainingLoader(
             self.stage.passes, batch=options.batch_size, workers=options.num_worker, rank=ranks.rank, ranks=ranks.count,
-            skip_bad=options.on_bad_sample == "skip",
+            skip_bad=options.on_bad_sample == "skip", mixed=options.use_crop and options.stage != "flow",
         )
         self.checkpoints = Checkpoints(options, ranks, self.stage, self.scaler, resumed)
         self.progress = self.checkpoints.progress
@@ -71,8 +76,13 @@ class Trainer:
         if self.ranks.first:
             if options.metrics_file:
                 check_writable(Path(options.metrics_file), "--metrics-file")
-            self.lock = self.lock or claim_experiment(options)
+            if self.lock is None:
+                self.lock = claim_experiment(options)
+            else:
+                write_parameters(self.lock.folder, options)
             logger.info("run folder: %s", self.lock.folder)
+            if progress.epoch >= options.epoch:
+                logger.info("all %d epochs are done already; --epoch N continues to N", progress.epoch)
         self.folder: Path = from_all_ranks(self.lock and self.lock.folder)[0]
         with ExitStack() as stack:
             if self.lock is not None:
@@ -99,7 +109,7 @@ class Trainer:
         progress.epoch, progress.pass_index = progress.epoch + 1, 0
         score = score_of(metrics) if metrics is not None else None
         # Without evaluation the newest weights count as the best.
-        improved = progress.best == -math.inf if score is None else score > progress.best
+        improved = progress.best is None or (score is not None and score > progress.best)
         if score is not None and improved:
             progress.best = score
         self.checkpoints.save(self.folder, score or 0.0, improved=improved)

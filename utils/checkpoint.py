@@ -8,7 +8,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,10 @@ _HARMLESS: list[Callable | tuple[Callable, str]] = [
     (_scalar, "numpy._core.multiarray.scalar"),
 ]
 CHECKSUMS = "SHA256SUMS"  # in a file's folder, as `sha256sum * > SHA256SUMS` writes it
+# What wrappers (DataParallel, torch.compile, other programs) put before the names of a network's tensors.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "segmenter.")
+NOT_WEIGHTS = {"n_averaged"}  # of torch's AveragedModel
+NESTED = 2  # levels at which state dicts are looked for, as in {"ema": {"module": {...}}}
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class WeightsFile:
     digest: str
 
     @classmethod
-    def read(cls, path: Path, expected: str, hint: str = "") -> "WeightsFile":
+    def read(cls, path: Path, expected: str, hint: str = "", *, log: bool = True) -> "WeightsFile":
         """Read a file of tensors onto the CPU, once, without running anything that it may contain; log its checksum.
 
         `expected` describes what the file should be, `hint` where to get or put it. Raises UserError for a missing,
@@ -84,32 +88,41 @@ class WeightsFile:
             ) from error
         if not isinstance(content, Mapping):
             raise UserError(f"{path}: contains a {type(content).__name__}, expected {expected}{hint}")
-        logger.info("%s: %s, sha256 %s", path, expected, digest)
+        if log:
+            logger.info("%s: %s, sha256 %s", path, expected, digest)
         return cls(path, content, digest)
 
     def into(
         self, module: nn.Module, network: str, *, keys: Sequence[str] = (), names: Mapping[str, str] | None = None,
-        strict: bool = True,
+        strict: bool = True, fresh: Collection[str] = (), always_fresh: bool = False,
     ) -> None:
-        """Copy the state dict under the first of `keys` that the file has, else the whole content, into `module`.
+        """Copy a state dict of the file into `module`: the one under the first of `keys` that the file has, else the
+        first that fits, also after wrappers' prefixes (PREFIXES) of its names are dropped, which is logged.
 
-        network: what `module` is, for messages. names: the file's names -> the module's, where they differ; the prefix
-        of a data-parallel wrapper is dropped. With strict=False, names that the module lacks are ignored. Raises
-        UserError, before anything is copied, where names or shapes differ or a value is not finite.
+        network: what `module` is, for messages. names: the file's names -> the module's, where they differ. With
+        strict=False, names that the module lacks are ignored. fresh: names of the module that keep their values where
+        the file fits only without them, or with `always_fresh`, which is logged. Raises UserError, before anything is
+        copied, where names or shapes differ or a value is not finite.
         """
-        part = next((self.content[key] for key in keys if isinstance(self.content.get(key), Mapping)), self.content)
-        if not part or not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in part.items()):
+        own, found = module.state_dict(), _state_dicts(self.content, keys, names or {})
+        if not found:
             raise UserError(f"{self.path}: contains no plain state dict (names and tensors) for {network}")
-        tensors = {name.removeprefix("module."): x for name, x in part.items()}
-        tensors = {(names or {}).get(name, name): x for name, x in tensors.items()}
-        own = module.state_dict()
-        if problems := _differences(own, tensors, strict):
+        chosen = next((x for x in found if not _differences(own, x[1], strict)), None)
+        if fresh and (chosen is None or always_fresh):
+            own, found = _without(own, fresh), [(place, _without(tensors, fresh)) for place, tensors in found]
+            chosen = next((x for x in found if not _differences(own, x[1], strict)), None)
+            logger.info("%s: %s of %s start fresh", self.path, ", ".join(sorted(fresh)), network)
+        if chosen is None:
+            problems = _differences(own, found[0][1], strict)
             raise UserError(f"{self.path}: does not fit {network}: {'; '.join(problems)}")
+        place, tensors = chosen
+        if place:
+            logger.info("%s: %s taken for %s", self.path, place, network)
         for name in own:
             if reason := _impossible(name, tensors[name], own[name]):
                 cause = "the file is damaged, or its training diverged: use an earlier one"
                 raise UserError(f"{self.path}: {name} {reason}; {cause}")
-        module.load_state_dict({name: tensors[name] for name in own})
+        module.load_state_dict({name: tensors[name] for name in own}, strict=False)
 
 
 def _check_digest(path: Path, digest: str, hint: str) -> None:
@@ -144,6 +157,39 @@ def _reason(error: Exception) -> str:
         return f"it asks for {foreign[1]}, which weights do not need and which is not run"
     told = re.search(r"WeightsUnpickler error:\s*(.+)", text)
     return (told[1] if told else text.splitlines()[0])[:160]
+
+
+def _state_dicts(
+    content: Mapping, keys: Sequence[str], names: Mapping[str, str]
+) -> list[tuple[str, Mapping[str, Tensor]]]:
+    """The plain state dicts of a file, each also without the prefixes that its names share, and what is unusual about
+    its place: first those under `keys`, then the whole, then all others. names: as of `into`."""
+    places = {**{key: content[key] for key in keys if isinstance(content.get(key), Mapping)}, **_nested(content)}
+    found: list[tuple[str, Mapping[str, Tensor]]] = []
+    for place, part in places.items():
+        if not part or not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in part.items()):
+            continue
+        where = f"its {place}" if place and place not in keys else ""
+        found.append((where, {names.get(name, name): x for name, x in part.items()}))
+        part = _without(part, NOT_WEIGHTS)
+        while part and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in part)), "")):
+            part = {name.removeprefix(prefix): x for name, x in part.items()}
+            where += f"{', ' if where else ''}names without {prefix}"
+            found.append((where, {names.get(name, name): x for name, x in part.items()}))
+    return found
+
+
+def _nested(content: Mapping, place: str = "") -> dict[str, Mapping]:
+    """All mappings of a file by their place, "" for the whole."""
+    found = {place: content}
+    for key, part in content.items() if place.count("/") < NESTED - 1 else ():
+        if isinstance(key, str) and isinstance(part, Mapping):
+            found |= _nested(part, f"{place}/{key}" if place else key)
+    return found
+
+
+def _without(tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    return {name: x for name, x in tensors.items() if name not in names}
 
 
 def _differences(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], strict: bool) -> list[str]:

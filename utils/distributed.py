@@ -1,6 +1,7 @@
 """Several processes (ranks) of one run. With one process, none of this does anything."""
 import importlib.util
 import os
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +13,8 @@ from torch.distributed.nn.functional import all_reduce
 
 from config.errors import UserError
 from utils.logging import logger
+
+SLURM_MINUTES = 5  # for all processes of an srun to start
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,21 @@ def join(local_rank: int, cuda: bool) -> Ranks:
             return Ranks(local=local_rank)
         if cuda:
             torch.cuda.set_device(local_rank)
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
+        backend, patience = "nccl" if cuda else "gloo", timedelta(hours=12)
+        if "SLURM_PROCID" in os.environ:  # without srun, as in the script of sbatch, nobody else would ever come
+            rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
+            handlers = [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGINT, signal.SIGTERM)]
+            store = dist.TCPStore(os.environ["MASTER_ADDR"], port, count, rank == 0, timedelta(minutes=SLURM_MINUTES))
+            for handler in handlers:
+                signal.signal(*handler)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=patience)
+        else:
+            dist.init_process_group(backend, timeout=patience)
     except (ValueError, RuntimeError) as error:  # torch's own are RuntimeErrors
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"WORLD_SIZE={described} in the environment: cannot join the other processes ({reason}); start with "
-            "torchrun, or unset WORLD_SIZE"
+            "torchrun or srun, or unset WORLD_SIZE and SLURM_NTASKS"
         ) from error
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank)
 

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from config.command_line import resolve
 from config.errors import UserError
-from config.options import FIELDS, Options
+from config.options import FIELDS, NETWORK, NOT_OF_RUN, Options, recorded
 from utils.files import write_json
 from utils.folder_lock import FolderLock
 
 LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint_previous.pth.tar", "model_best.pth.tar"
+PARAMETERS = "parameters.json"
 _PREFIX = "experiment_"
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, before it is renamed to NAME
 
@@ -36,7 +38,7 @@ def new_experiment(options: Options) -> Path:
     except OSError as error:
         raise UserError(f"{root}: cannot make a folder here ({error.strerror}); choose another --log-folder") from error
     try:
-        _write_parameters(folder, options)
+        write_parameters(folder, options)
     except UserError:
         folder.rmdir()
         raise
@@ -61,7 +63,7 @@ def claim_experiment(options: Options) -> FolderLock:
     if options.resume == "auto" and newest is not None and _saved_nothing(newest):
         with contextlib.suppress(UserError):  # another process is training in it: use a new one
             lock = claim(newest)
-            _write_parameters(newest, options)
+            write_parameters(newest, options)
             return lock
     return claim(new_experiment(options))
 
@@ -69,17 +71,17 @@ def claim_experiment(options: Options) -> FolderLock:
 def _saved_nothing(folder: Path) -> bool:
     """Whether `folder` is that of a training run without a checkpoint."""
     try:
-        evaluated = json.loads((folder / "parameters.json").read_text())["evaluate"]
+        evaluated = json.loads((folder / PARAMETERS).read_text())["evaluate"]
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return False
     return evaluated is False and not any((folder / name).exists() for name in (LATEST, PREVIOUS, BEST))
 
 
-def _write_parameters(folder: Path, options: Options) -> None:
+def write_parameters(folder: Path, options: Options) -> None:
     """Write the options with absolute paths, so that the run can be loaded from any working directory."""
-    paths = ("data_path", "weights_dir", "segnet_weights", "flow_weights")
+    paths = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights")
     absolute = {name: os.path.abspath(path) for name in paths if (path := getattr(options, name))}
-    write_json(folder / "parameters.json", dataclasses.asdict(options) | absolute)
+    write_json(folder / PARAMETERS, recorded(options) | absolute)
 
 
 def _next_folder(root: Path) -> Path:
@@ -99,16 +101,43 @@ def latest_experiment(options: Options) -> Path | None:
     return max(folders, key=_number, default=None)
 
 
-def run_options(folder: Path) -> Options:
-    """The options of the propagation run in `folder`, with `--resume` set to its best networks. Raises UserError."""
-    path = folder / "parameters.json"
+def parameters(folder: Path, hint: str) -> dict[str, Any]:
+    """The options that the run in `folder` recorded, by name. Raises UserError."""
+    path = folder / PARAMETERS
     try:
         content = json.loads(path.read_text())
-        values = {name: x for name, x in content.items() if name in FIELDS}
-        known: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
-        options = Options(**known)
+        values = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in FIELDS}
+        for name, value in values.items():
+            kind = type(getattr(Options(), name))
+            if not isinstance(value, (int, float) if kind is float else kind):
+                raise ValueError(f"{name} is {value!r}")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the options of a run ({error}); name the folder of a propagation run") from error
+        raise UserError(f"{path}: not the options of a run ({error}); {hint}") from error
+    return values
+
+
+def with_run(options: Options) -> Options:
+    """The options, with the values of the run that `--resume` continues for those that are not given.
+
+    `--resume auto`, and a file without --reset-optimizer, continue a run in all its options; otherwise a file tells
+    what its networks are and which data they are for. Raises UserError.
+    """
+    if options.resume in ("0", "1"):
+        return options
+    continued = options.resume == "auto" or not options.reset_optimizer
+    folder = latest_experiment(options) if options.resume == "auto" else Path(options.resume).parent
+    if folder is None or not (folder / PARAMETERS).is_file():
+        return options
+    values = parameters(folder, "restore the file, or delete it and give the run's options again")
+    if values.get("stage") != options.stage:
+        return options
+    run = {name: x for name, x in values.items() if name not in NOT_OF_RUN and (continued or name in NETWORK)}
+    return resolve({name: getattr(options, name) for name in options.given}, run)
+
+
+def run_options(folder: Path) -> Options:
+    """The options of the propagation run in `folder`, with `--resume` set to its best networks. Raises UserError."""
+    options = Options(**parameters(folder, "name the folder of a propagation run"))
     weights = next((folder / name for name in (BEST, LATEST) if (folder / name).is_file()), None)
     if options.stage != "gsv" or weights is None:
         raise UserError(f"{folder}: contains no trained propagation ({BEST}); name the folder of a --stage gsv run")

@@ -17,6 +17,7 @@ class Segmenter(nn.Module):
 
     stride: int
     classes: int
+    weights_file: str = ""  # absolute path of the file that its weights come from
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the segmenter's input: RGB, on the 0..255 scale
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     view_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the view: RGB, on the 0..255 scale

@@ -45,8 +45,8 @@ LONG = {  # the commands as docs/results.md gave them, and the demonstration's s
     "camvid-flow": "--stage flow --clip-source stills --dataset camvid --data-path CAMVID --epoch 40 --lr 2e-3 "
     "--batch-size 16 --checkname stills",
     "camvid-propagation": CAMVID_PROPAGATION + "--lr 1e-3 --guide-lr 2e-3 --lr-gamma 0.6 --epoch 3 --checkname first",
-    "camvid-propagation-long": CAMVID_PROPAGATION + "--resume FIRST --multi-step 3 4 --lr 4e-4 --guide-lr 8e-4 "
-    "--lr-gamma 0.4 --epoch 2 --checkname second",
+    "camvid-propagation-long": CAMVID_PROPAGATION.replace("--flow-weights FLOW ", "")
+    + "--resume FIRST --multi-step 3 4 --lr 4e-4 --guide-lr 8e-4 --lr-gamma 0.4 --epoch 2 --checkname second",
 }
 
 

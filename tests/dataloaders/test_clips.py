@@ -128,8 +128,8 @@ def test_cache_returns_the_same_bytes_and_decodes_once(frames, tmp_path, monkeyp
     plain, cached = ClipDataset(frames, 1, SYNTHETIC), ClipDataset(frames, 1, SYNTHETIC, cache)
     for _ in range(2):
         assert torch.equal(plain[0]["clip"], cached[0]["clip"]) and torch.equal(plain[0]["label"], cached[0]["label"])
-        monkeypatch.setattr("dataloaders.clips.read_image", lambda path: pytest.fail(f"{path} was decoded again"))
-        monkeypatch.setattr(plain, "cache", cache)
+        monkeypatch.setattr(cached.reader, "decode_frame", lambda path: pytest.fail(f"{path} was decoded again"))
+        monkeypatch.setattr(cached.reader, "decode_ids", lambda path: pytest.fail(f"{path} was decoded again"))
 
 
 def test_cache_notices_a_changed_source_and_drops_the_old_entry(tmp_path):

@@ -13,7 +13,7 @@ from config.camvid import CAMVID
 from config.cityscapes import CITYSCAPES
 from config.datasets import DATASETS
 from config.errors import UserError
-from dataloaders.images import MOST_PIXELS, content_of, id_table, label_table, read_ids, read_image, turned_by_exif
+from dataloaders.images import MOST_PIXELS, content_of, exif_orientation, id_table, label_table, read_ids, read_image
 from tests import pictures
 from tests.properties import datasets
 
@@ -111,6 +111,13 @@ def test_label_without_ids_is_refused(tmp_path, kind):
         assert said.endswith("use the label files that hold ids, not colours")
 
 
+@pytest.mark.tried(DOOR, "label of several equal channels: alpha, RGB, GIF", "read as ids")
+@pytest.mark.parametrize("kind", pictures.GREY)
+def test_equal_channels_are_ids(tmp_path, kind):
+    (tmp_path / "l.png").write_bytes(pictures.GREY[kind])
+    assert np.array_equal(read_ids(tmp_path / "l.png"), pictures.IDS)
+
+
 @pytest.mark.tried(DOOR, "not a picture: empty, text, a web page, cut short, without pixels", "refused in one line")
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", pictures.BROKEN)
@@ -168,8 +175,9 @@ def test_file_without_permission_is_refused(tmp_path, monkeypatch, reader):
 
 
 def test_exif_rotation_is_recognised():
-    assert turned_by_exif(pictures.FRAMES["turned JPEG"][0]) and turned_by_exif(pictures.FRAMES["turned WebP"][0])
-    assert not turned_by_exif(pictures.FRAMES["JPEG"][0]) and not turned_by_exif(b"no picture")
+    turned = (exif_orientation(pictures.FRAMES[kind][0]) for kind in ("turned JPEG", "turned WebP"))
+    assert all(orientation != 1 for orientation in turned)
+    assert exif_orientation(pictures.FRAMES["JPEG"][0]) == exif_orientation(b"no picture") == 1
 
 
 @pytest.mark.tried(DOOR, "picture that is missing, empty, or text", "refused in one line")
@@ -198,7 +206,8 @@ def test_png_cut_anywhere_is_refused(outcomes, tmp_path, reader):
 @pytest.mark.tried(DOOR, "label of colours, or of 16 bits", "refused in one line")
 @pytest.mark.parametrize(
     "array, message",
-    [(np.zeros((4, 4, 3), np.uint8), "one 8-bit channel"), (np.zeros((4, 4), np.uint16), "a PNG of 16 bits")],
+    [(np.arange(48, dtype=np.uint8).reshape(4, 4, 3), "one 8-bit channel"),
+     (np.zeros((4, 4), np.uint16), "a PNG of 16 bits")],
 )
 def test_label_file_has_one_8_bit_channel(tmp_path, array, message):
     with pytest.raises(UserError, match=message):
@@ -280,4 +289,4 @@ def test_a_wrong_byte_anywhere_in_a_jpeg_does_not_crash(outcomes, tmp_path):
             continue
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
         outcomes["decoded, correctly or not"] += 1
-        turned_by_exif(bytes(damaged))  # must not raise
+        exif_orientation(bytes(damaged))  # must not raise

@@ -90,7 +90,7 @@ def test_a_batch_of_different_sizes_names_them(workers):
 def test_newcomer_without_data_learns_what_to_do_next(tmp_path, monkeypatch, dataset):
     monkeypatch.chdir(tmp_path)
     default = Path(dataset_config(dataset, "").default_path)
-    message = "data/README.md .* make demo, --dataset synthetic, or --video IN .* a video of yours"
+    message = "data/README.md .* start with make demo: .* --dataset synthetic and --video IN --output OUT need"
     with pytest.raises(UserError, match=message) as caught:
         prepare_data(dataset=dataset, root=default)
     line = str(caught.value)

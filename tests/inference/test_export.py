@@ -58,7 +58,7 @@ def exports(request, tmp_path_factory):
     return net, options, run_export(net, options)
 
 
-def test_folder_holds_what_its_description_says(exports):
+def test_folder_holds_what_its_description_lists(exports):
     net, options, returned = exports
     folder = Path(options.export)
     assert {path.name for path in folder.iterdir()} == FILES
@@ -112,7 +112,7 @@ def test_programs_load_and_agree(exports):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), graph.name
 
 
-def test_example_gives_the_programs_labels_with_numpy_and_without_torch(exports, streets, tmp_path):
+def test_example_finds_the_programs_labels_with_numpy_and_without_torch(exports, streets, tmp_path):
     net, options, _ = exports
     (height, width), blocker = options.export_size, tmp_path / "blocker"
     paths = sorted((streets / "leftImg8bit_sequence" / "val" / "streets").iterdir())[:5]
@@ -153,7 +153,7 @@ def test_view_of_fixed_size_is_the_streams_view(size):
 
 
 @pytest.mark.tried("Video", "export whose graphs do not agree with PyTorch", "one line; the export of before stays")
-def test_wrong_graph_is_refused_and_leaves_the_files_of_before(tmp_path, monkeypatch):
+def test_wrong_graph_is_refused_and_keeps_earlier_files(tmp_path, monkeypatch):
     right = graphs.run_session
     monkeypatch.setattr(export, "run_session", lambda made, **inputs: right(made, **inputs) + 0.1)
     (tmp_path / "model.json").write_text("of before")
@@ -184,7 +184,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         (["--export-size", "64", "64"], "--export-size has an effect only with --export DIR"),
         (["--export", "x", "--export-size", "16", "64", "--resume", "1"], "--export-size must be at least 32, not 16"),
         (["--export", "x", "--resume", "1", "--evaluate", "1"], "--export and --evaluate 1 exclude each other"),
-        (["--export", "x", "--resume", "1", "--method", "copy"], "--export writes keyframe and propagation"),
+        (["--export", "x", "--resume", "1", "--method", "copy"], "--export requires --stage gsv with --method gsv"),
         (["--engine", "onx"], r"--engine: invalid value 'onx' \(did you mean onnx\?\)"),
     ],
 )

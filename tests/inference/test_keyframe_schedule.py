@@ -20,7 +20,7 @@ def keyframes(schedule, costs=None, views=None, count: int = 40) -> list[int]:
     found, since = [], 0
     for t, view in enumerate(views):
         since += 1
-        key = t == 0 or schedule.wants_keyframe(since, views[t - 1], view)
+        key = t == 0 or schedule.needs_keyframe(since, views[t - 1], view)
         if key:
             found.append(t)
             since = 0
@@ -82,7 +82,7 @@ def test_budget_gets_over_a_slow_start():
     schedule.reset()
     schedule.spent(True, 3.0)  # set-up
     waited = 1
-    while not schedule.wants_keyframe(waited, STILL, STILL):
+    while not schedule.needs_keyframe(waited, STILL, STILL):
         schedule.spent(False, 0.005)
         waited += 1
     assert waited < 80 and len(found) > 50

@@ -59,7 +59,7 @@ class Planned:
     def __init__(self, plan):
         self.plan, self.time = plan, 0
 
-    def wants_keyframe(self, since, previous, view):
+    def needs_keyframe(self, since, previous, view):
         self.time += 1
         return self.plan(self.time)
 
@@ -146,7 +146,7 @@ def test_invalid_frames_are_refused(segmenter, frames, outcomes):
         None, "frame", 3, [], {}, frame.tolist(), [[1], [1, 2]], torch.rand(8, 8, 3),
         torch.zeros(3, 8, 8, dtype=torch.uint8), OnTheGpu(),
     ):
-        with pytest.raises(UserError, match=r"a frame has to be an \(H,W,3\) uint8 RGB array, not "):
+        with pytest.raises(UserError, match=r"a frame must be an \(H,W,3\) uint8 RGB array, not "):
             segmenter(wrong)
         assert segmenter.state is before
         outcomes["refused in one line, the stream keeps its state"] += 1
@@ -158,7 +158,7 @@ def test_invalid_sizes_are_refused(segmenter, frames, size):
     segmenter(frames[0])
     before = segmenter.state
     for ask in (lambda: segmenter(frames[1], size=size), lambda: segmenter.logits(size)):
-        with pytest.raises(UserError, match=r"a size has to be \(H,W\), two whole numbers of at least 1, not "):
+        with pytest.raises(UserError, match=r"a size must be \(H,W\), two whole numbers of at least 1, not "):
             ask()
     assert segmenter.state is before
 
@@ -187,7 +187,7 @@ def test_frames_of_other_memory_layouts(segmenter, frames, kind, recwarn):
         ({"engine": "egaer"}, "no engine 'egaer'; choose one of: eager, compile, onnx"),
         ({"engine": "auto"}, "auto works with --video only"),
         ({"amp": "fp8"}, "no precision 'fp8'; choose one of: off, bf16, fp16"),
-        ({"scale": 0}, "scale has to be a number above 0, not 0: keyframes are resized by it"),
+        ({"scale": 0}, "scale must be a number above 0, not 0: keyframes are resized by it"),
         ({"scale": -1.0}, "a number above 0, not -1.0"),
         ({"scale": float("nan")}, "a number above 0, not nan"),
         ({"scale": float("inf")}, "a number above 0, not inf"),
@@ -201,7 +201,7 @@ def test_invalid_settings_are_refused(net, settings, message):
 @pytest.mark.tried("Video", "invalid settings of a VideoSegmenter or CameraGroup", "refused in one line")
 @pytest.mark.parametrize("count, interval", [(0, 3), (-1, 3), (2, 0), (2, -3)])
 def test_invalid_groups_are_refused(segmenter, count, interval):
-    with pytest.raises(UserError, match=f"count and interval have to be at least 1, not {count} and {interval}"):
+    with pytest.raises(UserError, match=f"count and interval must be at least 1, not {count} and {interval}"):
         CameraGroup(segmenter.engine, count, interval)
 
 
@@ -279,7 +279,7 @@ def test_group_refuses_what_it_cannot_batch(net, frames):
         group([frames[0], frames[0][:32]])
     group(frames[:2])
     before = list(group.states)
-    with pytest.raises(UserError, match="a frame has to be an"):
+    with pytest.raises(UserError, match="a frame must be an"):
         group([frames[0], None])
     for number in (-1, 2):
         with pytest.raises(UserError, match=f"CameraGroup.reset: no stream {number}; streams are numbered 0 to 1"):

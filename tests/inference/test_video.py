@@ -164,7 +164,7 @@ def test_schedules(call, tmp_path, capsys, words, keyframes):
 def test_other_data_set_without_its_folder(tmp_path, capsys):
     weights = write_released_files(tmp_path / "weights", classes=11)
     write_pictures(tmp_path / "in", [(40, 48)] * 2)
-    assert main(["--dataset", "camvid", "--data-path", str(tmp_path / "nowhere"), "--weights-dir", str(weights),
+    assert main(["--dataset", "camvid", "--weights-dir", str(weights),
                  "--resume", "1",
                  "--device", "cpu", "--video", str(tmp_path / "in"), "--output", str(tmp_path / "labels")]) == 0
     assert {int(i) for ids in label_maps(tmp_path / "labels").values() for i in np.unique(ids)} <= set(CAMVID.label_ids)
@@ -213,7 +213,7 @@ def test_contradicting_options(words, message):
         (["--video", "demo", "--output", "a.mp4", "--resume", "nowhere.tar"], "nowhere.tar: not found"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(call, tmp_path, monkeypatch, capfd, words, message):
+def test_mistakes_get_one_line_and_write_nothing(call, tmp_path, monkeypatch, capfd, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").mkdir()
     write_pictures(tmp_path / "in", [(16, 16)])
@@ -228,7 +228,7 @@ def test_mistakes_get_one_line_and_leave_nothing(call, tmp_path, monkeypatch, ca
 
 @pytest.mark.tried("Video", "picture in a folder that is damaged, or vanishes midway",
                    "named when its turn comes, in one line")
-def test_picture_that_cannot_be_read_midway_gives_no_video(call, tmp_path, capfd):
+def test_picture_that_cannot_be_read_midway_discards_the_video(call, tmp_path, capfd):
     write_pictures(tmp_path / "in", [(16, 16)] * 3)
     (tmp_path / "in" / "view_10.png").write_bytes(b"torn")
     assert call("--video", tmp_path / "in", "--output", tmp_path / "a.avi", tmp_path / "labels") == 2

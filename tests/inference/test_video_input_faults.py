@@ -97,7 +97,7 @@ def test_pictures_of_other_kinds(tmp_path, ending, channels, dtype):
 @pytest.mark.tried("Video", "picture of floats", "refused in one line")
 def test_picture_of_floats(tmp_path):
     cv2.imwrite(str(tmp_path / "a.tif"), np.full((9, 7, 3), 0.5, np.float32))
-    with pytest.raises(UserError, match="a.tif: not a readable picture"):
+    with pytest.raises(UserError, match="a.tif: its pixels are float32"):
         open_frames(str(tmp_path))
 
 
@@ -154,7 +154,7 @@ def test_stream_that_changes_its_size(tmp_path, kind):
 
 @pytest.mark.tried("Video", "AVI cut short", "its frames until there, and a log line")
 @pytest.mark.parametrize("part", [0.55, 0.67, 0.75, 0.85])
-def test_video_that_ends_early_says_so(tmp_path, log, part):
+def test_video_that_ends_early_is_reported(tmp_path, log, part):
     path = write_video(tmp_path / "a.avi", count=40, size=(64, 64))
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])

@@ -102,7 +102,7 @@ def test_rate_and_count_of_one_frame(tmp_path, rate, size):
 
 
 @pytest.mark.tried("Video", "error while a video is written", "what was there before stays, nothing half-written")
-def test_error_leaves_what_was_there_before(tmp_path):
+def test_error_keeps_what_was_there_before(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"of before")
     with pytest.raises(ZeroDivisionError):
@@ -184,7 +184,7 @@ def test_folder_that_is_removed(tmp_path):
             shutil.rmtree(tmp_path / "b")
 
 
-def test_look_at_an_output_leaves_nothing(tmp_path):
+def test_check_of_an_output_writes_nothing(tmp_path):
     for name in ("a.mp4", "new/deep/a.mp4", "labels", "new/labels"):
         check_output(tmp_path / name, 25)
     assert os.listdir(tmp_path) == []

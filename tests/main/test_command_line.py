@@ -86,7 +86,7 @@ def test_released_files_evaluate_to_the_right_label_maps(call, streets, tmp_path
     assert content["min_miou"] == min(r["miou"] for r in content["positions"])
 
 
-def test_propagation_training_leaves_what_the_contract_names(call, tmp_path):
+def test_propagation_training_writes_the_run_folder(call, tmp_path):
     assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "2", "--eval-multi-step", "1") == 0
     folder = experiment(tmp_path, "swiftnet_test")
     for name in (LATEST, "model_best.pth.tar", "parameters.json", "log.csv", "metrics.json"):
@@ -139,7 +139,7 @@ def test_stills_train_flow_and_propagation(call, tmp_path):
     assert (experiment(tmp_path, "swiftnet_test") / LATEST).is_file()
 
 
-def test_evaluation_leaves_tables_and_consistency_over_time(call, tmp_path, capsys):
+def test_evaluation_writes_tables_and_consistency_over_time(call, tmp_path, capsys):
     assert call("--evaluate", "1", "--resume", "1") == 0
     folder = experiment(tmp_path, "swiftnet_test")
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -257,7 +257,7 @@ def test_broken_picture_is_named_in_one_line_whichever_process_reads_it(call, st
                         line)
 
 
-def test_imagenet_weights_out_of_reach_say_what_to_do(call, capsys, monkeypatch):
+def test_imagenet_weights_out_of_reach_are_explained(call, capsys, monkeypatch):
     def unreachable(*_, **__):
         raise URLError("no route")
 
@@ -301,7 +301,8 @@ def test_what_was_trained_without_a_part_is_not_given_it(call, tmp_path, capsys)
     assert call(*TRAIN, "--edge", "0", "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9",
                 "--eval-multi-step", "1") == 0
     trained = str(experiment(tmp_path, "swiftnet_test") / LATEST)
-    assert call("--evaluate", "1", "--resume", trained) == 2
+    assert call("--evaluate", "1", "--resume", trained, "--early-stop", "1", "--temporal", "0") == 0  # as the run
+    assert call("--evaluate", "1", "--resume", trained, "--edge", "1") == 2
     assert "was trained with --edge 0, but this run has 1" in capsys.readouterr().err
 
 

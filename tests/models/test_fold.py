@@ -13,7 +13,7 @@ def norms(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name, left", [("swiftnet", 12), ("bisenet", 0)])
-def test_segmenter_gives_the_same_logits_with_fewer_norms(name, left):
+def test_segmenter_returns_the_same_logits_with_fewer_norms(name, left):
     segmenter = fill(build_segmenter(name=name, classes=5))
     before, image = norms(segmenter), torch.randn(1, 3, 64, 96)
     quick = folded(segmenter)

@@ -39,7 +39,7 @@ def test_no_teacher_no_distillation():
 
 
 @pytest.mark.tried("Numbers", "a batch without a labelled pixel", "a loss of zero, and no gradient")
-def test_unlabelled_batch_gives_zero_and_no_nan():
+def test_unlabelled_batch_has_zero_loss_and_no_nan():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     label = torch.full((1, 4, 4), IGNORE)
     loss = PropagationLoss([1.0] * 3, param_ce=10, param_distil=10, ignore=IGNORE)(logits, label, None)

@@ -46,7 +46,7 @@ def test_every_parameter_of_a_segmenter_learns(name):
     assert no_gradient(segmenter) == set()
 
 
-def test_bisenet_inference_leaves_the_auxiliary_heads_alone():
+def test_bisenet_inference_skips_the_auxiliary_heads():
     segmenter = build_segmenter(name="bisenet", classes=4).eval()
     for head in segmenter.heads[:2]:
         head.register_forward_hook(lambda *_: pytest.fail("an auxiliary head ran"))
@@ -86,7 +86,7 @@ def test_clip_of_any_size(size):
     assert state.logits.isfinite().all()
 
 
-def test_propagation_leaves_its_input_state_alone():
+def test_propagation_does_not_change_its_input_state():
     net = build_gsvnet(segmenter="swiftnet", flow="light", classes=3).eval()
     state = State(torch.randn(1, 3, 8, 16), torch.randn(1, 3, 8, 16))
     logits, view = state.logits.clone(), state.view.clone()

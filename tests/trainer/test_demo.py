@@ -1,5 +1,6 @@
 """The commands that the demonstration prints at its end."""
 import shlex
+import sys
 from pathlib import Path
 
 from config.command_line import parse
@@ -10,7 +11,7 @@ from utils.run_folder import run_root
 
 def test_next_commands_evaluate_segment_and_resume_with_the_trained_files():
     words = [shlex.split(line) for line in next_commands(Path("s.tar"), Path("f.tar"), Path("g.tar"))]
-    assert all(line[:2] == ["python", "main.py"] for line in words)
+    assert all(Path(line[0]).samefile(sys.executable) and line[1] == "main.py" for line in words)
     evaluate, video, resume = (parse(line[2:]) for line in words)
     assert [tasks(options) for options in (evaluate, video, resume)] == [["--evaluate 1"], ["--video"], []]
     assert evaluate.resume == video.resume == "g.tar"

@@ -10,6 +10,7 @@ from config.options import Options
 from dataloaders.clips import ClipDataset
 from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
+from models.identity import SegmenterIdentity
 from models.load import networks_for_training
 from models.losses import SegmenterLoss
 from trainer import optim
@@ -47,18 +48,26 @@ class SegmenterStage(Stage):
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""
-        clip, label = self._to_device(batch)
-        first = self.ranks.rank * len(label)
-        draws = [self.draw(np.random.default_rng([*seed, first + n]), clip.shape[-2:]) for n in range(len(label))]
-        images = torch.stack([draw.images(image) for draw, image in zip(draws, clip[:, 0])])  # (N,3,H,W)
-        labels = torch.stack([draw.label(one) for draw, one in zip(draws, label)])  # (N,H,W)
+        images, labels = self._inputs(batch, seed)
         image = self.segmenter.normalise(images)  # (N,3,H,W)
         with self.autocast():
             outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
         return self.criterion([x.float() for x in outputs], labels.long())
 
+    def _inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return a batch, augmented: images (N,3,H,W) RGB 0..255 float32 and labels (N,H,W)."""
+        if isinstance(batch["label"], list):  # of several sizes
+            parts = [self._inputs(one, seed) for one in self._singles(batch)]
+            return torch.cat([x[0] for x in parts]), torch.cat([x[1] for x in parts])  # (N,3,H,W), (N,H,W)
+        clip, label = self._to_device(batch)
+        first = batch.get("first", self.ranks.rank * len(label))
+        draws = [self.draw(np.random.default_rng([*seed, first + n]), clip.shape[-2:]) for n in range(len(label))]
+        images = torch.stack([draw.images(image) for draw, image in zip(draws, clip[:, 0])])  # (N,3,H,W)
+        return images, torch.stack([draw.label(one) for draw, one in zip(draws, label)])  # (N,H,W)
+
     def evaluate(self) -> Metrics | None:
         return self.validate(self.net, "per-frame")
 
     def state(self) -> dict:
-        return {"state_dict": self.segmenter.state_dict()}
+        identity = SegmenterIdentity.of(self.segmenter, self.options.segnet, self.dataset.classes)
+        return {"state_dict": self.segmenter.state_dict(), "segmenter": identity.as_entry()}

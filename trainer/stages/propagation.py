@@ -1,5 +1,6 @@
 """Stage gsv: the propagation."""
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
 from models.fold import folded
 from models.gsvnet import GSVNet
+from models.identity import SegmenterIdentity
 from models.load import networks_for_training
 from models.losses import PropagationLoss
 from models.released import released_state
@@ -101,6 +103,10 @@ class PropagationStage(Stage):
 
         Only the two frames that the segmenter sees are computed in full, all others on the grid.
         """
+        if isinstance(batch["label"], list):  # of several sizes; all augmented in the same way
+            parts = [self.inputs(one, seed) for one in self._singles(batch)]
+            frames = zip(*(part[1] for part in parts))
+            return torch.cat([x[0] for x in parts]), [torch.cat(x) for x in frames], torch.cat([x[2] for x in parts])
         clip, label = self._to_device(batch)
         augmentation, view = self.draw(np.random.default_rng(list(seed)), size_of(clip)), self.net.segmenter.view
         grid = grid_size(*augmentation.output)
@@ -120,5 +126,13 @@ class PropagationStage(Stage):
     def evaluate(self) -> Metrics | None:
         return self.validate(self.net, "gsv")
 
+    @cached_property
+    def identity(self) -> SegmenterIdentity:
+        """The frozen segmenter's."""
+        return SegmenterIdentity.of(self.net.segmenter, self.options.segnet, self.dataset.classes)
+
     def state(self) -> dict:
-        return {"state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict()}
+        return {
+            "state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict(),
+            "segmenter": self.identity.as_entry(), "flow": {"name": self.options.optical_flow_network},
+        }

@@ -19,8 +19,9 @@ from config.options import Options
 from dataloaders.cache import PictureCache, picture_cache
 from dataloaders.clips import LabelledFrame, SizedDataset
 from dataloaders.images import read_image
-from dataloaders.label_check import check_label_kind
+from dataloaders.label_check import check_frames, check_labels
 from dataloaders.loaders import labelled_frames
+from dataloaders.reader import Reader
 from dataloaders.stills import MadeClips
 from dataloaders.transforms import PROPAGATION_SCALES, Augmentation, draw_augmentation
 from evaluation.evaluate import Evaluation
@@ -82,6 +83,15 @@ class Stage:
                 part.compile()
         return data_parallel(trained, self.ranks, self.device, apex=self.options.apex)
 
+    def _singles(self, batch: Mapping) -> list[dict]:
+        """Return the samples of a batch of several sizes as batches of one; `first`: its number in the global batch."""
+        count = len(batch["label"])
+        return [
+            {name: x[i][None] if isinstance(x[i], Tensor) else [x[i]] for name, x in batch.items() if name != "bad"}
+            | {"first": self.ranks.rank * count + i}
+            for i in range(count)
+        ]
+
     def _to_device(self, batch: Mapping) -> tuple[Tensor, Tensor]:
         """Return clip (N,T,3,H,W) and label (N,H,W) of a batch, uint8, on the device."""
         clip, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
@@ -89,7 +99,7 @@ class Stage:
 
     def _made_clips(self, batch: Mapping, seed: Sequence[int]) -> MadeClips:
         """Return clips made from a batch of StillsDataset; each depends on `seed` and its place in the global batch."""
-        first = self.ranks.rank * len(batch["label"])
+        first = batch.get("first", self.ranks.rank * len(batch["label"]))
         image, label = (batch[name].to(self.device, non_blocking=True) for name in ("clip", "label"))
         seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
         return MadeClips(image[:, 0], label, batch["objects"], int(batch["steps"][0]), self.dataset, seeds=seeds)
@@ -112,7 +122,9 @@ class Stage:
         """
         options = self.options
         frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="train", past=past)
-        check_label_kind(frames, self.dataset)
+        reader = Reader(self.dataset, labels=[frame.label for frame in frames])
+        check_labels(frames, reader, "train")
+        check_frames(frames, reader)
         if options.use_crop:
             self._check_crop(frames[0].frames[-1])
         return frames

@@ -1,0 +1,60 @@
+"""Which segmenter a propagation was trained on: what its checkpoint records of it."""
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+
+from models.segmenters.base import Segmenter
+
+
+@dataclass(frozen=True)
+class SegmenterIdentity:
+    """specification: its name, as --segnet takes it. file: the absolute path of its weights, "" for none. digest: of
+    its tensors, see `digest_of`. classes: their names, in order."""
+
+    specification: str
+    file: str
+    digest: str
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, segmenter: Segmenter, specification: str, classes: tuple[str, ...]) -> "SegmenterIdentity":
+        """The identity of a segmenter that has its weights."""
+        return cls(specification, segmenter.weights_file, digest_of(segmenter), classes)
+
+    @classmethod
+    def recorded(cls, content: Mapping) -> "SegmenterIdentity | None":
+        """What a checkpoint's `segmenter` holds; None for released and older checkpoints, which have none."""
+        found = content.get("segmenter")
+        if not isinstance(found, Mapping):
+            return None
+        specification, file, digest = (str(found.get(name, "")) for name in ("specification", "file", "digest"))
+        return cls(specification, file, digest, tuple(map(str, found.get("classes", ()))))
+
+    def as_entry(self) -> dict:
+        """A checkpoint's `segmenter`: plain values."""
+        return asdict(self) | {"classes": list(self.classes)}
+
+
+def digest_of(segmenter: Segmenter) -> str:
+    """SHA-256 over name, type, shape and bytes of the tensors that `forward` uses, in the order of their names.
+
+    BatchNorm's counters of batches are left out: they change without changing the network.
+    """
+    unused = {id(x) for part in segmenter.training_only() for x in (*part.parameters(), *part.buffers())}
+    digest = hashlib.sha256()
+    for name, x in sorted(segmenter.state_dict(keep_vars=True).items()):
+        if id(x) not in unused and not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+            digest.update(x.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def same_names(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+    """Whether class names are the same, in order; case, spaces, `_` and `-` do not count."""
+    return [_plain(name) for name in first] == [_plain(name) for name in second]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ")
