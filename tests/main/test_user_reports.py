@@ -3,6 +3,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from config.options import NOT_OF_RUN, flag
 from main import main
 from models.build import build_segmenter
 from models.gsvnet import GSVNet
-from tests.main.program import experiment, refusal
+from tests.main.program import ENVIRONMENT, ROOT, experiment, refusal, training
 from trainer.stages.keyframe_segmenter import SegmenterStage
 from trainer.trainer import Trainer
 from utils.distributed import Ranks
@@ -138,6 +140,31 @@ def test_learning_rates_change_where_they_are_given(copied, common, capsys, stag
     used = [float(value) for step, tag, value in rows if tag == f"learning_rate/{group}" and int(step) > 5]
     assert used and max(used) <= schedule["initial_lr"] / 8 * 1.001
     assert f"{flag(rate)}: {told[rate]} until here, {new} from here on" in capsys.readouterr().out
+
+
+def test_decay_of_the_learning_rates_changes_where_it_is_given(copied, common, capsys):
+    folder = experiment(copied, name="swiftnet_test")
+    words = [*common, "--log-folder", str(copied), "--resume", "auto"]
+    assert main([*words, "--epoch", "2", "--lr-gamma", "0.5", "--lr", "0.001"]) == 0
+    assert main([*words, "--epoch", "3"]) == 0  # which takes them from the run
+    content = torch.load(folder / LATEST, weights_only=True)
+    assert content["scheduler"]["gamma"] == 0.5 and content["optimizer"]["param_groups"][0]["initial_lr"] == 0.001
+    assert content["args"]["lr_gamma"] == 0.5
+
+
+@pytest.mark.tried(DOOR, "a file continued with --reset-optimizer 0 and another batch size", "status 2, naming it")
+def test_continued_file_keeps_its_options(copied, common, capsys):
+    path = experiment(copied, name="swiftnet_test") / LATEST
+    words = [*common, "--log-folder", str(copied), "--resume", str(path), "--reset-optimizer", "0", "--epoch", "2"]
+    assert main([*words, "--batch-size", "4"]) == 2
+    assert "--batch-size 2, but this run has 4" in refusal(capsys.readouterr().err)
+
+
+@pytest.mark.tried(DOOR, "an option whose value is empty, as of a variable that is not set", "status 2, naming it")
+@pytest.mark.parametrize("option", ["--resume", "--segnet-weights", "--data-path", "--video", "--weights-dir"])
+def test_empty_value(option, capsys):
+    assert main([option, ""]) == 2
+    assert f"{option} has an empty value" in refusal(capsys.readouterr().err)
 
 
 def test_finished_run_is_told_so(copied, common, capsys):
@@ -337,6 +364,30 @@ def test_split_list_of_pairs_and_of_stems(tmp_path):
                      "test": [("2.png", 2), ("4.png", 3)]}
 
 
+def test_split_lists_as_others_write_them(tmp_path):
+    """With a byte-order mark, file names for stems, absolute paths, commas, VOC's marks of one class."""
+    from dataloaders.find_custom import find_custom
+
+    description = custom(tmp_path / "data")
+    root, classes = description.parent, "classes: {a: {id: 0}, b: {id: 1}, c: {id: 2}}\n"
+    globs = 'frames: "frames/train/*/*.png", labels: "labels/train/*/*.png"'
+    absolute = f"{root.absolute()}/frames/train/64/1.png,{root.absolute()}/labels/train/64/1.png\n"
+    for content, keys, expected in (
+        ("\ufeff0\n2\n", globs, ["0", "2"]), ("1.png\n", globs, ["1"]), ("0 -1\n1  1\n2 0\n", globs, ["1", "2"]),
+        (absolute, "", ["1"]), ("/frames/train/64/3.png /labels/train/64/3.png\n", "", ["3"]),
+    ):
+        (root / "list.txt").write_text(content)
+        description.write_text(f"{classes}train: {{list: list.txt, {keys}}}\n")
+        read_again(description)
+        assert [frame.name for frame in find_custom(description, "train", 0)] == expected
+
+
+def read_again(path: Path) -> None:
+    """Make a file as new as no other, since descriptions are read once while they are the same."""
+    os.utime(path, ns=(0, read_again.__dict__.setdefault("count", 0)))
+    read_again.__dict__["count"] += 1
+
+
 @pytest.mark.tried(DOOR, "a split list that is missing, empty, or names what is not there", "status 2, with its line")
 @pytest.mark.parametrize("content, keys, message", [
     (None, "", "list.txt: cannot be read"), ("", "", "list.txt: empty"), ("a b c\n", "", "line 1: 3 words"),
@@ -478,6 +529,34 @@ def test_video_of_turned_pictures_stands_upright(runs, tmp_path):
     assert cv2.imread(str(tmp_path / "1.png")).shape == (40, 60, 3)
 
 
+@pytest.mark.tried(DOOR, "--video with pictures of 12 bits in 16-bit files", "status 2, or scaled by bits: 12")
+def test_video_of_twelve_bits(tmp_path):
+    import cv2
+
+    from inference.video_input import open_frames
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8), 4000, np.uint16))
+    with pytest.raises(UserError, match="a.png: pictures of 16 bits, whose values have 12 bits"):
+        open_frames(str(tmp_path))
+    (frame,) = open_frames(str(tmp_path), bits=12)
+    assert frame.min() == 250
+
+
+@pytest.mark.slow
+def test_two_processes_of_srun_train_one_run(streets, weights, tmp_path):
+    words = training(streets, weights, tmp_path / "logs", "--early-stop", "1")
+    told = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost"}
+    started = [
+        subprocess.Popen([sys.executable, str(ROOT / "main.py"), *words], text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, env=ENVIRONMENT | told | {"SLURM_PROCID": n, "SLURM_LOCALID": n})
+        for n in ("0", "1")
+    ]
+    ended = [process.communicate(timeout=180) for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    assert "SLURM: process 0 of 2" in ended[0][0]
+    assert [path.parent.name for path in (tmp_path / "logs").rglob(LATEST)] == ["experiment_0"]
+
+
 @pytest.mark.parametrize("nodes, host", [
     ("gpu[003-005,7],cpu1", "gpu003"), ("a1,b2", "a1"), ("node7", "node7"), ("n[1,3]-i,m2", "n1-i"), ("", "localhost"),
 ])
@@ -487,14 +566,13 @@ def test_srun_is_one_run(nodes, host):
     told = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "4711",
             "SLURM_JOB_NODELIST": nodes}
     environ = dict(told)
-    adopt_slurm(environ)
+    assert adopt_slurm(environ)
     assert {key: environ[key] for key in environ if key not in told} == {
         "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": host, "MASTER_PORT": "24711",
     }
     for alone in (told | {"SLURM_NTASKS": "1"}, told | {"RANK": "0"}, {}):
         environ = dict(alone)
-        adopt_slurm(environ)
-        assert environ == alone
+        assert not adopt_slurm(environ) and environ == alone
     environ = told | {"CUDA_VISIBLE_DEVICES": "2"}  # one GPU bound to each task
     adopt_slurm(environ)
     assert environ["LOCAL_RANK"] == "0" and os.environ.get("SLURM_PROCID") is None
