@@ -51,15 +51,10 @@ def other_convention(ids: np.ndarray, dataset: DatasetConfig) -> str:
         return _instead("trainIds of Cityscapes (0 to 18), or the ids of another data set", TRAIN_IDS, named)
     if present <= {*range(34), 255} and undeclared >= LEAST_UNDECLARED and not small and (like_train or only_camvid):
         return _instead("labelIds of Cityscapes (0 to 33)", LABEL_IDS, named)
-    counted, from_one = {*range(classes)}, {name: i + 1 for i, name in enumerate(dataset.classes)}
+    counted = {*range(classes)}
     if {*dataset.class_of} == counted and 0 not in present and classes in present:
         if present <= counted | {classes, 255, *dataset.void}:
-            return _instead("ids that start at 1", from_one)
-    elif {*dataset.class_of} == counted and present - {*dataset.void, 255} <= counted | {classes} and share[classes]:
-        if share[classes] >= LEAST_UNDECLARED and classes not in dataset.void:  # either could be
-            where = f"holds id {classes} too, which is not described: if it is void, write ignore: [{classes}]"
-            right = ", ".join(f"{name}: {{id: {i}}}" for name, i in from_one.items())
-            return f"{where}; if ids start at 1 and 0 is void, right would be {right}"
+            return _instead("ids that start at 1", {name: i + 1 for i, name in enumerate(dataset.classes)})
     if present == {0, 255} and 255 not in {*dataset.class_of, *dataset.void}:
         name = next((name for name, i in zip(dataset.classes, dataset.label_ids) if i != 0), dataset.classes[-1])
         return _instead("masks of 0 and 255", {name: 255})
@@ -93,7 +88,10 @@ def check_labels(frames: Sequence[LabelledFrame], reader: Reader, split: str) ->
     what = f"{found} no class, by ids {_some({*unknown})}"
     if colours := unknown_colours(frames, dataset) if reader.coloured and dataset.unknown_id in unknown else []:
         what = f"{found} colours of no class: {', '.join(colours)}"
-    hint = "declare them (ignore: [...]) or add classes; count ids with --check 1"
+    hint = "give classes these colours" if colours else "declare them (ignore: [...]) or add classes"
+    if unknown == [dataset.num_classes] and 0 in own and dataset.num_classes - 1 in own:
+        hint += "; or do ids start at 1, and 0 is void? Then every class is wrong by one"
+    hint += "; count ids with --check 1"
     reason = other_convention(counts, dataset)
     if all(reasons) and not (reason and reasons[0].startswith("holds no id")):
         raise UserError(f"{first}: {reasons[0]}; no label of the split is better; count their ids with --check 1")

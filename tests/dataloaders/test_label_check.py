@@ -100,7 +100,6 @@ REAL_TRAIN_IDS = (0, 0, 0, 0, 1, 2, 2, 2, 5, 7, 8, 8, 10, 11, 13)
     (described("rest", "target"), (0, 0, 0, 255), "masks of 0 and 255, .*; right would be target: {id: 255}"),
     (described("rest", "target", ids=(1, 2)), (0, 255), "masks of 0 and 255, .*rest: {id: 255}"),
     (described("a", "b", "c"), (1, 2, 3, 3), "ids that start at 1, .* be a: {id: 1}, b: {id: 2}, c: {id: 3}"),
-    (described("a", "b", "c"), (0, 1, 2, 3), r"id 3 too, .* if it is void, write ignore: \[3\]; .* be a: {id: 1}, b: "),
     (described("rest", "target"), (*[0] * 999, *[255] * 999, 1), "% .* have no class, by ids 255, and all others are"),
     (described(*STREET, ids=(0, 1, 2, 8, 13)), (23, 23, 26, 33), "labelIds of Cityscapes .*road: {id: 7}"),
     (CAMVID, tuple(range(1, 12)), "ids that start at 1, .* right would be sky: {id: 1}"),
@@ -131,6 +130,11 @@ def test_right_labels_are_accepted_and_their_share_is_logged(tmp_path, caplog, c
     check_labels(frames(tmp_path, ids), Reader(config), "val")
     known = 100 * np.mean([i in config.class_of for i in ids])
     assert f"val: {known:.1f} % of the pixels of the first 1 labels have a class" in caplog.text
+
+
+def test_one_id_too_many_may_be_void_or_a_class(tmp_path, caplog):
+    check_labels(frames(tmp_path, (0, 1, 2, 3)), Reader(described("a", "b", "c")), "train")
+    assert "by ids 3; declare them" in caplog.text and "do ids start at 1, and 0 is void?" in caplog.text
 
 
 def test_undeclared_ids_are_named(tmp_path, caplog):
