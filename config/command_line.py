@@ -19,10 +19,11 @@ _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval"
              "--benchmark schedule")
 _DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark loader", "--benchmark eval",
          "--benchmark schedule")
+PLACES = ("data_path", "weights_dir")  # where things are; commands may share them, whether they are needed or not
 READ_BY = {  # an option that names a file or folder -> what reads or writes it; elsewhere it is refused, not ignored
     **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "weights_dir"), _NETWORKS),
-    "guide_weights": ("training",), "data_path": _DATA, "cache_dir": ("training", "--evaluate", "--benchmark loader"),
-    "metrics_file": ("training", "--evaluate", "--benchmark"),
+    "guide_weights": ("training",), "data_path": _DATA, "metrics_file": ("training", "--evaluate", "--benchmark"),
+    "cache_dir": ("training", "--evaluate", "--benchmark train", "--benchmark loader"),
 }
 
 
@@ -53,7 +54,7 @@ def parse(words: Sequence[str]) -> Options:
         except argparse.ArgumentTypeError as error:
             raise UserError(f"LOCAL_RANK in the environment {error}") from error
     for name, value in given.items():
-        if value == "":
+        if value == "" and name != "checkname":
             raise UserError(f"{flag(name)} has an empty value; drop it, or set the variable that it comes from")
         limits = {key: FIELDS[name].metadata[key] for key in ("choices", "low", "above", "high")}
         check_value(flag(name), value, **limits)
@@ -170,8 +171,11 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
     for name, readers in READ_BY.items():
         task = f"--benchmark {options.benchmark}" if options.benchmark else next(iter(todo), "training").split()[0]
         used = any(task.startswith(reader) for reader in readers) or (name == "data_path" and options.dataset == CUSTOM)
-        if given.get(name) not in (None, "", "0") and not used:
-            raise UserError(f"{flag(name)} {given[name]} has no effect with {task}; drop it")
+        if given.get(name) in (None, "0", "1", "auto") or used:
+            continue
+        if name not in PLACES or not os.path.exists(given[name]):
+            missing = "is not there, and it " if name in PLACES else ""
+            raise UserError(f"{flag(name)} {given[name]} {missing}has no effect with {task}; drop it")
     if given.get("guide_weights") and (options.stage != "gsv" or options.resume not in ("0", "auto")):
         raise UserError("--guide-weights starts a training of --stage gsv, without --resume; drop one of the options")
     if not re.fullmatch(r"[^/\\\s][^/\\]{0,150}", options.checkname) or set(options.checkname) == {"."}:

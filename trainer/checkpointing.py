@@ -89,8 +89,8 @@ class Checkpoints:
                 ) from error
         if options.resume == "auto" or not options.reset_best_pred:
             try:
-                place = file.content.get("progress")
-                best = place.get("best") if place is not None else file.content.get("best_pred")
+                place, released = file.content.get("progress"), float(file.content.get("best_pred", 0.0))
+                best = place.get("best") if place is not None else released
                 self.progress.best = float(best) if best is not None and math.isfinite(best) else None
             except (TypeError, ValueError, AttributeError, RuntimeError) as error:
                 raise UserError(f"{path}: best_pred is not a number; use --reset-best-pred 1 to ignore it") from error

@@ -64,7 +64,7 @@ def join(local_rank: int, cuda: bool) -> Ranks:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"WORLD_SIZE={described} in the environment: cannot join the other processes ({reason}); start with "
-            "torchrun or srun, or unset WORLD_SIZE and SLURM_NTASKS"
+            "torchrun, or unset WORLD_SIZE (with SLURM: start with srun, or unset SLURM_NTASKS)"
         ) from error
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank)
 
