@@ -90,6 +90,8 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
     videos, folders = [path for path in paths if is_video(path)], [path for path in paths if not is_video(path)]
     if len(videos) > 1 or len(folders) > 1:
         raise UserError(f"--output {' '.join(options.output)}: takes one video ({KINDS}), one folder, or both")
+    if folders and not videos and {"style", "ids"} <= {*options.given}:
+        raise UserError("--style and --ids: a folder holds pictures or ids; drop one of the two")
     read = {path.resolve() for path in frames.files}
     for path in (*videos, *(LabelFolder(folder).file(name) for folder in folders for name in frames.names)):
         if path.resolve() in read:

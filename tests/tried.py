@@ -65,7 +65,7 @@ def machine() -> str:
 
 
 def note(item: pytest.Item) -> None:
-    """Put what a marked test tried where its report takes it to whoever makes the table, also from another process."""
+    """Add what a marked test tried to its report, which reaches the process that makes the table."""
     mark = item.get_closest_marker("tried")
     if mark is None:
         return

@@ -102,9 +102,9 @@ def made_up(positions, dataset=SYNTHETIC, size=(20, 40), image_size=None, name="
     return metrics, example
 
 
-def pictures(page: Page, word: str) -> list[np.ndarray]:
-    """The RGB pictures whose description begins with a word."""
-    data = [x["src"].removeprefix("data:image/jpeg;base64,") for x in page.all("img") if x["alt"].startswith(word)]
+def pictures(page: Page, start: str) -> list[np.ndarray]:
+    """The RGB pictures whose description begins with `start`."""
+    data = [x["src"].removeprefix("data:image/jpeg;base64,") for x in page.all("img") if x["alt"].startswith(start)]
     decoded = [cv2.imdecode(np.frombuffer(base64.b64decode(x), np.uint8), cv2.IMREAD_COLOR) for x in data]
     return [x[..., ::-1].astype(int) for x in decoded]
 

@@ -504,6 +504,7 @@ def test_folder_shows_the_style_that_is_given(runs, common, weights, tmp_path):
     frames.mkdir()
     cv2.imwrite(str(frames / "a.png"), np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
     words = ["--dataset", "synthetic", "--engine", "eager", "--video", str(frames), "--resume", str(gsv)]
+    assert main([*words, "--output", str(tmp_path / "both"), "--style", "colour", "--ids", "train"]) == 2
     for style, shape in (("colour", (64, 96, 3)), ("side-by-side", (64, 192, 3)), ("", (64, 96))):
         folder = tmp_path / f"out{style}"
         assert main([*words, "--output", str(folder), *(["--style", style] if style else [])]) == 0
