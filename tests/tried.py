@@ -8,6 +8,7 @@ def test_many(tmp_path, outcomes):                                              
 """
 
 import datetime
+import os
 import platform
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ import torchvision
 
 DOORS = ("Flags", "Data", "Weights and checkpoints", "Video", "Processes and disks", "Reports of users", "Numbers")
 BEGIN, END = "<!-- made by `make reliability`, from here -->", "<!-- to here -->"
+THOROUGH = "MUTANTS" in os.environ  # of `make reliability`; elsewhere few cases of what takes minutes
 COUNTS = pytest.StashKey[Counter]()
 
 

@@ -17,6 +17,7 @@ from inference import video, video_writer
 from inference.engines import Engine
 from main import main
 from tests.films import opened, picture, write_pictures, write_video
+from tests.tried import THOROUGH
 
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = [RuntimeError("broken\nin two lines"), MemoryError(), cv2.error("of OpenCV"), OSError(5, "Input/output error"),
@@ -238,7 +239,7 @@ def test_engine_that_is_missing(call, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.tried("Video", "engine whose compiler is missing or fails",
                    "the named one refused in one line, auto does without")
-@pytest.mark.parametrize("compiler", ["/nowhere/g++", "/bin/false"])
+@pytest.mark.parametrize("compiler", ["/nowhere/g++", "/bin/false"] if THOROUGH else ["/bin/false"])
 def test_compiler_that_fails(weights, tmp_path, compiler):
     source = write_video(tmp_path / "in.avi")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CXX": compiler,

@@ -26,6 +26,7 @@ from tests.main.program import (
     trained,
     training,
 )
+from tests.tried import THOROUGH
 from utils.run_folder import LATEST
 
 EPOCHS = 6  # of 13 steps; each process is killed within one of them, so that five never reach the end
@@ -72,7 +73,7 @@ def die(run: Program, logs: Path, kind: str, rng: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.tried(DOOR, "a training run killed while starting, training, writing, evaluating; then resumed")
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(8 if THOROUGH else 2))
 def test_killed_while_training(streets, weights, tmp_path, whole, outcomes, seed):
     rng, logs, reached = random.Random(seed), tmp_path / "logs", 0
     every = 1 + seed % 2
@@ -101,7 +102,7 @@ def test_killed_while_training(streets, weights, tmp_path, whole, outcomes, seed
 
 @pytest.mark.slow
 @pytest.mark.tried(DOOR, "an evaluation killed; then repeated")
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(2 if THOROUGH else 1))
 def test_killed_while_evaluating(streets, weights, tmp_path, whole, outcomes, seed):
     rng, logs, predictions = random.Random(seed), tmp_path / "logs", tmp_path / "predictions"
     words = training(
@@ -137,15 +138,16 @@ def test_killed_before_the_first_checkpoint(streets, weights, tmp_path):
 @pytest.mark.slow
 @pytest.mark.tried(DOOR, "a training run killed at, or within milliseconds of, a file operation; then resumed")
 def test_killed_at_file_operations(streets, weights, tmp_path, outcomes):
+    kills = 40 if THOROUGH else 10
     words = training(
         streets, weights, tmp_path / "logs", "--multi-step", "1", "--early-stop", "1", "--eval-interval", "2"
     )
     words += ["--save-every", "1", "--resume", "auto", "--epoch", "999"]
-    command = [sys.executable, str(ROOT / "tests" / "main" / "dying.py"), str(tmp_path / "logs"), "40", *words]
+    command = [sys.executable, str(ROOT / "tests" / "main" / "dying.py"), str(tmp_path / "logs"), str(kills), *words]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
     saved = json.loads(done.stdout)
-    assert saved == sorted(saved) and saved[-1] > 40, "a checkpoint was lost"
+    assert saved == sorted(saved) and saved[-1] > kills, "a checkpoint was lost"
     outcomes["nothing lost"] += len(saved)
     assert main([*words, "--epoch", str(saved[-1] // 5 + 1)]) == 0
     assert main([*words, "--epoch", str(saved[-1] // 5 + 1), "--checkname", "whole"]) == 0
