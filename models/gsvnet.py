@@ -51,19 +51,21 @@ class Propagation(nn.Module):
 
 
 class GSVNet(Propagation):
-    """Segments a keyframe, then carries its logits along (paper section 3). All three parts are injected."""
+    """The whole network: a keyframe's logits come from `segmenter`, see `keyframe_logits`; `propagate` carries them on.
+
+    All three parts are injected.
+    """
 
     def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv):
         super().__init__(flow, guided)
         self.segmenter = segmenter
 
-    def keyframe(self, frame: Tensor, scale: float = 1.0) -> State:
-        """Frame (N,3,H,W), RGB 0..255, any type -> its state, segmented at `scale` of its size."""
-        return State(keyframe_logits(self.segmenter, frame, scale), self.segmenter.view(frame))
-
 
 def keyframe_logits(segmenter: Segmenter, frame: Tensor, scale: float = 1.0) -> Tensor:
-    """Frame (N,3,H,W), RGB 0..255, any type -> its logits on the propagation grid, (N,C,h,w) float32."""
+    """Frame (N,3,H,W), RGB 0..255, any type -> its logits on the propagation grid, (N,C,h,w) float32.
+
+    scale: of the frame, for the segmenter.
+    """
     return on_grid(segment(segmenter, frame, scale), size_of(frame))
 
 

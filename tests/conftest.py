@@ -33,11 +33,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
-    """Mark as hostile what is tried to break the program; property tests of numbers are not hostile."""
+    """Mark as hostile what is tried to break the program; property tests of numbers are not hostile.
+
+    Coverage is that of the correctness tests: tracing doubles the time of the others.
+    """
     for item in items:
         tried_mark = item.get_closest_marker("tried")
         if tried_mark is not None and tried_mark.args[0] != "Numbers":
             item.add_marker("hostile")
+        if item.get_closest_marker("hostile") or item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
         if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
 

@@ -2,9 +2,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -21,6 +18,7 @@ from inference.video_input import open_frames
 from inference.video_writer import VideoFile
 from main import main
 from streets import StreetSettings
+from tests.main.program import Program
 from tests.released import write_released_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,23 +239,16 @@ def test_picture_that_cannot_be_read_midway_discards_the_video(call, tmp_path, c
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_completes_what_was_done(weights, tmp_path, number, status):
     source = write_video(tmp_path / "in.avi", count=3000, fps=25)
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "--weights-dir", str(weights), "--resume", "1", "--device", "cpu",
-         "--engine", "eager",
-         "--video", str(source), "--output", str(tmp_path / "a.mp4"), str(tmp_path / "labels")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    program = Program(
+        ["--weights-dir", str(weights), "--resume", "1", "--device", "cpu", "--engine", "eager", "--video", str(source),
+         "--output", str(tmp_path / "out" / "a.mp4"), str(tmp_path / "out" / "labels")], tmp_path / "run",
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (tmp_path / "labels" / "frame_000020.png").is_file():
-        time.sleep(0.02)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (status, "")
-    _, frames = opened(tmp_path / "a.mp4")
+    program.wait_until((tmp_path / "out" / "labels" / "frame_000020.png").is_file)
+    program.process.send_signal(number)
+    assert (program.status(), program.errors) == (status, "")
+    _, frames = opened(tmp_path / "out" / "a.mp4")
     assert 20 < len(frames) < 3000
-    assert len(label_maps(tmp_path / "labels")) == len(frames)
+    assert len(label_maps(tmp_path / "out" / "labels")) == len(frames)
     stopped = rf"stopped by signal {int(number)}; the frames segmented until then are written"
-    assert re.search(rf"{len(frames)} frames .*\n.*{stopped}", out)
-    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "in.avi", "labels"]
+    assert re.search(rf"{len(frames)} frames .*\n.*{stopped}", program.output)
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.mp4", "labels"]

@@ -18,6 +18,7 @@ import pytest
 
 from inference.video_writer import VideoFile
 from tests.films import opened, write_video
+from tests.main.program import Program
 from tests.tried import THOROUGH
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,15 +202,18 @@ sys.exit(main(sys.argv[1:]))
 
 
 def signalled(weights, folder: Path, place: str, name: str, call: int, number: int,
-              times: int = 1) -> subprocess.CompletedProcess:
+              times: int = 1) -> Program:
     """The program on a video of 30 frames, which signals itself at the beginning of a function."""
     source = write_video(folder / "in.avi", count=30, size=(32, 32))
     (folder / "a.mp4").write_text("of before")
-    code = SIGNALLED.format(place=place, name=name, call=call, number=int(number), times=times)
-    return subprocess.run([sys.executable, "-c", code, "--weights-dir", str(weights), *COMMON, "--video", str(source),
-                           "--output",
-                           str(folder / "a.mp4"), str(folder / "labels")], env=ENVIRONMENT, capture_output=True,
-                          text=True, timeout=120)
+    script = folder / "process" / "signalled.py"
+    script.parent.mkdir()
+    script.write_text(SIGNALLED.format(place=place, name=name, call=call, number=int(number), times=times))
+    words = ["--weights-dir", str(weights), *COMMON, "--video", str(source)]
+    words += ["--output", str(folder / "a.mp4"), str(folder / "labels")]
+    program = Program(words, script, script, launcher=() if times > 1 else None)  # the second one ends Python itself
+    program.process.wait(120)
+    return program
 
 
 @pytest.mark.slow
@@ -225,7 +229,7 @@ def signalled(weights, folder: Path, place: str, name: str, call: int, number: i
 )
 def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
     done = signalled(weights, tmp_path, place, name, call, number)
-    assert done.returncode in (128 + number, -number) and done.stderr == "", (done.returncode, done.stderr)
+    assert done.process.returncode in (128 + number, -number) and done.errors == "", done.errors
     assert sorted(path.name for path in tmp_path.glob("*.*")) == ["a.mp4", "in.avi"]
     if name in ("open_frames", "networks_for_inference", "choose_engine"):
         assert (tmp_path / "a.mp4").read_text() == "of before" and not (tmp_path / "labels").exists()
@@ -234,7 +238,7 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
     assert count == len(list((tmp_path / "labels").iterdir()))
     assert count == 30 if name in ("__exit__", "_report") else call <= count
     if name != "_report":
-        assert f"stopped by signal {int(number)}; the frames segmented until then are written" in done.stdout
+        assert f"stopped by signal {int(number)}; the frames segmented until then are written" in done.output
 
 
 @pytest.mark.slow
@@ -243,7 +247,7 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
 @pytest.mark.parametrize("place, name, call", [("VideoSegmenter", "__call__", 9), ("VideoFile", "__exit__", 1)])
 def test_second_signal(weights, tmp_path, place, name, call, number):
     done = signalled(weights, tmp_path, place, name, call, number, times=2)
-    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert (done.status(), done.errors) == (128 + number, "")
     assert (tmp_path / "a.mp4").read_text() == "of before"
     assert not list(tmp_path.glob(".*"))
 
@@ -251,7 +255,7 @@ def test_second_signal(weights, tmp_path, place, name, call, number):
 @pytest.mark.tried("Video", "a second SIGINT or SIGTERM, and SIGKILL", "ends at once, the video of before stays")
 def test_kill(weights, tmp_path):
     done = signalled(weights, tmp_path, "VideoSegmenter", "__call__", 20, signal.SIGKILL)
-    assert done.returncode == -signal.SIGKILL
+    assert done.process.returncode == -signal.SIGKILL
     assert (tmp_path / "a.mp4").read_text() == "of before"
     for path in (tmp_path / "labels").glob("*.png"):
         assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (32, 32)
@@ -267,10 +271,8 @@ def resident(process: int) -> float:
 def test_memory_over_ten_thousand_frames(weights, tmp_path, outcomes):
     frames = 10_000 if THOROUGH else 2_000
     source = write_video(tmp_path / "in.avi", count=frames, size=(32, 48))
-    process = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "--weights-dir", str(weights), *COMMON,
-                                "--video", str(source),
-                                "--output", str(tmp_path / "a.mp4"), str(tmp_path / "labels")], env=ENVIRONMENT,
-                               stdout=subprocess.DEVNULL)
+    process = Program(["--weights-dir", str(weights), *COMMON, "--video", str(source), "--output",
+                       str(tmp_path / "a.mp4"), str(tmp_path / "labels")], tmp_path / "run").process
     measured = []
     for frame in (1000, frames - 10):
         while process.poll() is None and not (tmp_path / "labels" / f"frame_{frame:06d}.png").is_file():

@@ -1,6 +1,9 @@
 """Helpers of the tests of the whole program; `Program` runs it in a process of its own."""
+import contextlib
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -17,20 +20,30 @@ ROOT = Path(__file__).resolve().parents[2]
 DOOR = "Processes and disks"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 PATIENCE = 180  # seconds, on a machine that does other things too
+IMPORTED = multiprocessing.get_context("forkserver")  # starts processes that have imported the program's modules
+IMPORTED.set_forkserver_preload(["main", "trainer.trainer", "inference.video", "benchmarks.run"])
 
 
 class Program:
-    """`main.py` (or a `script` around it) running in a process group of its own, as a shell starts it."""
+    """`main.py` (or a `script` around it) running in a process group of its own, as a shell starts it.
+
+    launcher: what stands between Python and the script. None saves the seconds of a fresh Python's imports; such a
+    process ends without Python's exit handlers, so tests of its end need a fresh one.
+    """
 
     def __init__(
-        self, words: Sequence[str], output: Path, script: Path = ROOT / "main.py", launcher: Sequence[str] = ()
+        self, words: Sequence[str], output: Path, script: Path = ROOT / "main.py",
+        launcher: Sequence[str] | None = None,
     ):
         self._output, self._errors = output.with_suffix(".out"), output.with_suffix(".err")
         with open(self._output, "w") as out, open(self._errors, "w") as errors:
-            command = [sys.executable, *launcher, str(script), *words]
-            self.process = subprocess.Popen(
-                command, env=ENVIRONMENT, stdout=out, stderr=errors, start_new_session=True
-            )
+            if launcher is None:
+                self.process = Forked([str(script), *words], self._output, self._errors)
+            else:
+                command = [sys.executable, *launcher, str(script), *words]
+                self.process = subprocess.Popen(
+                    command, env=ENVIRONMENT, stdout=out, stderr=errors, start_new_session=True
+                )
 
     @property
     def output(self) -> str:
@@ -72,6 +85,38 @@ class Program:
         """Wait for the end. Returns the exit status as a shell shows it."""
         status = self.process.wait(PATIENCE)
         return 128 - status if status < 0 else status
+
+
+class Forked:
+    """A script in a process that has imported the program's modules, with what is needed of subprocess.Popen."""
+
+    def __init__(self, words: Sequence[str], output: Path, errors: Path):
+        self._process = IMPORTED.Process(target=_run, args=(words, output, errors))
+        with contextlib.chdir(ROOT):  # where the server of such processes finds the modules
+            self._process.start()
+        self.pid, self.kill, self.poll = self._process.pid, self._process.kill, lambda: self.returncode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("main.py", timeout)
+        return self.returncode
+
+
+def _run(words: Sequence[str], output: Path, errors: Path) -> None:
+    os.setsid()
+    for number, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    os.environ.update(ENVIRONMENT)
+    sys.argv = [*words]
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def children(process: int) -> list[int]:

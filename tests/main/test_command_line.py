@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.error import URLError
 
@@ -20,6 +19,7 @@ from dataloaders.images import id_table
 from main import main
 from models.label_map import label_map
 from models.released import GSVNET_FILES, read_propagation
+from tests.main.program import Program
 from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet, released_tensors
 from utils.run_folder import LATEST
@@ -177,20 +177,17 @@ def test_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(call, t
 @pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_interrupt_saves_and_resume_goes_on_to_the_same_weights(streets, weights, tmp_path, number, status):
-    common = [sys.executable, str(ROOT / "main.py"), "--dataset", "synthetic", "--data-path", str(streets),
-              "--weights-dir", str(weights), "--log-folder", str(tmp_path / "logs"), "--device", "cpu", *TRAIN,
-              "--multi-step", "1", "2", "--eval-interval", "9", "--epoch", "2", "--resume", "auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*common, "--checkname", "cut"], env=environment)
+    common = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--log-folder",
+              str(tmp_path / "logs"), "--device", "cpu", *TRAIN, "--multi-step", "1", "2", "--eval-interval", "9",
+              "--epoch", "2", "--resume", "auto"]
+    run = Program([*common, "--checkname", "cut"], tmp_path / "cut")
     log = experiment(tmp_path, "swiftnet_cut") / "log.csv"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (log.is_file() and len(log.read_text().splitlines()) > 20):
-        time.sleep(0.05)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == status
+    run.wait_until(lambda: log.is_file() and len(log.read_text().splitlines()) > 20)
+    run.process.send_signal(number)
+    assert run.status() == status
     assert (log.parent / LATEST).is_file()
-    assert subprocess.run([*common, "--checkname", "cut"], env=environment).returncode == 0
-    assert subprocess.run([*common, "--checkname", "whole"], env=environment).returncode == 0
+    for name in ("cut", "whole"):
+        assert main([*common, "--checkname", name]) == 0
     cut, whole = (tensors(experiment(tmp_path, f"swiftnet_{name}") / LATEST) for name in ("cut", "whole"))
     assert all(torch.equal(cut[k], whole[k]) for k in whole)
 

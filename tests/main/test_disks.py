@@ -8,6 +8,7 @@ import pytest
 
 from main import main
 from tests.main.program import DOOR, ENVIRONMENT, ROOT, experiment, read_all, refusal, temporaries, training
+from tests.tried import THOROUGH
 from utils.run_folder import LATEST
 
 IN_TURN = ROOT / "tests" / "main" / "in_turn.py"
@@ -128,7 +129,7 @@ def test_disk_fills_up_while_training(streets, weights, tmp_path, outcomes):
     )
     sizes = [4, 8, 12, 16, 20, 24, 200, 3100, 3250, 6400, 6500, 6520, 9600, 9700, 20000]
     statuses = []
-    for size, end, kept in on_full_disks(words, tmp_path, sizes):
+    for size, end, kept in on_full_disks(words, tmp_path, sizes if THOROUGH else sizes[::2]):
         outcomes[outcome(end, kept, disk)] += 1
         statuses.append((end["status"], size, (experiment(kept) / LATEST).is_file()))
     assert statuses[0] == (2, 4, False) and statuses[-1] == (0, 20000, True)
@@ -143,7 +144,7 @@ def test_disk_fills_up_while_evaluating(streets, weights, tmp_path, outcomes):
         "--visualization", "1", "--metrics-file", str(disk / "metrics.json"),
     )
     sizes = [4, 8, 16, 32, 64, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 5000]
-    for _, end, kept in on_full_disks(words, tmp_path, sizes):
+    for _, end, kept in on_full_disks(words, tmp_path, sizes if THOROUGH else [4, 100, 350, 5000]):
         outcomes[outcome(end, kept, disk)] += 1
         if end["status"] == 0:
             assert (kept / "metrics.json").read_bytes() == (experiment(kept) / "metrics.json").read_bytes()

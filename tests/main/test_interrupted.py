@@ -9,9 +9,12 @@ import pytest
 from main import main
 from models.released import read_propagation
 from tests.main.program import DOOR, Program, children, experiment, temporaries, training
+from tests.tried import THOROUGH
 from utils.run_folder import LATEST
 
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+SIGNALS = pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM] if THOROUGH else [signal.SIGINT], ids=lambda number: number.name
+)
 
 
 def ended_in_order(program: Program, number: int) -> None:
@@ -41,7 +44,7 @@ def words(streets, weights, tmp_path):
 def test_interrupted_while_importing(words, tmp_path, outcomes, number):
     rng = random.Random(int(number))
     for case in range(8):
-        program = Program(words, tmp_path / f"run_{case}")
+        program = Program(words, tmp_path / f"run_{case}", launcher=())
         program.wait_until(lambda program=program: listens(program))
         time.sleep(rng.uniform(0, 1.2))
         program.signal(number)
@@ -71,7 +74,7 @@ PHASES = {  # phase: whether the program is in it
 @SIGNALS
 def test_interrupted_while_training(words, tmp_path, phase, number):
     logs = tmp_path / "logs"
-    program = Program(words, tmp_path / "run")
+    program = Program(words, tmp_path / "run", launcher=())
     program.wait_until(lambda: PHASES[phase](program, logs))
     program.signal(number)
     ended_in_order(program, number)
@@ -93,7 +96,8 @@ def test_interrupted_while_training(words, tmp_path, phase, number):
 def test_interrupted_while_measuring(words, tmp_path, what, number):
     cache = tmp_path / "cache"
     cache.mkdir()
-    program = Program([*words, *what.split(), "--resume", "1", "--cache-dir", str(cache)], tmp_path / "run")
+    words = [*words, *what.split(), "--resume", "1", "--cache-dir", str(cache)]
+    program = Program(words, tmp_path / "run", launcher=())
     program.wait_until(lambda: bool(children(program.process.pid) or list(cache.iterdir())))
     program.signal(number)
     ended_in_order(program, number)

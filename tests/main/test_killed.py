@@ -73,7 +73,7 @@ def die(run: Program, logs: Path, kind: str, rng: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.tried(DOOR, "a training run killed while starting, training, writing, evaluating; then resumed")
-@pytest.mark.parametrize("seed", range(8 if THOROUGH else 2))
+@pytest.mark.parametrize("seed", range(8 if THOROUGH else 1))
 def test_killed_while_training(streets, weights, tmp_path, whole, outcomes, seed):
     rng, logs, reached = random.Random(seed), tmp_path / "logs", 0
     every = 1 + seed % 2

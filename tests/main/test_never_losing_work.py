@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from config.command_line import parse
 from config.errors import UserError
 from main import main
 from models.released import read_propagation
+from tests.main.program import Program
 from trainer.stages import STAGES
 from trainer.trainer import Trainer
 from utils.checkpoint import save_checkpoint
@@ -46,22 +46,15 @@ def weights_of(path):
     "ends with bit-identical weights",
 )
 def test_killed_at_several_steps_a_run_ends_bit_equal(words, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "main.py"), *words, "--epoch", "2", "--resume", "auto", "--save-every", "2"]
+    words = [*words, "--epoch", "2", "--resume", "auto", "--save-every", "2"]
     log = folder(tmp_path, "killed") / "log.csv"
-    kills = 0
     for seen in (30, 110):  # lines of the log, seven a step: in the first epoch and in the second
-        process = subprocess.Popen([*command, "--checkname", "killed"], env=environment, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if log.is_file() and len(log.read_text().splitlines()) > seen:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.01)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 2
+        run = Program([*words, "--checkname", "killed"], tmp_path / "run")
+        run.wait_until(lambda seen=seen: log.is_file() and len(log.read_text().splitlines()) > seen)
+        run.kill()
+        assert run.process.returncode == -signal.SIGKILL
     for name in ("killed", "whole"):
-        subprocess.run([*command, "--checkname", name], env=environment, stdout=subprocess.DEVNULL, check=True)
+        assert main([*words, "--checkname", name]) == 0
     killed, whole = (weights_of(folder(tmp_path, name) / LATEST) for name in ("killed", "whole"))
     assert all(torch.equal(killed[key], whole[key]) for key in whole)
 
@@ -188,7 +181,7 @@ def test_two_processes_take_the_steps_of_one(words, tmp_path, flow, interval, st
     done = subprocess.run([*launch, str(ROOT / "main.py"), *common, "--checkname", "two"], env=environment,
                           capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    subprocess.run([sys.executable, str(ROOT / "main.py"), *common, "--checkname", "one"], env=environment, check=True)
+    assert main([*common, "--checkname", "one"]) == 0
     two, one = (read_propagation(folder(tmp_path, name) / LATEST).content for name in ("two", "one"))
     assert one["progress"]["iteration"] == steps
     assert json.dumps(two["progress"]) == json.dumps({**one["progress"], "best": two["progress"]["best"]})

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.build import FLOW_NETWORKS, SEGMENTERS, build_flow, build_gsvnet, build_segmenter
-from models.gsvnet import GSVNet, State
+from models.gsvnet import GSVNet, State, keyframe_logits
 from models.resize import grid_size, scaled_size
 from models.segmenters.base import Segmenter
 
@@ -79,7 +79,7 @@ def test_clip_of_any_size(size):
     net = build_gsvnet(segmenter="swiftnet", flow="light", classes=3).eval()
     frames = torch.randint(0, 256, (3, 1, 3, *size), dtype=torch.uint8)
     with torch.no_grad():
-        state = net.keyframe(frames[0], 0.75)
+        state = State(keyframe_logits(net.segmenter, frames[0], 0.75), net.segmenter.view(frames[0]))
         for frame in frames[1:]:
             state = net.propagate(state, net.segmenter.view(frame))
     assert state.logits.shape == (1, 3, *grid_size(*size))
@@ -114,7 +114,8 @@ def test_parts_are_injected():
             return self.function(*inputs)
 
     net = GSVNet(Part(lambda x: x[:, :2]), Part(flow), Part(lambda warped, frame: warped + 1))
-    state = net.keyframe(torch.ones(1, 3, 16, 32))
+    frame = torch.ones(1, 3, 16, 32)
+    state = State(keyframe_logits(net.segmenter, frame), net.segmenter.view(frame))
     after = net.propagate(state, torch.full((1, 3, 2, 4), 2.0))
     assert torch.allclose(after.logits, torch.full((1, 2, 2, 4), 2.0))
     assert seen[0][0].mean() == 2 and seen[0][1].mean() == 1

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from models.build import build_flow, build_segmenter
+from models.gsvnet import State, keyframe_logits
 from models.guided_conv import edge_map
 from models.warp import warp
 from tests.released import arrays, fill, filled_gsvnet, released_tensors
@@ -64,7 +65,7 @@ def test_whole_clip(numbers, segmenter, flow):
     net = filled_gsvnet(segmenter, flow)
     mean, std = net.segmenter.mean, net.segmenter.std
     frames = numbers["clip"].flip(1) * std + mean  # the fixture's frames are BGR, normalised
-    state = net.keyframe(frames[:1], 0.75)
+    state = State(keyframe_logits(net.segmenter, frames[:1], 0.75), net.segmenter.view(frames[:1]))
     close(state.logits[0], numbers[f"clip_{segmenter}_{flow}"][0])
     for frame, expected in zip(frames[1:], numbers[f"clip_{segmenter}_{flow}"][1:]):
         state = net.propagate(state, net.segmenter.view(frame[None]))
