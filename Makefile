@@ -15,7 +15,7 @@ NAMED := $(findstring command,$(origin PYTHON))
 OUT ?= logs/gpu
 BUDGET ?= 470
 
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup -q tests
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q tests
 
 .PHONY: setup demo style test test-all reliability measures gpu clean
 

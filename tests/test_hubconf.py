@@ -43,6 +43,7 @@ def run_elsewhere(code: str, folder: Path) -> None:
     assert done.stdout.splitlines()[-1:] == ["done"], done.stderr
 
 
+@pytest.mark.slow
 def test_released_files_load_as_segmenters_and_networks(weights, tmp_path):
     run_elsewhere(
         f"""

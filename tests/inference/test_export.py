@@ -36,7 +36,6 @@ STANDARD = set(
 )
 FILES = {f"{name}.{kind}" for name in ("view", "keyframe", "propagation") for kind in ("onnx", "pt2")} | {"model.json"}
 SIZES = {"swiftnet": (64, 128), "bisenet": (72, 100)}
-pytestmark = pytest.mark.xdist_group("export")  # the exported files are made once
 
 
 def options_for(folder: Path, segmenter: str, size: tuple[int, int], flow: str = "light", *words: str):
@@ -47,7 +46,7 @@ def options_for(folder: Path, segmenter: str, size: tuple[int, int], flow: str =
 
 
 @pytest.fixture(scope="module", ids=lambda names: names[0], params=[
-    ("swiftnet", "light"), pytest.param(("bisenet", "flownet"), marks=pytest.mark.slow),
+    pytest.param(names, marks=pytest.mark.slow) for names in (("swiftnet", "light"), ("bisenet", "flownet"))
 ])
 def exports(request, tmp_path_factory):
     """Network, options, and the description that was returned."""

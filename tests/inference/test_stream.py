@@ -70,7 +70,9 @@ class Planned:
         self.time = 0
 
 
-@pytest.mark.parametrize("segmenter_name, flow", [("swiftnet", "light"), ("bisenet", "flownet")])
+@pytest.mark.parametrize("segmenter_name, flow", [
+    ("swiftnet", "light"), pytest.param("bisenet", "flownet", marks=pytest.mark.slow),
+])
 def test_stream_is_keyframes_and_propagation_position_by_position(frames, segmenter_name, flow):
     net = filled_gsvnet(segmenter_name, flow)
     segmenter = VideoSegmenter(net, schedule=FixedInterval(4), scale=0.75)

@@ -164,6 +164,7 @@ def test_evaluation_writes_tables_and_consistency_over_time(call, tmp_path, caps
     assert (folder / "report.html").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(call, tmp_path):
     words = [*TRAIN, "--multi-step", "1", "2", "--eval-interval", "9", "--resume", "auto"]
     assert call(*words, "--checkname", "whole", "--epoch", "2") == 0
@@ -254,6 +255,7 @@ def test_broken_picture_is_named_in_one_line_whichever_process_reads_it(call, st
                         line)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_out_of_reach_are_explained(call, capsys, monkeypatch):
     def unreachable(*_, **__):
         raise URLError("no route")
@@ -294,6 +296,7 @@ def test_segmenter_stage_evaluates_the_file_it_is_given(call, weights, tmp_path,
     assert json.loads((tmp_path / "metrics.json").read_text())["method"] == "per-frame"
 
 
+@pytest.mark.slow
 def test_what_was_trained_without_a_part_is_not_given_it(call, tmp_path, capsys):
     assert call(*TRAIN, "--edge", "0", "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9",
                 "--eval-multi-step", "1") == 0

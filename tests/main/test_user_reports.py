@@ -142,6 +142,7 @@ def test_learning_rates_change_where_they_are_given(copied, common, capsys, stag
     assert f"{flag(rate)}: {told[rate]} until here, {new} from here on" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_decay_of_the_learning_rates_changes_where_it_is_given(copied, common, capsys):
     folder = experiment(copied, name="swiftnet_test")
     words = [*common, "--log-folder", str(copied), "--resume", "auto"]
@@ -172,7 +173,7 @@ def test_finished_run_is_told_so(copied, common, capsys):
     assert "all 1 epochs are done already; --epoch N continues to N" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("best", [None, float("-inf")])
+@pytest.mark.parametrize("best", [None, pytest.param(float("-inf"), marks=pytest.mark.slow)])
 def test_best_score_may_be_none_yet(copied, common, best):
     """Where nothing has been scored, the newest weights are the best, after a resume too."""
     folder = experiment(copied, name="segnet_swiftnet_test")
@@ -245,6 +246,7 @@ def test_weights_that_would_be_ignored(runs, common, tmp_path, capsys, words, un
     assert f"{flag(unused)} {ignored}: these weights would be ignored" in line and str(resumed) in line
 
 
+@pytest.mark.slow
 def test_command_of_a_run_continues_it(runs, common, weights, tmp_path, capsys):
     """The command that began a run names files that its checkpoint now has; with --resume auto it stays right."""
     segnet = experiment(runs, name="segnet_swiftnet_test") / BEST
@@ -263,7 +265,10 @@ def test_command_of_a_run_continues_it(runs, common, weights, tmp_path, capsys):
     assert main([*words, "--flow-weights", str(flow), "--epoch", "3"]) == 2
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."])
+@pytest.mark.parametrize("prefix", [
+    "module._orig_mod.", *(pytest.param(x, marks=pytest.mark.slow) for x in ("module.", "_orig_mod.", "model.")),
+    pytest.param("_orig_mod.module.", marks=pytest.mark.slow),
+])
 def test_wrappers_prefixes_are_dropped(runs, common, tmp_path, capsys, prefix):
     segnet = experiment(runs, name="segnet_swiftnet_test") / BEST
     tensors = torch.load(segnet, weights_only=True)["state_dict"]
@@ -473,6 +478,7 @@ def test_segmenter_alone_exports(runs, common, tmp_path):
     assert logits.shape == (1, 19, 16, 24) and np.abs(logits - expected.numpy()).max() <= 1e-3 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_segmenter_is_fine_tuned_to_other_classes(runs, tmp_path, capsys):
     """Everything but the head starts from the file; so does the propagation's training from --guide-weights."""
     segnet, gsv = (experiment(runs, name=name) / BEST for name in ("segnet_swiftnet_test", "swiftnet_test"))
