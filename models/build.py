@@ -1,4 +1,7 @@
 """Builds networks by the names of the command line."""
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
 from models.flow_light import LightFlow
@@ -8,9 +11,23 @@ from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
 from models.segmenters.base import Segmenter
 from models.segmenters.bisenet import BiSeNet
+from models.segmenters.bisenetv2 import BiSeNetV2
+from models.segmenters.ddrnet import DDRNet
+from models.segmenters.pidnet import PIDNet
 from models.segmenters.swiftnet import SwiftNet
+from models.segmenters.xception39 import Xception39
 
-SEGMENTERS: dict[str, type[SwiftNet] | type[BiSeNet]] = {"swiftnet": SwiftNet, "bisenet": BiSeNet}
+SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
+    "swiftnet": SwiftNet,
+    "bisenet": BiSeNet,
+    "pidnet-s": partial(PIDNet, width=32, blocks=(2, 3), pyramid=96, head=128),
+    "pidnet-m": partial(PIDNet, width=64, blocks=(2, 3), pyramid=96, head=128),
+    "pidnet-l": partial(PIDNet, width=64, blocks=(3, 4), pyramid=112, head=256),
+    "ddrnet23-slim": partial(DDRNet, width=32, head=64),
+    "ddrnet23": partial(DDRNet, width=64, head=128),
+    "bisenet-xception39": partial(BiSeNet, trunk=Xception39, auxiliary=128, auxiliary_strides=(2, 1)),
+    "bisenetv2": BiSeNetV2,
+}
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
 
 

@@ -52,7 +52,12 @@ def filled_gsvnet(segmenter: str, flow: str, classes: int = 19) -> GSVNet:
 
 def arrays(file: str) -> dict[str, Tensor]:
     """A fixture file's arrays as tensors, int8 ones brought back to their scale."""
-    with np.load(FIXTURES / file) as stored:
+    return arrays_of(FIXTURES / file)
+
+
+def arrays_of(path: Path) -> dict[str, Tensor]:
+    """As `arrays`, of a file anywhere."""
+    with np.load(path) as stored:
         content = {name: torch.from_numpy(stored[name]) for name in stored.files}
     return {name: x.float() / 16 if x.dtype == torch.int8 else x for name, x in content.items()}
 

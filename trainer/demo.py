@@ -58,18 +58,16 @@ def run_demo(options: Options, device: torch.device) -> None:
     _heading("evaluation on streets not trained on", started)
     evaluate_demo(replace(common, resume=str(trained)), device)
     logger.info("done in %.1f minutes; the results are in %s/", (time.monotonic() - started) / 60, FOLDER)
-    logger.info("\nto try next:\n%s", "\n".join(f"  {line}" for line in next_commands(segnet, flow, trained)))
+    logger.info("\nto try next:\n%s", "\n".join(f"  {line}" for line in next_commands(trained)))
 
 
-def next_commands(segnet: Path, flow: Path, trained: Path) -> list[str]:
+def next_commands(trained: Path) -> list[str]:
     """Commands that use the trained files: evaluate, segment a video, train the propagation for two more epochs."""
-    weights = f"--dataset synthetic --segnet-weights {segnet}"
     python = os.path.relpath(sys.executable)  # perhaps .venv/bin/python, which is not on the path
-    resumed = f"--checkname demo --log-folder {FOLDER / 'logs'} --resume auto"
     return [
-        f"{python} main.py --evaluate 1 {weights} --resume {trained}",
-        f"{python} main.py --video demo --output {FOLDER / 'street.mp4'} {weights} --resume {trained}",
-        f"{python} main.py --recipe demo-propagation --epoch 4 {weights} --flow-weights {flow} {resumed}",
+        f"{python} main.py --evaluate 1 --resume {trained}",
+        f"{python} main.py --video demo --output {FOLDER / 'street.mp4'} --resume {trained}",
+        f"{python} main.py --dataset synthetic --checkname demo --log-folder {FOLDER / 'logs'} --resume auto --epoch 4",
     ]
 
 

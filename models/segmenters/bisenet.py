@@ -5,26 +5,10 @@ from torch import Tensor, nn
 from models.resize import align, size_of
 from models.resnet import ResNet18
 from models.segmenters.base import Segmenter
+from models.segmenters.blocks import ConvBn, GlobalAverage
+from models.segmenters.xception39 import Xception39
 
 WIDTH = 128
-AUXILIARY_STRIDES = (16, 8)  # of the maps that the two auxiliary heads look at
-
-
-class ConvBn(nn.Sequential):
-    """Convolution without bias and BatchNorm: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, norm: bool = True, relu: bool = True):
-        super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(c_out) if norm else nn.Identity()
-        self.relu = nn.ReLU() if relu else nn.Identity()
-
-
-class GlobalAverage(nn.Module):
-    """(N,C,H,W) -> (N,C,1,1). A mean, since a pooling to 1 x 1 exports with strides that ONNX does not support."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3), keepdim=True)
 
 
 class SpatialPath(nn.Sequential):
@@ -75,34 +59,40 @@ class Head(nn.Sequential):
 
 
 class BiSeNet(Segmenter):
-    """Keyframe segmenter B.
+    """Keyframe segmenters bisenet and, with another trunk, bisenet-xception39.
 
+    trunk: maps at 1/4 (not used), 1/8, 1/16 and 1/32. auxiliary: width of the auxiliary heads, whose logits are
+    upsampled by auxiliary_strides: to the image's size in the released training of bisenet.
     forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/8,W/8).
     The auxiliary heads run in `training_logits` only.
     """
 
     stride = 8
 
-    def __init__(self, classes: int, *, pretrained: bool = False):
+    def __init__(
+        self, classes: int, *, trunk: type[ResNet18] | type[Xception39] = ResNet18, auxiliary: int = 256,
+        auxiliary_strides: tuple[int, int] = (16, 8), pretrained: bool = False,
+    ):
         super().__init__()
-        self.classes = classes
-        self.context_path = ResNet18(pretrained=pretrained)
+        self.classes, self.auxiliary_strides = classes, auxiliary_strides
+        self.context_path = trunk(pretrained=pretrained)
         deep, middle = self.context_path.channels[3], self.context_path.channels[2]
         self.spatial_path = SpatialPath()
         self.global_context = nn.Sequential(GlobalAverage(), ConvBn(deep, WIDTH, 1))
         self.arms = nn.ModuleList([AttentionRefinement(deep), AttentionRefinement(middle)])
         self.refines = nn.ModuleList([ConvBn(WIDTH, WIDTH, 3), ConvBn(WIDTH, WIDTH, 3)])
         self.ffm = FeatureFusion(2 * WIDTH)
-        self.heads = nn.ModuleList([Head(WIDTH, 256, classes), Head(WIDTH, 256, classes), Head(2 * WIDTH, 64, classes)])
+        heads = Head(WIDTH, auxiliary, classes), Head(WIDTH, auxiliary, classes), Head(2 * WIDTH, 64, classes)
+        self.heads = nn.ModuleList(heads)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.heads[2](self._fused(image)[0])  # (N,C,H/8,W/8)
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
-        """Main logits (N,C,H/8,W/8), then both auxiliary ones, upsampled x16 and x8."""
+        """Main logits (N,C,H/8,W/8), then both auxiliary ones, upsampled by `auxiliary_strides`."""
         fused, refined = self._fused(image)
         logits = [self.heads[2](fused)]
-        for head, x, stride in zip(self.heads, refined, AUXILIARY_STRIDES):
+        for head, x, stride in zip(self.heads, refined, self.auxiliary_strides):
             height, width = x.shape[-2:]
             logits.append(align(head(x), (height * stride, width * stride)))  # (N,C,H,W)
         return logits

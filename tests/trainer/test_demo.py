@@ -10,11 +10,10 @@ from utils.run_folder import run_root
 
 
 def test_next_commands_evaluate_segment_and_resume_with_the_trained_files():
-    words = [shlex.split(line) for line in next_commands(Path("s.tar"), Path("f.tar"), Path("g.tar"))]
+    words = [shlex.split(line) for line in next_commands(Path("g.tar"))]
     assert all(Path(line[0]).samefile(sys.executable) and line[1] == "main.py" for line in words)
     evaluate, video, resume = (parse(line[2:]) for line in words)
     assert [tasks(options) for options in (evaluate, video, resume)] == [["--evaluate 1"], ["--video"], []]
     assert evaluate.resume == video.resume == "g.tar"
-    assert {x.segnet_weights for x in (evaluate, video, resume)} == {"s.tar"}
-    assert (resume.resume, resume.flow_weights, resume.epoch, resume.lr_gamma) == ("auto", "f.tar", 4, 0.6)
+    assert (resume.resume, resume.epoch) == ("auto", 4)
     assert run_root(resume) == FOLDER / "logs" / "run" / "synthetic" / "swiftnet_demo"

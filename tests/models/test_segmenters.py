@@ -1,0 +1,100 @@
+"""The native segmenters against the numbers of their authors' programs."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.build import build_segmenter
+from models.fold import folded
+from models.resize import half_pixel
+from tests.released import arrays_of, fill
+
+PEERS = Path(__file__).resolve().parents[3] / "shared" / "peers"
+pytestmark = pytest.mark.skipif(not PEERS.is_dir(), reason="the fixtures of further segmenters are not here")
+FILES = {"pidnet-s": "pidnet_s", "ddrnet23-slim": "ddrnet23_slim", "bisenet-xception39": "xception39",
+         "bisenetv2": "bisenetv2"}
+VARIANTS = {"pidnet-m": "pidnet_m", "pidnet-l": "pidnet_l", "ddrnet23": "ddrnet23"}
+OUTPUTS = {  # in the order of `training_logits`
+    "pidnet": ("logits", "aux_p", "aux_d"), "ddrnet2": ("logits", "aux"), "bisenet-": ("logits", "aux0", "aux1"),
+    "bisenetv": ("logits_eighth", "aux2", "aux3", "aux4", "aux5_4"),
+}
+
+
+def outputs_of(name: str) -> tuple[str, ...]:
+    return next(outputs for start, outputs in OUTPUTS.items() if name.startswith(start))
+
+
+def described(name: str) -> dict:
+    return json.loads((PEERS / f"{ {**FILES, **VARIANTS}[name]}.json").read_text())
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Compare with a stored array, of which every n-th channel and pixel may be left."""
+    if found.shape != expected.shape:
+        channels, pixels = (-(-a // b) for a, b in zip(found.shape[1:3], expected.shape[1:3]))
+        found = found[:, ::channels, ::pixels, ::pixels]
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", [*FILES, *VARIANTS])
+def test_tensors_are_the_published_ones(name):
+    network, file = build_segmenter(name=name, classes=19), described(name)
+    assert {key: list(x.shape) for key, x in network.state_dict().items()} == file["tensors"]
+    unused = {id(x) for part in network.training_only() for x in part.parameters()}
+    assert sum(x.numel() for x in network.parameters()) == file["parameters_with_training_heads"]
+    assert sum(x.numel() for x in network.parameters() if id(x) not in unused) == file["parameters"]
+
+
+@pytest.mark.parametrize("image", ["", "_b", "_c"])
+@pytest.mark.parametrize("name", FILES)
+def test_outputs(name, image):
+    numbers, network = arrays_of(PEERS / f"{FILES[name]}_seed0.npz"), fill(build_segmenter(name=name, classes=19))
+    with torch.no_grad():
+        logits, found = network(numbers[f"image{image}"]), network.training_logits(numbers[f"image{image}"])
+    assert torch.equal(logits, found[0])
+    for output, x in zip(outputs_of(name), found, strict=True):
+        if f"{output}{image}" in numbers:
+            close(x, numbers[f"{output}{image}"])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_outputs_of_variants(name):
+    numbers, network = arrays_of(PEERS / "variants_seed0.npz"), fill(build_segmenter(name=name, classes=19))
+    with torch.no_grad():
+        found = network.training_logits(numbers["image"])
+    for output, x in zip(outputs_of(name), found, strict=True):
+        close(x, numbers[f"{VARIANTS[name]}_{output}"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_training_step(name):
+    numbers, network = arrays_of(PEERS / f"{FILES[name]}_seed0.npz"), fill(build_segmenter(name=name, classes=19))
+    network = network.double().train()
+    for part in network.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    outputs = network.training_logits(numbers["train_image"].double())
+    if name == "bisenetv2":
+        outputs[0] = half_pixel(outputs[0], tuple(numbers["train_image"].shape[-2:]))
+    objective = sum(x.square().mean() for x in outputs)
+    assert objective.item() == pytest.approx(numbers["train_objective"].item(), rel=1e-6)
+    objective.backward()
+    tensors, state = described(name)["tensors"], dict(network.named_parameters()) | dict(network.named_buffers())
+    norms = [state[key].norm().item() for key in tensors if key.endswith(("running_mean", "running_var"))]
+    assert norms == pytest.approx(numbers["train_running_norms"].tolist(), rel=1e-6)
+    gradients = [state[key].grad.norm().item() for key in tensors if isinstance(state[key], torch.nn.Parameter)]
+    largest = max(numbers["train_grad_norms"].tolist())
+    assert gradients == pytest.approx(numbers["train_grad_norms"].tolist(), rel=1e-5, abs=1e-9 * largest)
+
+
+@pytest.mark.parametrize("name", [*FILES, *VARIANTS])
+@pytest.mark.parametrize("size", [(90, 160), (33, 47), (8, 8)])
+def test_any_size_and_folded(name, size):
+    network, image = fill(build_segmenter(name=name, classes=19)), torch.randn(2, 3, *size)
+    with torch.no_grad():
+        logits, alone, fast = network(image), network(image[:1]), folded(network)(image)
+    assert logits.shape == (2, 19, *(-(-side // 8) for side in size)) and logits.isfinite().all()
+    for other in (fast, torch.cat([alone, logits[1:]])):
+        assert (other - logits).abs().max() <= 1e-4 * logits.abs().max()
