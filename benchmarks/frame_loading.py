@@ -47,7 +47,7 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
         "ours (OpenCV for PNG, torchvision.io for JPEG)": read_image,
     }
     decode = rates({name: partial(apply, read, paths) for name, read in decoders.items()}, len(paths), rounds)
-    segmenter = SEGMENTERS[options.segnet]
+    segmenter = SEGMENTERS[options.segnet][0]
     plain = PlainClips(frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std)
     with tempfile.TemporaryDirectory(dir=options.cache_dir or None) as folder:
         cached = ClipDataset(frames, interval, dataset, PictureCache(Path(folder)))

@@ -19,6 +19,7 @@ _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval"
              "--benchmark schedule")
 _DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark loader", "--benchmark eval",
          "--benchmark schedule")
+GSVNET_SEGMENTERS = ("swiftnet", "bisenet")  # segmented at 3/4 of the frame's size in the paper
 PLACES = ("data_path", "weights_dir")  # where things are; commands may share them, whether they are needed or not
 READ_BY = {  # an option that names a file or folder -> what reads or writes it; elsewhere it is refused, not ignored
     **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "weights_dir"), _NETWORKS),
@@ -70,6 +71,8 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     dataset = dataset_config(plain.dataset, plain.data_path)
     variant = {"segnet": plain.segnet, "flow": plain.optical_flow_network, "gsv": plain.optim}[plain.stage]
     defaults: dict[str, Any] = {"data_path": dataset.default_path, **STAGE_DEFAULTS.get((plain.stage, variant), {})}
+    if plain.segnet not in GSVNET_SEGMENTERS:
+        defaults.setdefault("scale", 1.0)
     if dataset.crop is not None:
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     if plain.stage == "segnet":

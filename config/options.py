@@ -7,7 +7,10 @@ from config.datasets import NAMES
 from config.recipes import RECIPES
 
 STAGES = ("gsv", "segnet", "flow")
-SEGMENTERS = ("swiftnet", "bisenet")
+SEGMENTERS = (
+    "swiftnet", "bisenet", "pidnet-s", "pidnet-m", "pidnet-l", "ddrnet23-slim", "ddrnet23", "bisenet-xception39",
+    "bisenetv2",
+)
 FLOW_NETWORKS = ("light", "flownet", "none")
 METHODS = ("gsv", "per-frame", "copy", "warp")
 ENGINES = ("auto", "eager", "compile", "onnx")

@@ -1,6 +1,5 @@
 """Builds networks by the names of the command line."""
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -17,23 +16,25 @@ from models.segmenters.pidnet import PIDNet
 from models.segmenters.swiftnet import SwiftNet
 from models.segmenters.xception39 import Xception39
 
-SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
-    "swiftnet": SwiftNet,
-    "bisenet": BiSeNet,
-    "pidnet-s": partial(PIDNet, width=32, blocks=(2, 3), pyramid=96, head=128),
-    "pidnet-m": partial(PIDNet, width=64, blocks=(2, 3), pyramid=96, head=128),
-    "pidnet-l": partial(PIDNet, width=64, blocks=(3, 4), pyramid=112, head=256),
-    "ddrnet23-slim": partial(DDRNet, width=32, head=64),
-    "ddrnet23": partial(DDRNet, width=64, head=128),
-    "bisenet-xception39": partial(BiSeNet, trunk=Xception39, auxiliary=128, auxiliary_strides=(2, 1)),
-    "bisenetv2": BiSeNetV2,
+SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and what distinguishes this size of it
+    "swiftnet": (SwiftNet, {}),
+    "bisenet": (BiSeNet, {}),
+    "pidnet-s": (PIDNet, dict(width=32, blocks=(2, 3), pyramid=96, head=128)),
+    "pidnet-m": (PIDNet, dict(width=64, blocks=(2, 3), pyramid=96, head=128)),
+    "pidnet-l": (PIDNet, dict(width=64, blocks=(3, 4), pyramid=112, head=256)),
+    "ddrnet23-slim": (DDRNet, dict(width=32, head=64)),
+    "ddrnet23": (DDRNet, dict(width=64, head=128)),
+    "bisenet-xception39": (BiSeNet, dict(trunk=Xception39, auxiliary=128, auxiliary_strides=(2, 1))),
+    "bisenetv2": (BiSeNetV2, {}),
 }
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
 
 
 def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> Segmenter:
-    """Return the segmenter; `pretrained` starts its trunk from torchvision's ImageNet weights, which it downloads."""
-    return SEGMENTERS[name](classes, pretrained=pretrained)
+    """Return the segmenter. pretrained: with torchvision's ImageNet weights in its ResNet-18, which it downloads; only
+    swiftnet and bisenet have one."""
+    kind, settings = SEGMENTERS[name]
+    return kind(classes, **settings, **({"pretrained": True} if pretrained else {}))
 
 
 def build_flow(*, name: str) -> nn.Module:

@@ -129,10 +129,11 @@ def resume_path(options: Options) -> Path | None:
         return None
     if options.resume == "1":
         flow = released.FLOWNET_FILE if options.optical_flow_network == "flownet" else ""
-        gsvnet, segmenter = released.GSVNET_FILES[options.segnet], released.SEGMENTER_FILES[options.segnet]
+        gsvnet, segmenter = released.GSVNET_FILES.get(options.segnet, ""), released.SEGMENTER_FILES[options.segnet]
         name = {"gsv": gsvnet, "segnet": segmenter, "flow": flow}[options.stage]
         if not name:
-            raise UserError("--resume 1: the release has no file of the light flow network alone; use --resume PATH")
+            what = "the light flow network alone" if options.stage == "flow" else f"GSVNet on {options.segnet}"
+            raise UserError(f"--resume 1: the release has no file of {what}; use --resume PATH")
         return Path(options.weights_dir) / name
     if options.resume == "auto":
         folder = latest_experiment(options)

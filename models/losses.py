@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.resize import align, size_of
+from models.resize import align, half_pixel, size_of
 
 # Gradients are averaged over processes, so a mean over the pixels of a batch that is split over them divides by the
 # processes' mean count. `average` computes that mean.
@@ -94,6 +94,75 @@ def cross_entropy(predicted: Tensor, label: Tensor, weights: Tensor, ignore: int
     total = F.nll_loss(predicted, label, weight=weights, ignore_index=ignore, reduction="sum")
     weight = (weights[label.clamp(max=len(weights) - 1)] * (label != ignore)).sum()
     return total / average(weight).clamp(min=1e-6)
+
+
+def all_pixel_cross_entropy(logits: Tensor, label: Tensor, weights: Tensor, ignore: int) -> Tensor:
+    """Logits (N,C,H,W), label (N,H,W) -> sum of the losses, weighted by class, over the number of all pixels, ignored
+    ones counted too (as PIDNet's and DDRNet's authors train auxiliary heads)."""
+    return F.cross_entropy(logits, label, weights, ignore_index=ignore, reduction="none").mean()
+
+
+def hard_pixel_cross_entropy(
+    logits: Tensor, label: Tensor, weights: Tensor, ignore: int, *, keep: int = 131_072, probability: float = 0.9
+) -> Tensor:
+    """Logits (N,C,H,W), label (N,H,W) -> mean loss, weighted by class, of the pixels whose class is less probable than
+    `probability`, and of at least the `keep` least probable (as PIDNet's and DDRNet's authors train).
+
+    0 without labelled pixels. Reads nothing back from a GPU.
+    """
+    losses = F.cross_entropy(logits, label, weights, ignore_index=ignore, reduction="none").flatten()  # (N*H*W,)
+    with torch.no_grad():
+        known = label != ignore
+        right = logits.softmax(dim=1).gather(1, torch.where(known, label, 0)[:, None])[:, 0]  # (N,H,W)
+        right = torch.where(known, right, 2.0).flatten()
+        lowest = right.topk(min(keep + 1, len(right)), largest=False).values
+        threshold = lowest[(known.sum() - 1).clamp(min=0, max=len(lowest) - 1)].clamp(min=probability)
+        hard = (right < threshold) & known.flatten()
+    return torch.where(hard, losses, 0.0).sum() / hard.sum().clamp(min=1)
+
+
+class DDRNetLoss(nn.Module):
+    """Loss of DDRNet's two outputs (github.com/chenjun2hao/DDRNet.pytorch)."""
+
+    class_weights: Tensor  # (C,)
+
+    def __init__(self, class_weights: Sequence[float], *, ignore: int, keep: int = 131_072):
+        super().__init__()
+        self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
+        self.ignore, self.keep = ignore, keep
+
+    def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
+        """Logits (N,C,h,w) float32, main and auxiliary; label (N,H,W) int64, ids or `ignore`."""
+        main, auxiliary = (half_pixel(x, size_of(label)) for x in outputs)
+        hard = hard_pixel_cross_entropy(main, label, self.class_weights, self.ignore, keep=self.keep)
+        plain = all_pixel_cross_entropy(auxiliary, label, self.class_weights, self.ignore)
+        return {"total": hard + 0.4 * plain, "main": hard, "auxiliary": plain}
+
+
+class PIDNetLoss(nn.Module):
+    """Loss of PIDNet's three outputs (paper section 3.4, github.com/XuJiacong/PIDNet)."""
+
+    class_weights: Tensor  # (C,)
+
+    def __init__(self, class_weights: Sequence[float], *, ignore: int, keep: int = 131_072):
+        super().__init__()
+        self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
+        self.ignore, self.keep = ignore, keep
+
+    def forward(self, outputs: Sequence[Tensor], label: Tensor, edge: Tensor) -> dict[str, Tensor]:
+        """Logits (N,C,h,w), main and of the detail branch, and (N,1,h,w) of boundaries, float32; label (N,H,W) int64,
+        ids or `ignore`; edge (N,H,W), 1 near boundaries (`edge_target`), else 0."""
+        main, detail, boundary = (align(x, size_of(label)) for x in outputs)
+        edge = edge[:, None].float()  # (N,1,H,W)
+        near = torch.where(boundary.detach().sigmoid() > 0.8, label[:, None], self.ignore)[:, 0]  # (N,H,W)
+        share = edge.mean()
+        weights = torch.where(edge > 0, 1 - share, share)  # (N,1,H,W)
+        semantic = 0.4 * all_pixel_cross_entropy(detail, label, self.class_weights, self.ignore)
+        semantic = semantic + hard_pixel_cross_entropy(main, label, self.class_weights, self.ignore, keep=self.keep)
+        edges = 20 * F.binary_cross_entropy_with_logits(boundary, edge, weights)
+        aware = hard_pixel_cross_entropy(main, near, self.class_weights, self.ignore, keep=self.keep)
+        total = semantic + edges + aware
+        return {"total": total, "semantic": semantic, "boundary": edges, "boundary_aware": aware}
 
 
 class FlowLoss(nn.Module):

@@ -12,7 +12,12 @@ from config.errors import UserError
 from models.segmenters.base import Segmenter
 from utils.checkpoint import WeightsFile
 
-SEGMENTER_FILES = {"swiftnet": "cityscapes-swnet-R18.pt", "bisenet": "cityscapes-bisenet-R18.pth"}
+SEGMENTER_FILES = {
+    "swiftnet": "cityscapes-swnet-R18.pt", "bisenet": "cityscapes-bisenet-R18.pth",
+    "pidnet-s": "PIDNet_S_Cityscapes_val.pt", "pidnet-m": "PIDNet_M_Cityscapes_val.pt",
+    "pidnet-l": "PIDNet_L_Cityscapes_val.pt", "ddrnet23-slim": "best_val_smaller.pth", "ddrnet23": "best_val.pth",
+    "bisenet-xception39": "cityscapes-bisenet-X39.pth", "bisenetv2": "model_final_v2_city.pth",
+}
 GSVNET_FILES = {"swiftnet": "gsvnet_swnet_r18.tar", "bisenet": "gsvnet_bisenet_r18.tar"}
 FLOWNET_FILE = "flownet.pth.tar"
 

@@ -48,7 +48,7 @@ _HARMLESS: list[Callable | tuple[Callable, str]] = [
 CHECKSUMS = "SHA256SUMS"  # in a file's folder, as `sha256sum * > SHA256SUMS` writes it
 # What wrappers (DataParallel, torch.compile, other programs) put before the names of a network's tensors.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "segmenter.")
-NOT_WEIGHTS = {"n_averaged"}  # of torch's AveragedModel
+NOT_WEIGHTS = ("n_averaged", "loss.criterion.weight")  # ends of names: of torch's AveragedModel, of losses
 NESTED = 2  # levels at which state dicts are looked for, as in {"ema": {"module": {...}}}
 
 
@@ -171,7 +171,7 @@ def _state_dicts(
             continue
         where = f"its {place}" if place and place not in keys else ""
         found.append((where, {names.get(name, name): x for name, x in part.items()}))
-        part = _without(part, NOT_WEIGHTS)
+        part = {name: x for name, x in part.items() if not name.endswith(NOT_WEIGHTS)}
         while part and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in part)), "")):
             part = {name.removeprefix(prefix): x for name, x in part.items()}
             where += f"{', ' if where else ''}names without {prefix}"

@@ -154,7 +154,7 @@ class BiSeNetV2(Segmenter):
     pixel_mean = (83.0535, 94.0950, 82.1865)  # of Cityscapes
     pixel_std = (53.8560, 54.7740, 53.9325)
 
-    def __init__(self, classes: int, *, pretrained: bool = False):
+    def __init__(self, classes: int):
         super().__init__()
         self.classes = classes
         self.detail, self.segment, self.bga = DetailBranch(), SemanticBranch(), Aggregation()

@@ -15,7 +15,7 @@ class DDRNet(Segmenter):
 
     stride = 8
 
-    def __init__(self, classes: int, *, width: int, head: int, pretrained: bool = False):
+    def __init__(self, classes: int, *, width: int, head: int):
         super().__init__()
         self.classes, w = classes, width
         self.conv1 = stem(w)

@@ -5,7 +5,17 @@ from torch.nn import functional as F
 
 from models.resize import half_pixel, size_of
 from models.segmenters.base import Segmenter
-from models.segmenters.blocks import Basic, Head, PyramidPooling, basics, bn_relu_conv, bottlenecks, conv_bn, kaiming, stem
+from models.segmenters.blocks import (
+    Basic,
+    Head,
+    PyramidPooling,
+    basics,
+    bn_relu_conv,
+    bottlenecks,
+    conv_bn,
+    kaiming,
+    stem,
+)
 
 
 class AttentionGate(nn.Module):
@@ -49,7 +59,7 @@ class PIDNet(Segmenter):
     stride = 8
 
     def __init__(
-        self, classes: int, *, width: int, blocks: tuple[int, int], pyramid: int, head: int, pretrained: bool = False
+        self, classes: int, *, width: int, blocks: tuple[int, int], pyramid: int, head: int
     ):
         super().__init__()
         self.classes, w, (early, late) = classes, width, blocks

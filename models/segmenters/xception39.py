@@ -29,12 +29,13 @@ class Block(nn.Module):
 
 
 class Xception39(nn.Module):
-    """The trunk. No ImageNet weights of it exist, so `pretrained` changes nothing."""
+    """The trunk. pretrained: must be False, since no ImageNet weights of it exist."""
 
     channels = (8, 64, 128, 256)  # of the pooled stem, layer1 .. layer3, at strides 4, 8, 16, 32
 
     def __init__(self, *, pretrained: bool = False):
         super().__init__()
+        assert not pretrained
         stem, first, second, third = self.channels
         self.conv1 = ConvBn(3, stem, 3, stride=2)
         self.layer1, self.layer2 = self._layer(stem, 16, 4), self._layer(first, 32, 8)

@@ -7,6 +7,7 @@ import torch
 
 from models.build import build_segmenter
 from models.fold import folded
+from models.losses import DDRNetLoss, PIDNetLoss
 from models.resize import half_pixel
 from tests.released import arrays_of, fill
 
@@ -98,3 +99,33 @@ def test_any_size_and_folded(name, size):
     assert logits.shape == (2, 19, *(-(-side // 8) for side in size)) and logits.isfinite().all()
     for other in (fast, torch.cat([alone, logits[1:]])):
         assert (other - logits).abs().max() <= 1e-4 * logits.abs().max()
+
+
+WEIGHTS = (0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023, 0.9539, 0.9843, 1.1116, 0.9037,
+           1.0865, 1.0955, 1.0865, 1.1529, 1.0507)
+
+
+@pytest.mark.parametrize("keep", [131072, 26000, 500])
+@pytest.mark.parametrize("name, loss, parts", [
+    ("pidnet_s", PIDNetLoss, ("total", "semantic", "boundary", "boundary_aware")),
+    ("ddrnet23_slim", DDRNetLoss, ("total", "auxiliary", "main")),
+])
+def test_losses(name, loss, parts, keep):
+    numbers = arrays_of(PEERS / f"{name}_seed0.npz")
+    pidnet = name == "pidnet_s"
+    names = ("logits", "aux_p", "aux_d") if pidnet else ("logits", "aux")
+    main, *auxiliary = outputs = [numbers[f"loss_{x}"].double().requires_grad_() for x in names]
+    more = (numbers["edge"],) if pidnet else ()
+    losses = loss(WEIGHTS, ignore=255, keep=keep).double()(outputs, numbers["labels"].long(), *more)
+    assert [losses[part].item() for part in parts] == pytest.approx(numbers[f"loss_keep{keep}"].tolist(), rel=1e-5)
+    losses["total"].backward()
+    order = [auxiliary[0], main, *auxiliary[1:]]
+    norms = numbers[f"loss_keep{keep}_grad_norms"].tolist()
+    assert [x.grad.norm().item() for x in order] == pytest.approx(norms, rel=1e-4)
+
+
+def test_loss_without_labelled_pixels_is_zero_but_for_boundaries():
+    outputs = [torch.randn(1, channels, 4, 4) for channels in (19, 19, 1)]
+    nothing = torch.full((1, 32, 32), 255)
+    losses = PIDNetLoss(WEIGHTS, ignore=255)(outputs, nothing, torch.zeros(1, 32, 32))
+    assert (losses["semantic"], losses["boundary"], losses["boundary_aware"]) == (0, 0, 0)

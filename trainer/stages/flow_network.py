@@ -53,7 +53,7 @@ class FlowStage(Stage):
         self.flow = networks_for_training(options, resumed).flow.to(device)
         self.trained = self._wrap(FlowOutput(self.flow), self.flow)
         self.criterion = FlowLoss(average=mean_over_ranks)
-        served = SEGMENTERS[options.segnet]  # the flow network sees the views of the segmenter that it will serve
+        served = SEGMENTERS[options.segnet][0]  # the flow network sees the views of the segmenter that it will serve
         self.view = FrameView(served.view_mean, served.view_std).to(device)
         self.optimizer = self._optimizer([{"params": list(self.flow.parameters()), "lr": options.lr}])
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
