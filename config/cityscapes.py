@@ -34,5 +34,10 @@ CITYSCAPES = DatasetConfig(
     movable=("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
     ground=("road", "sidewalk", "terrain"),
     sky=("sky",),
+    segmenter_weights=(
+        0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023, 0.9539, 0.9843, 1.1116, 0.9037,
+        1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
+    ),
+    border=6,
     void=tuple(i for i in range(34) if i not in _IDS),
 )

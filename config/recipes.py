@@ -3,6 +3,10 @@ from dataclasses import dataclass
 from typing import Any
 
 # Where a stage's published settings differ from the options' defaults, which are those of the propagation with SGD.
+_DUAL = dict(  # of PIDNet and DDRNet
+    optim="sgd", lr=0.01, weight_decay=5e-4, batch_size=12, epoch=484, crop_height=1024, crop_width=1024, flip=0.5,
+    random_scale=(0.5, 2.1), scale=1.0, pretrained_backbone=False,
+)
 STAGE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("segnet", "swiftnet"): dict(
         optim="adam", lr=4e-4, weight_decay=1e-4, batch_size=14, epoch=250, crop_height=768, crop_width=768, flip=0.5,
@@ -11,6 +15,16 @@ STAGE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("segnet", "bisenet"): dict(
         optim="sgd", lr=0.025, weight_decay=5e-4, batch_size=16, epoch=431, crop_height=1024, crop_width=1024, flip=0.5,
         random_scale=(0.75, 2.0), scale=1.0,
+    ),
+    **{("segnet", name): _DUAL for name in ("pidnet-s", "pidnet-m", "pidnet-l", "ddrnet23-slim", "ddrnet23")},
+    # 140,000 and 150,000 iterations, in epochs of Cityscapes' 2,975 pictures.
+    ("segnet", "bisenet-xception39"): dict(
+        optim="sgd", lr=0.01, weight_decay=5e-4, batch_size=16, epoch=753, crop_height=768, crop_width=1536, flip=0.5,
+        random_scale=(0.5, 1.75), scale=1.0, pretrained_backbone=False,
+    ),
+    ("segnet", "bisenetv2"): dict(
+        optim="sgd", lr=5e-3, weight_decay=5e-4, batch_size=16, epoch=807, crop_height=512, crop_width=1024, flip=0.5,
+        random_scale=(0.25, 2.0), scale=1.0, pretrained_backbone=False,
     ),
     ("flow", "light"): dict(optim="adam", lr=1e-3, weight_decay=0.0, multi_step=(1,)),
     ("flow", "flownet"): dict(optim="adam", lr=1e-4, weight_decay=0.0, multi_step=(1,)),

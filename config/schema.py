@@ -28,6 +28,8 @@ class DatasetConfig:
     void: tuple[int, ...] = ()
     label_colours: tuple[tuple[tuple[int, int, int], int], ...] = ()  # RGB
     bits: int = 0
+    segmenter_weights: tuple[float, ...] = ()  # by class, of PIDNet's and DDRNet's cross-entropy; empty: all 1
+    border: int = 0  # pixels at the frame's rim that labels leave out, where PIDNet looks for no boundaries
 
     @property
     def class_of(self) -> dict[int, int]:

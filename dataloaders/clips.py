@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from config.errors import UserError
 from config.schema import DatasetConfig
+from dataloaders.boundaries import boundary_target
 from dataloaders.cache import Decode, PictureCache
 from dataloaders.images import read_image
 from dataloaders.reader import Reader
@@ -48,13 +49,16 @@ class ClipDataset(SizedDataset):
     """Clips of `interval` + 1 frames that end at a labelled frame, as bytes.
 
     Items: `clip` (T,H,W,3) uint8 RGB, as decoded (networks take `resize.channels_first` of it); `label` (H,W) uint8
-    class indices (`ignore` where unlabelled); `name`. Normalising and resizing happen on the device. Reading raises
-    UserError for unreadable files and for sizes that differ.
+    class indices (`ignore` where unlabelled); `name`; with `border`, `boundary` (H,W), the `boundary_target` of the
+    label. Normalising and resizing happen on the device. Reading raises UserError for unreadable files and for sizes
+    that differ.
     """
 
     def __init__(
-        self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: PictureCache | None = None
+        self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: PictureCache | None = None,
+        *, border: int | None = None,
     ):
+        self.border = border
         self.frames, self.interval = with_past(frames, interval), interval
         self.reader = Reader(dataset, cache, labels=[frame.label for frame in self.frames])
 
@@ -63,7 +67,10 @@ class ClipDataset(SizedDataset):
         clip = read_clip(frame.frames[-1 - self.interval :], self.reader.frame)  # (T,H,W,3)
         label = self.reader.label(frame.label)  # (H,W)
         check_size(frame.label, label.shape, frame.frames[-1], clip.shape[1:3])
-        return {"clip": clip, "label": torch.from_numpy(label), "name": frame.name}
+        item = {"clip": clip, "label": torch.from_numpy(label), "name": frame.name}
+        if self.border is not None:
+            item["boundary"] = torch.from_numpy(boundary_target(label, border=self.border))
+        return item
 
 
 def check_size(path: Path, size: Sequence[int], frame: Path, expected: Sequence[int]) -> None:

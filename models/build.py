@@ -24,7 +24,7 @@ SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and wh
     "pidnet-l": (PIDNet, dict(width=64, blocks=(3, 4), pyramid=112, head=256)),
     "ddrnet23-slim": (DDRNet, dict(width=32, head=64)),
     "ddrnet23": (DDRNet, dict(width=64, head=128)),
-    "bisenet-xception39": (BiSeNet, dict(trunk=Xception39, auxiliary=128, auxiliary_strides=(2, 1))),
+    "bisenet-xception39": (BiSeNet, dict(trunk=Xception39, auxiliary=128, label_stride=8)),
     "bisenetv2": (BiSeNetV2, {}),
 }
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}

@@ -59,17 +59,22 @@ class SegmenterLoss(nn.Module):
     """Cross-entropy of a keyframe segmenter, summed over the outputs it is trained on.
 
     `ohem`: BiSeNet's online hard example mining (Shrivastava et al., CVPR 2016): only pixels whose loss exceeds that
-    of probability 0.7 count, and at least 1/16 of the batch's pixels, the hardest ones.
+    of probability 0.7 count, and at least 1/16 of the batch's pixels, the hardest ones; with `of_labelled`, of those
+    that have a label. label_stride: every n-th row and column of the label counts.
     """
 
-    def __init__(self, *, ignore: int, ohem: bool, threshold: float = 0.7, average: Average = alone):
+    def __init__(
+        self, *, ignore: int, ohem: bool, threshold: float = 0.7, of_labelled: bool = False, label_stride: int = 1,
+        average: Average = alone,
+    ):
         super().__init__()
-        self.average = average
+        self.average, self.of_labelled, self.label_stride = average, of_labelled, label_stride
         self.ignore, self.ohem = ignore, ohem
         self.hard_loss = -torch.log(torch.tensor(threshold)).item()
 
     def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
         """Logits (N,C,h',w') float32 per output; label (N,H,W) int64, ids or `ignore`. Returns the scalar `total`."""
+        label = label[:, :: self.label_stride, :: self.label_stride]
         first, *others = (self._one(align(logits, size_of(label)), label) for logits in outputs)
         return {"total": sum(others, first)}
 
@@ -81,9 +86,10 @@ class SegmenterLoss(nn.Module):
         hard = losses > self.hard_loss
         # Both sums are computed, so that no count is read back from a GPU. Ignored pixels have a loss of 0: among the
         # hardest they add nothing to the sum.
-        kept = label.numel() // 16
-        hardest = losses.topk(kept, sorted=False).values.sum()
-        floor = (label != self.ignore).sum().clamp(max=kept)
+        kept, labelled = label.numel() // 16, (label != self.ignore).sum()
+        floor = labelled // 16 if self.of_labelled else labelled.clamp(max=kept)
+        hardest = losses.topk(kept).values
+        hardest = torch.where(torch.arange(kept, device=label.device) < floor, hardest, 0.0).sum()
         enough = hard.sum() >= floor
         total = torch.where(enough, torch.where(hard, losses, 0.0).sum(), hardest)
         return total / torch.where(enough, hard.sum(), floor).clamp(min=1)

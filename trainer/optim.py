@@ -27,27 +27,37 @@ def propagation_groups(net: GSVNet, *, lr: float, guide_lr: float, flow_lr: floa
     ]
 
 
-def segmenter_groups(segmenter: Segmenter, *, lr: float, weight_decay: float, trunk_factor: float) -> list[dict]:
-    """Return two groups: the trunk that ImageNet weights cover, with `trunk_factor` of both rates, and the rest."""
-    trunk = [p for module in segmenter.pretrained_modules() for p in module.parameters()]
-    in_trunk = {id(p) for p in trunk}
-    rest = [p for p in segmenter.parameters() if id(p) not in in_trunk]
-    return [
-        {"params": trunk, "lr": lr * trunk_factor, "weight_decay": weight_decay * trunk_factor},
-        {"params": rest, "lr": lr, "weight_decay": weight_decay},
-    ]
+def segmenter_groups(segmenter: Segmenter, *, lr: float, weight_decay: float, pretrained: bool) -> list[dict]:
+    """Return groups by the segmenter's `recipe`: its trunk, which may be `pretrained`; the rest; its new modules."""
+    recipe, groups = segmenter.recipe, []
+    trunk_rate = recipe.trunk_rate if pretrained else 1.0
+    trunk, new = (
+        [p for module in modules for p in module.parameters()]
+        for modules in (segmenter.pretrained_modules(), segmenter.new_modules())
+    )
+    taken = {id(p) for p in (*trunk, *new)}
+    rest = [p for p in segmenter.parameters() if id(p) not in taken]
+    for params, rate, decay in ((trunk, trunk_rate, trunk_rate), (rest, 1.0, 1.0), (new, recipe.new_rate, 1.0)):
+        undecayed = [] if recipe.decay_all else [p for p in params if p.ndim < 4]
+        kept = {id(p) for p in undecayed}
+        groups += [
+            {"params": [p for p in params if id(p) not in kept], "lr": lr * rate, "weight_decay": weight_decay * decay},
+            {"params": undecayed, "lr": lr * rate, "weight_decay": 0.0},
+        ]
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(
-    groups: Iterable[dict], *, name: str, weight_decay: float, betas: tuple[float, float] = BETAS, apex: bool = False
+    groups: Iterable[dict], *, name: str, weight_decay: float, betas: tuple[float, float] = BETAS,
+    nesterov: bool = True, apex: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return the optimizer; `sgd`: momentum 0.9 with Nesterov; `adam`: with `betas`. On a GPU torch's fused kernels.
+    """Return the optimizer; `sgd`: momentum 0.9; `adam`: with `betas`. On a GPU torch's fused kernels.
 
     apex: NVIDIA apex's fused optimizers instead. Raises UserError if apex is not installed.
     """
     groups = list(groups)
     sgd = name == "sgd"
-    settings: dict[str, Any] = dict(momentum=SGD_MOMENTUM, nesterov=True) if sgd else dict(betas=betas)
+    settings: dict[str, Any] = dict(momentum=SGD_MOMENTUM, nesterov=nesterov) if sgd else dict(betas=betas)
     settings |= dict(lr=groups[0]["lr"], weight_decay=weight_decay)
     if apex:
         fused, kind = apex_optimizers(), "FusedSGD" if sgd else "FusedAdam"
@@ -83,6 +93,14 @@ def cosine(total: int, *, lr: float, floor: float) -> Callable[[int], float]:
     return lambda iteration: low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / max(1, total))))
 
 
-def poly(total: int, *, warm_up: int) -> Callable[[int], float]:
-    """Return the factor that rises linearly over `warm_up` iterations, then falls as (1 - progress)**0.9."""
-    return lambda i: (i + 1) / warm_up if i < warm_up else max(0.0, 1 - (i - warm_up) / max(1, total - warm_up)) ** 0.9
+def poly(total: int, *, warm_up: int, exponential: bool = False) -> Callable[[int], float]:
+    """Return the factor that rises over `warm_up` iterations, then falls as (1 - progress)**0.9.
+
+    It rises linearly from 0, or from a tenth in equal ratios if `exponential`.
+    """
+    def factor(i: int) -> float:
+        if i < warm_up:
+            return 0.1 ** (1 - i / warm_up) if exponential else (i + 1) / warm_up
+        return max(0.0, 1 - (i - warm_up) / max(1, total - warm_up)) ** 0.9
+
+    return factor

@@ -1,11 +1,33 @@
 """The interface of every keyframe segmenter."""
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from config.schema import DatasetConfig
 from models.frame_view import FrameView
+from models.losses import Average, SegmenterLoss
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)  # RGB, on the 0..255 scale
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a segmenter's authors train it, apart from the options of config/recipes.py.
+
+    schedule: of the learning rate, "poly" or "cosine". warm_up: iterations before it; from 0, or from a tenth in equal
+    ratios if `exponential`. trunk_rate: factor on rate and weight decay of pretrained `pretrained_modules`. new_rate:
+    factor on the rate of `new_modules`. decay_all: also biases and the weights of BatchNorm.
+    """
+
+    schedule: str = "poly"
+    warm_up: int = 0
+    exponential: bool = False
+    nesterov: bool = False
+    trunk_rate: float = 1.0
+    new_rate: float = 1.0
+    decay_all: bool = True
 
 
 class Segmenter(nn.Module):
@@ -22,6 +44,8 @@ class Segmenter(nn.Module):
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     view_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the view: RGB, on the 0..255 scale
     view_std: tuple[float, float, float] = IMAGENET_STD
+    recipe = TrainingRecipe()
+    learns_boundaries = False  # whether its training loss takes `dataloaders.boundaries.boundary_target` of the labels
     mean: Tensor  # (3,1,1), pixel_mean on the segmenter's device; not part of state_dict
     std: Tensor
 
@@ -45,4 +69,13 @@ class Segmenter(nn.Module):
 
     def pretrained_modules(self) -> list[nn.Module]:
         """Return the layers that ImageNet weights cover; recipes may train them at a lower learning rate."""
-        raise NotImplementedError
+        return []
+
+    def new_modules(self) -> list[nn.Module]:
+        """Return the layers that are trained at `recipe.new_rate`."""
+        return []
+
+    def training_loss(self, dataset: DatasetConfig, average: Average) -> nn.Module:
+        """Return the loss: (`training_logits`, label (N,H,W) int64) -> scalars, `total` among them. With
+        `learns_boundaries`, a third argument is the boundaries (N,H,W)."""
+        return SegmenterLoss(ignore=dataset.ignore, ohem=False, average=average)

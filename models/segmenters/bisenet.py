@@ -2,13 +2,18 @@
 import torch
 from torch import Tensor, nn
 
+from config.schema import DatasetConfig
+from models.losses import Average, SegmenterLoss
 from models.resize import align, size_of
 from models.resnet import ResNet18
-from models.segmenters.base import Segmenter
+from models.segmenters.base import Segmenter, TrainingRecipe
 from models.segmenters.blocks import ConvBn, GlobalAverage
 from models.segmenters.xception39 import Xception39
 
 WIDTH = 128
+AUXILIARY_STRIDES = (16, 8)  # of the maps that the two auxiliary heads look at
+BISENET = TrainingRecipe(warm_up=1000, nesterov=True)
+XCEPTION = TrainingRecipe(new_rate=10.0, decay_all=False)
 
 
 class SpatialPath(nn.Sequential):
@@ -61,8 +66,8 @@ class Head(nn.Sequential):
 class BiSeNet(Segmenter):
     """Keyframe segmenters bisenet and, with another trunk, bisenet-xception39.
 
-    trunk: maps at 1/4 (not used), 1/8, 1/16 and 1/32. auxiliary: width of the auxiliary heads, whose logits are
-    upsampled by auxiliary_strides: to the image's size in the released training of bisenet.
+    trunk: maps at 1/4 (not used), 1/8, 1/16 and 1/32. auxiliary: width of the auxiliary heads. label_stride: of the
+    labels that all are trained on; the auxiliary heads' logits are upsampled to that size.
     forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/8,W/8).
     The auxiliary heads run in `training_logits` only.
     """
@@ -71,10 +76,11 @@ class BiSeNet(Segmenter):
 
     def __init__(
         self, classes: int, *, trunk: type[ResNet18] | type[Xception39] = ResNet18, auxiliary: int = 256,
-        auxiliary_strides: tuple[int, int] = (16, 8), pretrained: bool = False,
+        label_stride: int = 1, pretrained: bool = False,
     ):
         super().__init__()
-        self.classes, self.auxiliary_strides = classes, auxiliary_strides
+        self.classes, self.label_stride = classes, label_stride
+        self.recipe = BISENET if trunk is ResNet18 else XCEPTION
         self.context_path = trunk(pretrained=pretrained)
         deep, middle = self.context_path.channels[3], self.context_path.channels[2]
         self.spatial_path = SpatialPath()
@@ -89,12 +95,12 @@ class BiSeNet(Segmenter):
         return self.heads[2](self._fused(image)[0])  # (N,C,H/8,W/8)
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
-        """Main logits (N,C,H/8,W/8), then both auxiliary ones, upsampled by `auxiliary_strides`."""
+        """Main logits (N,C,H/8,W/8), then both auxiliary ones, at 1/label_stride."""
         fused, refined = self._fused(image)
         logits = [self.heads[2](fused)]
-        for head, x, stride in zip(self.heads, refined, self.auxiliary_strides):
-            height, width = x.shape[-2:]
-            logits.append(align(head(x), (height * stride, width * stride)))  # (N,C,H,W)
+        for head, x, stride in zip(self.heads, refined, AUXILIARY_STRIDES):
+            height, width = (side * stride // self.label_stride for side in size_of(x))
+            logits.append(align(head(x), (height, width)))  # (N,C,H,W)
         return logits
 
     def training_only(self) -> list[nn.Module]:
@@ -102,6 +108,12 @@ class BiSeNet(Segmenter):
 
     def pretrained_modules(self) -> list[nn.Module]:
         return [self.context_path]
+
+    def new_modules(self) -> list[nn.Module]:
+        return [self.ffm, *self.heads] if self.recipe is XCEPTION else []
+
+    def training_loss(self, dataset: DatasetConfig, average: Average) -> nn.Module:
+        return SegmenterLoss(ignore=dataset.ignore, ohem=True, label_stride=self.label_stride, average=average)
 
     def _fused(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Image (N,3,H,W) -> fusion (N,256,H/8,W/8) and the refinement outputs, (N,128) at 1/16 and 1/8."""

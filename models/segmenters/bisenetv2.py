@@ -3,8 +3,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from config.schema import DatasetConfig
+from models.losses import Average, SegmenterLoss
 from models.resize import half_pixel, size_of
-from models.segmenters.base import Segmenter
+from models.segmenters.base import Segmenter, TrainingRecipe
 from models.segmenters.blocks import ConvBn, GlobalAverage, conv_bn
 
 EXPANSION = 6  # of the channels inside a gather-and-expansion layer
@@ -153,6 +155,7 @@ class BiSeNetV2(Segmenter):
     stride = 8
     pixel_mean = (83.0535, 94.0950, 82.1865)  # of Cityscapes
     pixel_std = (53.8560, 54.7740, 53.9325)
+    recipe = TrainingRecipe(warm_up=1000, exponential=True, new_rate=10.0, decay_all=False)
 
     def __init__(self, classes: int):
         super().__init__()
@@ -176,3 +179,9 @@ class BiSeNetV2(Segmenter):
 
     def pretrained_modules(self) -> list[nn.Module]:
         return [self.detail, self.segment]
+
+    def new_modules(self) -> list[nn.Module]:
+        return [self.head, *self.training_only()]
+
+    def training_loss(self, dataset: DatasetConfig, average: Average) -> nn.Module:
+        return SegmenterLoss(ignore=dataset.ignore, ohem=True, of_labelled=True, average=average)

@@ -2,6 +2,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from config.schema import DatasetConfig
+from models.losses import Average, DDRNetLoss
 from models.resize import half_pixel, size_of
 from models.segmenters.base import Segmenter
 from models.segmenters.blocks import Head, PyramidPooling, basics, bottlenecks, conv_bn, kaiming, stem
@@ -40,6 +42,10 @@ class DDRNet(Segmenter):
 
     def training_only(self) -> list[nn.Module]:
         return [self.seghead_extra]
+
+    def training_loss(self, dataset: DatasetConfig, average: Average) -> nn.Module:
+        weights = dataset.segmenter_weights or (1.0,) * self.classes
+        return DDRNetLoss(weights, ignore=dataset.ignore)
 
     def _maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (N,3,H,W) -> logits and the map that the auxiliary head sees, (N,2*width), at 1/8."""

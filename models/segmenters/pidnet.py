@@ -3,6 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from config.schema import DatasetConfig
+from models.losses import Average, PIDNetLoss
 from models.resize import half_pixel, size_of
 from models.segmenters.base import Segmenter
 from models.segmenters.blocks import (
@@ -57,6 +59,7 @@ class PIDNet(Segmenter):
     """
 
     stride = 8
+    learns_boundaries = True
 
     def __init__(
         self, classes: int, *, width: int, blocks: tuple[int, int], pyramid: int, head: int
@@ -97,6 +100,10 @@ class PIDNet(Segmenter):
             self.conv1, self.layer1, self.layer2, self.layer3, self.layer4, self.layer5, self.compression3,
             self.compression4, self.pag3, self.pag4, self.layer3_, self.layer4_, self.layer5_,
         ]
+
+    def training_loss(self, dataset: DatasetConfig, average: Average) -> nn.Module:
+        weights = dataset.segmenter_weights or (1.0,) * self.classes
+        return PIDNetLoss(weights, ignore=dataset.ignore)
 
     def _maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Image (N,3,H,W) -> logits, and the maps that the heads of detail and boundary see, (N,2*width), at 1/8."""

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from models.resize import half_pixel, size_of
 from models.resnet import ResNet18
-from models.segmenters.base import Segmenter
+from models.segmenters.base import Segmenter, TrainingRecipe
 
 WIDTH = 128  # channels of the decoder
 PYRAMID_GRIDS = (8, 4, 2)
@@ -85,6 +85,7 @@ class SwiftNet(Segmenter):
     """
 
     stride = 4
+    recipe = TrainingRecipe("cosine", trunk_rate=0.25)
     pixel_mean = view_mean = (73.15, 82.90, 72.3)  # RGB, on the 0..255 scale
     pixel_std = view_std = (47.67, 48.49, 47.73)
 

@@ -104,10 +104,13 @@ class Stage:
         seeds = [(*seed, first + number, CLIP_SEED) for number in range(len(label))]
         return MadeClips(image[:, 0], label, batch["objects"], int(batch["steps"][0]), self.dataset, seeds=seeds)
 
-    def _optimizer(self, groups: list[dict], betas: tuple[float, float] = optim.BETAS) -> torch.optim.Optimizer:
+    def _optimizer(
+        self, groups: list[dict], betas: tuple[float, float] = optim.BETAS, nesterov: bool = True
+    ) -> torch.optim.Optimizer:
         options = self.options
         return optim.build_optimizer(
-            groups, name=options.optim, weight_decay=options.weight_decay, betas=betas, apex=options.apex
+            groups, name=options.optim, weight_decay=options.weight_decay, betas=betas, nesterov=nesterov,
+            apex=options.apex,
         )
 
     def iterations(self) -> int:
