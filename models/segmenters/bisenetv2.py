@@ -169,10 +169,12 @@ class BiSeNetV2(Segmenter):
         return self.head(self.bga(self.detail(image), self.segment(image)[-1]))
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
-        """Main logits (N,C,ceil(H/8),ceil(W/8)), then those of the four auxiliary heads, (N,C,H,W)."""
+        """Main logits, then those of the four auxiliary heads, all (N,C,H,W), H and W rounded up to multiples of 8."""
         *earlier, last = self.segment(image)
-        logits = self.head(self.bga(self.detail(image), last))
-        return [logits, *(head(x) for head, x in zip(self.training_only(), earlier))]
+        logits = self.head(self.bga(self.detail(image), last))  # (N,C,ceil(H/8),ceil(W/8))
+        height, width = size_of(logits)
+        auxiliary = (head(x) for head, x in zip(self.training_only(), earlier))
+        return [half_pixel(logits, (height * self.stride, width * self.stride)), *auxiliary]
 
     def training_only(self) -> list[nn.Module]:
         return [self.aux2, self.aux3, self.aux4, self.aux5_4]

@@ -7,7 +7,7 @@ import torch
 
 from models.build import build_segmenter
 from models.fold import folded
-from models.losses import DDRNetLoss, PIDNetLoss
+from models.losses import DDRNetLoss, PIDNetLoss, SegmenterLoss
 from models.resize import half_pixel
 from tests.released import arrays_of, fill
 
@@ -18,7 +18,7 @@ FILES = {"pidnet-s": "pidnet_s", "ddrnet23-slim": "ddrnet23_slim", "bisenet-xcep
 VARIANTS = {"pidnet-m": "pidnet_m", "pidnet-l": "pidnet_l", "ddrnet23": "ddrnet23"}
 OUTPUTS = {  # in the order of `training_logits`
     "pidnet": ("logits", "aux_p", "aux_d"), "ddrnet2": ("logits", "aux"), "bisenet-": ("logits", "aux0", "aux1"),
-    "bisenetv": ("logits_eighth", "aux2", "aux3", "aux4", "aux5_4"),
+    "bisenetv": ("logits", "aux2", "aux3", "aux4", "aux5_4"),
 }
 
 
@@ -54,6 +54,9 @@ def test_outputs(name, image):
     numbers, network = arrays_of(PEERS / f"{FILES[name]}_seed0.npz"), fill(build_segmenter(name=name, classes=19))
     with torch.no_grad():
         logits, found = network(numbers[f"image{image}"]), network.training_logits(numbers[f"image{image}"])
+    if name == "bisenetv2":
+        close(logits, numbers[f"logits_eighth{image}"])
+        logits = half_pixel(logits, tuple(found[0].shape[-2:]))
     assert torch.equal(logits, found[0])
     for output, x in zip(outputs_of(name), found, strict=True):
         if f"{output}{image}" in numbers:
@@ -77,8 +80,6 @@ def test_training_step(name):
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
     outputs = network.training_logits(numbers["train_image"].double())
-    if name == "bisenetv2":
-        outputs[0] = half_pixel(outputs[0], tuple(numbers["train_image"].shape[-2:]))
     objective = sum(x.square().mean() for x in outputs)
     assert objective.item() == pytest.approx(numbers["train_objective"].item(), rel=1e-6)
     objective.backward()
@@ -129,3 +130,26 @@ def test_loss_without_labelled_pixels_is_zero_but_for_boundaries():
     nothing = torch.full((1, 32, 32), 255)
     losses = PIDNetLoss(WEIGHTS, ignore=255)(outputs, nothing, torch.zeros(1, 32, 32))
     assert (losses["semantic"], losses["boundary"], losses["boundary_aware"]) == (0, 0, 0)
+
+
+def test_loss_of_bisenet_on_xception39():
+    numbers = arrays_of(PEERS / "xception39_seed0.npz")
+    outputs = [numbers[f"loss_{x}"].double().requires_grad_() for x in ("logits", "aux0", "aux1")]
+    label = numbers["labels_eighth"].long().repeat_interleave(8, 1).repeat_interleave(8, 2)
+    loss = SegmenterLoss(ignore=255, ohem=True, label_stride=8)(outputs, label)["total"]
+    assert loss.item() == pytest.approx(numbers["loss_kept32"].sum().item(), rel=1e-6)
+    loss.backward()
+    norms = numbers["loss_kept32_grad_norms"].tolist()
+    assert [x.grad.norm().item() for x in outputs] == pytest.approx(norms, rel=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.02])
+def test_loss_of_bisenetv2(threshold):
+    numbers = arrays_of(PEERS / "bisenetv2_seed0.npz")
+    label = numbers["labels"].long()
+    logits = half_pixel(numbers["loss_logits_eighth"].double(), tuple(label.shape[1:])).requires_grad_()
+    criterion = SegmenterLoss(ignore=255, ohem=True, threshold=threshold, of_labelled=True)
+    loss = criterion([logits], label)["total"]
+    assert loss.item() == pytest.approx(numbers[f"loss_thresh{threshold}"].item(), rel=1e-6)
+    loss.backward()
+    assert logits.grad.norm().item() == pytest.approx(numbers[f"loss_thresh{threshold}_grad_norm"].item(), rel=1e-5)
