@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from config.errors import UserError
 from models.build import build_segmenter
 from models.fold import folded
 from models.losses import DDRNetLoss, PIDNetLoss, SegmenterLoss
+from models.released import load_segmenter, read_segmenter
 from models.resize import half_pixel
 from tests.released import arrays_of, fill
 
 PEERS = Path(__file__).resolve().parents[3] / "shared" / "peers"
-pytestmark = pytest.mark.skipif(not PEERS.is_dir(), reason="the fixtures of further segmenters are not here")
+published = pytest.mark.skipif(not PEERS.is_dir(), reason="the fixtures of further segmenters are not here")
 FILES = {"pidnet-s": "pidnet_s", "ddrnet23-slim": "ddrnet23_slim", "bisenet-xception39": "xception39",
          "bisenetv2": "bisenetv2"}
 VARIANTS = {"pidnet-m": "pidnet_m", "pidnet-l": "pidnet_l", "ddrnet23": "ddrnet23"}
@@ -39,6 +41,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
+@published
 @pytest.mark.parametrize("name", [*FILES, *VARIANTS])
 def test_tensors_are_the_published_ones(name):
     network, file = build_segmenter(name=name, classes=19), described(name)
@@ -48,6 +51,7 @@ def test_tensors_are_the_published_ones(name):
     assert sum(x.numel() for x in network.parameters() if id(x) not in unused) == file["parameters"]
 
 
+@published
 @pytest.mark.parametrize("image", ["", "_b", "_c"])
 @pytest.mark.parametrize("name", FILES)
 def test_outputs(name, image):
@@ -63,6 +67,7 @@ def test_outputs(name, image):
             close(x, numbers[f"{output}{image}"])
 
 
+@published
 @pytest.mark.parametrize("name", VARIANTS)
 def test_outputs_of_variants(name):
     numbers, network = arrays_of(PEERS / "variants_seed0.npz"), fill(build_segmenter(name=name, classes=19))
@@ -72,6 +77,7 @@ def test_outputs_of_variants(name):
         close(x, numbers[f"{VARIANTS[name]}_{output}"])
 
 
+@published
 @pytest.mark.parametrize("name", FILES)
 def test_training_step(name):
     numbers, network = arrays_of(PEERS / f"{FILES[name]}_seed0.npz"), fill(build_segmenter(name=name, classes=19))
@@ -106,6 +112,7 @@ WEIGHTS = (0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786,
            1.0865, 1.0955, 1.0865, 1.1529, 1.0507)
 
 
+@published
 @pytest.mark.parametrize("keep", [131072, 26000, 500])
 @pytest.mark.parametrize("name, loss, parts", [
     ("pidnet_s", PIDNetLoss, ("total", "semantic", "boundary", "boundary_aware")),
@@ -132,6 +139,7 @@ def test_loss_without_labelled_pixels_is_zero_but_for_boundaries():
     assert (losses["semantic"], losses["boundary"], losses["boundary_aware"]) == (0, 0, 0)
 
 
+@published
 def test_loss_of_bisenet_on_xception39():
     numbers = arrays_of(PEERS / "xception39_seed0.npz")
     outputs = [numbers[f"loss_{x}"].double().requires_grad_() for x in ("logits", "aux0", "aux1")]
@@ -143,6 +151,7 @@ def test_loss_of_bisenet_on_xception39():
     assert [x.grad.norm().item() for x in outputs] == pytest.approx(norms, rel=1e-5)
 
 
+@published
 @pytest.mark.parametrize("threshold", [0.7, 0.02])
 def test_loss_of_bisenetv2(threshold):
     numbers = arrays_of(PEERS / "bisenetv2_seed0.npz")
@@ -153,3 +162,35 @@ def test_loss_of_bisenetv2(threshold):
     assert loss.item() == pytest.approx(numbers[f"loss_thresh{threshold}"].item(), rel=1e-6)
     loss.backward()
     assert logits.grad.norm().item() == pytest.approx(numbers[f"loss_thresh{threshold}_grad_norm"].item(), rel=1e-5)
+
+
+CRITERION = torch.ones(19)
+FORMATS = {  # as the authors' programs write them
+    "flat, with losses": lambda x: {**{f"model.{k}": v for k, v in x.items()}, "loss.criterion.weight": CRITERION},
+    "checkpoint": lambda x: {"epoch": 3, "best_mIoU": 0.7, "optimizer": {}, "state_dict": {
+        **{f"model.{k}": v for k, v in x.items()}, "sem_loss.criterion.weight": CRITERION,
+        "sb_loss.criterion.weight": CRITERION}},
+    "under model": lambda x: {"model": x, "optimizer": {}, "epoch": 139, "iteration": 140_000},
+    "plain": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name, layout", [
+    ("pidnet-s", "flat, with losses"), ("pidnet-s", "checkpoint"), ("ddrnet23-slim", "flat, with losses"),
+    ("bisenet-xception39", "under model"), ("bisenetv2", "plain"),
+])
+def test_published_files_load_as_they_are(tmp_path, name, layout):
+    trained, network = fill(build_segmenter(name=name, classes=19)), build_segmenter(name=name, classes=19)
+    torch.save(FORMATS[layout](trained.state_dict()), tmp_path / "file.pt")
+    load_segmenter(network, read_segmenter(tmp_path / "file.pt", name), name)
+    assert all(torch.equal(x, trained.state_dict()[key]) for key, x in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name, other", [("pidnet-s", "ddrnet23-slim"), ("bisenet-xception39", "bisenet")])
+def test_file_of_another_network_is_refused(tmp_path, name, other):
+    network = build_segmenter(name=name, classes=19)
+    before = {key: x.clone() for key, x in network.state_dict().items()}
+    torch.save(FORMATS["flat, with losses"](build_segmenter(name=other, classes=19).state_dict()), tmp_path / "file.pt")
+    with pytest.raises(UserError, match=f"file.pt: does not fit the keyframe segmenter {name}"):
+        load_segmenter(network, read_segmenter(tmp_path / "file.pt", name), name)
+    assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
