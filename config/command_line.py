@@ -193,6 +193,11 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     if options.stage == "flow" and options.optical_flow_network == "none":
         raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
+    if given.get("pretrained_backbone") and options.segnet not in GSVNET_SEGMENTERS:
+        raise UserError(
+            f"--pretrained-backbone 1 downloads weights for {' and '.join(GSVNET_SEGMENTERS)} alone; start "
+            f"{options.segnet} with --segnet-weights FILE"
+        )
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):

@@ -122,7 +122,8 @@ def hard_pixel_cross_entropy(
         right = logits.softmax(dim=1).gather(1, torch.where(known, label, 0)[:, None])[:, 0]  # (N,H,W)
         right = torch.where(known, right, 2.0).flatten()
         lowest = right.topk(min(keep + 1, len(right)), largest=False).values
-        threshold = lowest[(known.sum() - 1).clamp(min=0, max=len(lowest) - 1)].clamp(min=probability)
+        last = (known.sum() - 1).clamp(min=0, max=len(lowest) - 1)
+        threshold = lowest.gather(0, last[None]).clamp(min=probability)  # (1,); an index would be read back
         hard = (right < threshold) & known.flatten()
     return torch.where(hard, losses, 0.0).sum() / hard.sum().clamp(min=1)
 

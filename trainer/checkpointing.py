@@ -52,6 +52,12 @@ class Checkpoints:
         if self.skipped:
             write_list(folder, self.skipped)
         content = self.content(score)
+        for name, x in {**content.get("state_dict", {}), **content.get("state_dict_of", {})}.items():
+            if not bool(x.isfinite().all()):
+                raise UserError(
+                    f"{folder}: {name} became NaN or infinite before step {self.progress.iteration + 1}, so nothing is "
+                    "saved; lower the learning rates, and continue with --resume auto or start again"
+                )
         save_checkpoint(folder / LATEST, content, previous=folder / PREVIOUS)
         if improved:
             save_checkpoint(folder / BEST, content)

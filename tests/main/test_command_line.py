@@ -108,6 +108,31 @@ def test_segmenter_stage_makes_a_file_that_segnet_weights_takes(call, tmp_path, 
                 "--eval-multi-step", "1") == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("segmenter", ["pidnet-s", "ddrnet23-slim", "bisenet-xception39", "bisenetv2"])
+def test_further_segmenters_train_and_carry_a_propagation(call, tmp_path, segmenter):
+    words = [*TRAIN, "--segnet", segmenter, "--early-stop", "1", "--multi-step", "1", "--eval-multi-step", "1"]
+    assert call("--stage", "segnet", *words) == 0
+    best = experiment(tmp_path, f"segnet_{segmenter}_test") / "model_best.pth.tar"
+    slowly = ["--lr", "1e-4", "--guide-lr", "1e-4", "--optical-flow-lr", "1e-6"]  # the logits of 5 steps are large
+    assert call(*words, *slowly, "--segnet-weights", str(best)) == 0
+    trained = experiment(tmp_path, f"{segmenter}_test") / LATEST
+    path = tmp_path / "metrics.json"
+    assert call("--evaluate", "1", "--resume", str(trained), "--eval-multi-step", "1", "--metrics-file", str(path)) == 0
+    metrics = json.loads(path.read_text())
+    assert (metrics["segnet"], metrics["scale"]) == (segmenter, 1.0)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--resume", "1", "--evaluate", "1"], "--resume 1: the release has no file of GSVNet on pidnet-s; use --resume"),
+    (["--stage", "segnet", "--pretrained-backbone", "1"], "for swiftnet and bisenet alone; start pidnet-s with --seg"),
+    (["--evaluate", "1", "--method", "per-frame"], "PIDNet_S_Cityscapes_val.pt: not found"),
+])
+def test_what_is_not_there_for_a_further_segmenter(call, capsys, words, message):
+    assert call("--segnet", "pidnet-s", *words) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_flow_stage_makes_a_file_that_flow_weights_takes(call, tmp_path):
     assert call("--stage", "flow", *TRAIN, "--early-stop", "1") == 0
     folder = experiment(tmp_path, "flow_light_test")

@@ -189,3 +189,17 @@ def test_two_processes_take_the_steps_of_one(words, tmp_path, flow, interval, st
         for name, value in one[part].items():
             value, other = value.double(), two[part][name].double()
             assert (value - other).norm() <= 1e-5 * max(value.norm(), 1.0), name
+
+
+@pytest.mark.tried("Numbers", "a network that becomes infinite though the loss does not", "not saved, and named")
+def test_diverged_network_is_not_saved(words, tmp_path, monkeypatch, capsys):
+    def diverged(stage):
+        stage.net.guided.guide.encoder[1].running_var[0] = float("inf")
+
+    assert main([*words, "--early-stop", "1"]) == 0
+    monkeypatch.setattr(STAGES["gsv"], "evaluate", diverged)
+    words = [*words, "--early-stop", "1", "--epoch", "2", "--eval-interval", "1", "--resume", "auto"]
+    assert main(words) == 2
+    line = capsys.readouterr().err.strip()
+    assert "running_var became NaN or infinite" in line and "lower the learning rates" in line
+    assert all(x.isfinite().all() for path in folder(tmp_path).glob("*.tar") for x in weights_of(path).values())

@@ -97,7 +97,7 @@ def test_training_step(name):
     assert gradients == pytest.approx(numbers["train_grad_norms"].tolist(), rel=1e-5, abs=1e-9 * largest)
 
 
-@pytest.mark.parametrize("name", [*FILES, *VARIANTS])
+@pytest.mark.parametrize("name", [*FILES, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
 @pytest.mark.parametrize("size", [(90, 160), (33, 47), (8, 8)])
 def test_any_size_and_folded(name, size):
     network, image = fill(build_segmenter(name=name, classes=19)), torch.randn(2, 3, *size)
