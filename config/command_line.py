@@ -171,14 +171,7 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         if given.get(name) and not (actual if value is None else actual == value):
             shown = values_of(other) if value is None else value
             raise UserError(f"{flag(name)} has an effect only with {flag(other)} {shown}; add that or drop it")
-    for name, readers in READ_BY.items():
-        task = f"--benchmark {options.benchmark}" if options.benchmark else next(iter(todo), "training").split()[0]
-        used = any(task.startswith(reader) for reader in readers) or (name == "data_path" and options.dataset == CUSTOM)
-        if given.get(name) in (None, "0", "1", "auto") or used:
-            continue
-        if name not in PLACES or not os.path.exists(given[name]):
-            missing = "is not there, and it " if name in PLACES else ""
-            raise UserError(f"{flag(name)} {given[name]} {missing}has no effect with {task}; drop it")
+    _check_read(options, given)
     if given.get("guide_weights") and (options.stage != "gsv" or options.resume not in ("0", "auto")):
         raise UserError("--guide-weights starts a training of --stage gsv, without --resume; drop one of the options")
     if not re.fullmatch(r"[^/\\\s][^/\\]{0,150}", options.checkname) or set(options.checkname) == {"."}:
@@ -207,6 +200,19 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
     if not todo and options.method in ("copy", "warp"):
         raise UserError(f"--method {options.method} is a baseline without training; use it with --evaluate 1")
     _check_output(options)
+
+
+def _check_read(options: Options, given: Mapping[str, Any]) -> None:
+    """Files and folders that are named, and what is asked for would not read."""
+    task = next(iter(tasks(options)), "training").split()[0]
+    task += f" {options.benchmark}" if options.benchmark else ""
+    for name, readers in READ_BY.items():
+        used = any(task.startswith(reader) for reader in readers) or (name == "data_path" and options.dataset == CUSTOM)
+        if given.get(name) in (None, "0", "1", "auto") or used:
+            continue
+        if name not in PLACES or not os.path.exists(given[name]):
+            missing = "is not there, and it " if name in PLACES else ""
+            raise UserError(f"{flag(name)} {given[name]} {missing}has no effect with {task}; drop it")
 
 
 def _check_output(options: Options) -> None:

@@ -7,7 +7,7 @@ from models.gsvnet import GSVNet, State, keyframe_logits
 from models.resize import grid_size, scaled_size
 from models.segmenters.base import Segmenter
 
-QUICK = [name for name in SEGMENTERS if name not in ("pidnet-m", "pidnet-l", "ddrnet23")]  # of each kind the smallest
+QUICK = [name for name in SEGMENTERS if name not in ("pidnet-m", "pidnet-l", "ddrnet23")]  # the smallest of each kind
 SIZES = [(64, 128), (72, 104), (90, 122), (45, 61)]
 
 
@@ -44,7 +44,8 @@ def test_every_parameter_of_a_segmenter_learns(name):
     segmenter = build_segmenter(name=name, classes=4)
     outputs = segmenter.training_logits(torch.randn(2, 3, 64, 96))
     sum(x.square().sum() for x in outputs).backward()
-    assert no_gradient(segmenter) == set()
+    cancelled = {"segment.S5_5.bn.bias"} if name == "bisenetv2" else set()  # by the BatchNorm after it
+    assert no_gradient(segmenter) <= cancelled
 
 
 def test_bisenet_inference_skips_the_auxiliary_heads():
