@@ -45,7 +45,10 @@ def other_convention(ids: np.ndarray, dataset: DatasetConfig) -> str:
     named = {name: i for name, i in zip(dataset.classes, dataset.label_ids) if name in LABEL_IDS}
     like_labels, like_train = (sum(named[x] == ids[x] for x in named) >= SIMILAR for ids in (LABEL_IDS, TRAIN_IDS))
     small, only_camvid = present <= {*range(20), 255}, dataset.name == CAMVID.name and undeclared >= LEAST_UNDECLARED
-    road = len(present & NOT_EVALUATED) >= SIMILAR and share[0] + share[2] >= SURE
+    road = share[0] + share[2] >= SURE and len(present & NOT_EVALUATED) >= SIMILAR
+    # Of few classes: road or sidewalk by their trainIds, but neither they nor buildings by the description's ids.
+    street = {named.get(name, 255) for name in ("road", "sidewalk", "building")}
+    road |= sum(share[i] for i in (0, 1) if i not in dataset.void) >= SURE and not present & street
     if small and ((like_labels and max(named.values()) > 19 and road)
                   or (only_camvid and len(present & {*range(12, 19)}) >= SIMILAR)):
         return _instead("trainIds of Cityscapes (0 to 18), or the ids of another data set", TRAIN_IDS, named)
@@ -91,6 +94,9 @@ def check_labels(frames: Sequence[LabelledFrame], reader: Reader, split: str) ->
     hint = "give classes these colours" if colours else "declare them (ignore: [...]) or add classes"
     if unknown == [dataset.num_classes] and 0 in own and dataset.num_classes - 1 in own:
         hint += "; or do ids start at 1, and 0 is void? Then every class is wrong by one"
+    found_ids = {*np.flatnonzero(counts).tolist()} - {255, *dataset.void}
+    if len(own) > 2 and {*own} in ({i + 1 for i in found_ids}, {i - 1 for i in found_ids}):
+        hint += "; or is every id of the description wrong by one?"
     hint += "; count ids with --check 1"
     reason = other_convention(counts, dataset)
     if all(reasons) and not (reason and reasons[0].startswith("holds no id")):

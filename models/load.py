@@ -149,41 +149,48 @@ def read_resumed(options: Options) -> WeightsFile | None:
     if path is None:
         return None
     try:
-        return _read_checkpoint(options, path)
+        file = _read_checkpoint(options, path)
     except UserError as error:
         previous = path.with_name(PREVIOUS)
         if options.resume != "auto" or not previous.is_file():
             raise
         logger.info("%s; using %s instead", error, previous.name)
-        return _read_checkpoint(options, previous)
+        file = _read_checkpoint(options, previous)
+    _compare(options, file)
+    return file
 
 
 def _read_checkpoint(options: Options, path: Path) -> WeightsFile:
-    """Read a checkpoint of the options' stage, and compare its networks with this run's."""
+    """Read a checkpoint of the options' stage."""
     if options.stage == "segnet":
-        file, names = released.read_segmenter(path, options.segnet), ["segnet"]
+        return released.read_segmenter(path, options.segnet)
+    if options.stage == "flow":
+        return released.read_flow(path, options.optical_flow_network)
+    return released.read_propagation(path)
+
+
+def _compare(options: Options, file: WeightsFile) -> None:
+    """Compare a checkpoint's networks, and if it is continued its training, with this run's. Raises UserError."""
+    names = ["optical_flow_network"] if options.stage == "flow" else ["segnet"]
+    if options.stage != "flow":
         _check_classes(file, options)
-    elif options.stage == "flow":
-        file, names = released.read_flow(path, options.optical_flow_network), ["optical_flow_network"]
-    else:
-        file, names = released.read_propagation(path), ["segnet"]
+    if options.stage == "gsv":
         names += ["optical_flow_network"] if options.load_flow else []
         # A part that was not trained cannot be added; to take one away is an ablation.
         names += [name for name in ("intra", "edge") if getattr(options, name)]
-        _check_classes(file, options)
         classes, bias = _classes(options), file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
         if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
-            trained_for = f"{path}: was trained for {len(bias)} classes, but --dataset {options.dataset} has {classes}"
-            raise UserError(f"{trained_for}; use a checkpoint that was trained on this data set")
+            has = f"{len(bias)} classes, but --dataset {options.dataset} has {classes}"
+            raise UserError(f"{file.path}: was trained for {has}; use a checkpoint that was trained on this data set")
     continued = (options.resume == "auto" or not options.reset_optimizer) and not tasks(options)
     changes = [*FIXED_IN_RUN, *({*recorded(options)} - NOT_OF_RUN - {*FIXED_IN_RUN, *PLACES})] if continued else []
     for name in dict.fromkeys([*names, *changes]):
         theirs, ours = (_typed(x) for x in (_args(file).get(name, getattr(options, name)), getattr(options, name)))
         if theirs != ours and name in (*names, *FIXED_IN_RUN):
-            raise UserError(f"{path}: was trained with {flag(name)} {theirs}, but this run has {ours}; use the same")
+            trained = f"was trained with {flag(name)} {theirs}, but this run has {ours}"
+            raise UserError(f"{file.path}: {trained}; use the same")
         if theirs != ours:
             logger.info("%s: %s until here, %s from here on", flag(name), theirs, ours)
-    return file
 
 
 def _typed(value: object) -> object:

@@ -107,17 +107,18 @@ class WeightsFile:
         own, found = module.state_dict(), _state_dicts(self.content, keys, names or {})
         if not found:
             raise UserError(f"{self.path}: contains no plain state dict (names and tensors) for {network}")
-        chosen = next((x for x in found if not _differences(own, x[1], strict)), None)
-        if fresh and (chosen is None or always_fresh):
+        fitting = [x for x in found if not _differences(own, x[1], strict)]
+        if fresh and (not fitting or always_fresh):
             own, found = _without(own, fresh), [(place, _without(tensors, fresh)) for place, tensors in found]
-            chosen = next((x for x in found if not _differences(own, x[1], strict)), None)
+            fitting = [x for x in found if not _differences(own, x[1], strict)]
             logger.info("%s: %s of %s start fresh", self.path, ", ".join(sorted(fresh)), network)
-        if chosen is None:
+        if not fitting:
             problems = _differences(own, found[0][1], strict)
             raise UserError(f"{self.path}: does not fit {network}: {'; '.join(problems)}")
-        place, tensors = chosen
-        if place:
-            logger.info("%s: %s taken for %s", self.path, place, network)
+        (place, tensors), *others = fitting
+        if place or others:
+            too = "".join(f"; {other} would fit too" for other, _ in others)
+            logger.info("%s: %s taken for %s%s", self.path, place or " or ".join(keys), network, too)
         for name in own:
             if reason := _impossible(name, tensors[name], own[name]):
                 cause = "the file is damaged, or its training diverged: use an earlier one"

@@ -226,3 +226,26 @@ def test_camvids_colours_are_merged_as_usual(tmp_path):
     found = Reader(CAMVID, labels=[tmp_path / "l.png"]).label(tmp_path / "l.png")[0]
     assert [CAMVID.classes[i] if i != CAMVID.ignore else None for i in found] == [*colours.values()]
     assert len(CAMVID.label_colours) == len(CAMVID.colour_ids) == 32
+
+
+def declaring(ids: dict[str, int], void: tuple[int, ...] = ()) -> DatasetConfig:
+    return DatasetConfig(
+        name="mine", classes=tuple(ids), label_ids=tuple(ids.values()), void=void, class_weights=(1.0,) * len(ids),
+        colours=((1, 2, 3),) * len(ids), default_path="",
+    )
+
+
+def test_train_ids_of_few_classes_are_recognised(tmp_path):
+    dataset = declaring(dict(zip(CITYSCAPES.classes, CITYSCAPES.label_ids)))
+    labels = [(0, 0, 0, 0, 1, 1, 13, 19)] * 3  # road, sidewalk, car and void
+    with pytest.raises(UserError, match="holds trainIds of Cityscapes .*right would be road: {id: 0}"):
+        check_labels(frames(tmp_path, *labels), Reader(dataset), "train")
+    check_labels(frames(tmp_path, *[(0, 0, 0, 7, 8, 26, 26, 26)] * 3), Reader(dataset), "train")  # road by its labelId
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 2), (2, 3, 4)])
+def test_ids_that_are_wrong_by_one_are_warned_of(tmp_path, caplog, monkeypatch, ids):
+    monkeypatch.setattr("utils.logging.logger.propagate", True)
+    with caplog.at_level("WARNING", logger="gsvnet"):
+        check_labels(frames(tmp_path, ids), Reader(declaring({"a": 1, "b": 2, "c": 3})), "train")
+    assert "or is every id of the description wrong by one?" in caplog.text

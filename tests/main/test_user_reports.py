@@ -118,7 +118,8 @@ def test_classes_in_another_order(copied, common, capsys, name):
 ])
 def test_options_of_a_run_stay(copied, common, capsys, words, named):
     assert main([*common, "--log-folder", str(copied), "--resume", "auto", "--epoch", "2", *words]) == 2
-    assert f"was trained with {named}" in refusal(capsys.readouterr().err)
+    told = capsys.readouterr()
+    assert f"was trained with {named}" in refusal(told.err) and "instead" not in told.out
 
 
 @pytest.mark.parametrize("stage, group", [("segnet", 1), ("gsv", 1)])
@@ -290,6 +291,20 @@ def test_state_dicts_are_found_wherever_they_are(runs, tmp_path, place):
     network = build_segmenter(name="swiftnet", classes=19)
     load_segmenter(network, read_segmenter(tmp_path / "file.pt", "swiftnet"), "swiftnet")
     assert all(torch.equal(x, tensors[name]) for name, x in network.state_dict().items())
+
+
+def test_choice_between_state_dicts_that_fit_is_told(tmp_path, caplog, monkeypatch):
+    from models.released import load_segmenter, read_segmenter
+    from utils.logging import logger
+
+    network = build_segmenter(name="swiftnet", classes=3)
+    content = {"model": network.state_dict(), "model_ema": {f"net.{k}": x for k, x in network.state_dict().items()}}
+    torch.save(content, tmp_path / "file.pt")
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level("INFO", logger="gsvnet"):
+        load_segmenter(network, read_segmenter(tmp_path / "file.pt", "swiftnet"), "swiftnet")
+    assert "state_dict or model taken for" in caplog.text
+    assert "its model_ema, names without net. would fit too" in caplog.text
 
 
 def custom(folder: Path, sizes=((64, 96),) * 4, **keys: str) -> Path:
