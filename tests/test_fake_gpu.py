@@ -21,8 +21,9 @@ from utils.distributed import Ranks
 DEVICE = torch.device("cuda:0")
 CASES = [
     ("gsv", "swiftnet", "off"), ("gsv", "bisenet", "bf16"), ("segnet", "swiftnet", "bf16"),
-    ("segnet", "pidnet-s", "bf16"), ("segnet", "ddrnet23-slim", "off"), ("segnet", "bisenetv2", "bf16"),
-    ("segnet", "bisenet-xception39", "off"),
+    ("segnet", "pidnet-s", "bf16"),
+    *(pytest.param("segnet", name, "off", marks=pytest.mark.slow)
+      for name in ("ddrnet23-slim", "bisenetv2", "bisenet-xception39")),
     ("segnet", "bisenet", "off"), ("flow", "swiftnet", "off"), ("flow", "swiftnet", "bf16"),
 ]
 STREAMS = [*(("swiftnet", "light", amp) for amp in ("off", "bf16", "fp16")), ("bisenet", "flownet", "off")]

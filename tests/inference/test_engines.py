@@ -74,6 +74,7 @@ def test_onnx_finds_eagers_labels(segmenter, flow, size):
     assert agreement(net, "onnx", moving_frames(*size)) >= 0.999
 
 
+@pytest.mark.slow
 def test_onnx_is_finite_where_no_kernel_is_above_zero(tiny_net):
     """There the kernels' sum is zero, and only the epsilon keeps the quotient finite."""
     norm = tiny_net.guided.guide.decoder[1]

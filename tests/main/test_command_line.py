@@ -218,6 +218,7 @@ def test_interrupt_saves_and_resume_goes_on_to_the_same_weights(streets, weights
     assert all(torch.equal(cut[k], whole[k]) for k in whole)
 
 
+@pytest.mark.slow
 def test_resuming_a_file_restores_the_optimizer_when_asked(call, tmp_path):
     assert call(*TRAIN, "--early-stop", "1", "--multi-step", "1", "--eval-interval", "9") == 0
     first = experiment(tmp_path, "swiftnet_test") / LATEST

@@ -462,6 +462,7 @@ def test_downloads_of_camvid_are_read_with_their_colours(tmp_path, frames, label
         assert set(ClipDataset(found, 0, CAMVID)[0]["label"].unique().tolist()) == {3, 8}
 
 
+@pytest.mark.slow
 def test_chosen_split_is_evaluated(runs, common, streets, tmp_path):
     segnet, found = experiment(runs, name="segnet_swiftnet_test") / BEST, {}
     words = [*common, "--method", "per-frame", "--segnet-weights", str(segnet), "--evaluate", "1", "--temporal", "0",
@@ -518,6 +519,7 @@ def test_segmenter_is_fine_tuned_to_other_classes(runs, tmp_path, capsys):
     assert made["state_dict"]["grm.intra_net.intra_net.6.bias"].shape == (3,)
 
 
+@pytest.mark.slow
 def test_folder_shows_the_style_that_is_given(runs, common, weights, tmp_path):
     import cv2
 

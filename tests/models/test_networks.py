@@ -16,7 +16,7 @@ def no_gradient(module: torch.nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", ["swiftnet", "bisenet"])  # others: test_segmenters.py
 def test_segmenter_takes_any_size_and_class_count(name, size):
     segmenter = build_segmenter(name=name, classes=5).eval()
     image = torch.randn(1, 3, *size)

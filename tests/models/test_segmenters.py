@@ -52,7 +52,7 @@ def test_tensors_are_the_published_ones(name):
 
 
 @published
-@pytest.mark.parametrize("image", ["", "_b", "_c"])
+@pytest.mark.parametrize("image", ["", "_c", pytest.param("_b", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_outputs(name, image):
     numbers, network = arrays_of(PEERS / f"{FILES[name]}_seed0.npz"), fill(build_segmenter(name=name, classes=19))
@@ -68,6 +68,7 @@ def test_outputs(name, image):
 
 
 @published
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_outputs_of_variants(name):
     numbers, network = arrays_of(PEERS / "variants_seed0.npz"), fill(build_segmenter(name=name, classes=19))
@@ -78,6 +79,7 @@ def test_outputs_of_variants(name):
 
 
 @published
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_training_step(name):
     numbers, network = arrays_of(PEERS / f"{FILES[name]}_seed0.npz"), fill(build_segmenter(name=name, classes=19))
