@@ -112,6 +112,7 @@ class Forked:
 
 def _run(words: Sequence[str], output: Path, errors: Path) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # Python's own, in place of that of this process
     for number, path in ((1, output), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.update(ENVIRONMENT)
