@@ -47,7 +47,7 @@ def run_elsewhere(code: str, folder: Path) -> None:
 def test_released_files_load_as_segmenters_and_networks(weights, tmp_path):
     run_elsewhere(
         f"""
-for name, file in {SEGMENTER_FILES!r}.items():
+for name, file in { {name: SEGMENTER_FILES[name] for name in GSVNET_FILES}!r}.items():
     segmenter = load("gsvnet_" + name, weights_dir={str(weights)!r}, interval=2)
     keyframes = []
     for labels in segmenter.stream(frames):

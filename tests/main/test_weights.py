@@ -103,7 +103,7 @@ def test_bad_file(streets, good_files, tmp_path, monkeypatch, capsys, door, faul
 def test_file_of_another_network(streets, good_files, tmp_path, monkeypatch, capsys, door):
     monkeypatch.chdir(tmp_path)
     words, right = DOORS[door]
-    for name in {*SEGMENTER_FILES.values(), FLOWNET_FILE, "light.tar"} - {right}:
+    for name in {*(SEGMENTER_FILES[x] for x in GSVNET_FILES), FLOWNET_FILE, "light.tar"} - {right}:
         assert main([*training(streets, good_files, tmp_path / "logs"), *words, str(good_files / name)]) == 2
         line = refusal(capsys.readouterr().err)
         assert name in line and re.search("does not fit|has no state_dict|contains no plain state dict", line), line
