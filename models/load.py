@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from config.camvid import CAMVID
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
@@ -222,6 +223,14 @@ def _segmenter_file(options: Options, resumed: WeightsFile | None) -> WeightsFil
     if "segnet_weights" not in options.given and Path(before).is_file():
         path = before  # an older checkpoint tells no more than this
     file = released.read_segmenter(Path(path), options.segnet)
+    tensors = file.content.get("state_dict", file.content)
+    bias = tensors.get("model.final_layer.conv2.bias") if isinstance(tensors, Mapping) else None
+    published = options.segnet.startswith("pidnet") and isinstance(bias, Tensor) and bias.shape == (CAMVID.num_classes,)
+    if published and options.dataset == CAMVID.name:
+        raise UserError(
+            f"{file.path}: PIDNet's own CamVid files have the classes in another order than --dataset camvid; describe "
+            "the data as --dataset custom with the classes in alphabetical order"
+        )
     if not (options.stage == "segnet" and not options.evaluate):  # there, heads for other classes start fresh
         _check_classes(file, options)
     return file

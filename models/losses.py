@@ -146,19 +146,14 @@ class DDRNetLoss(nn.Module):
         return {"total": hard + 0.4 * plain, "main": hard, "auxiliary": plain}
 
 
-class PIDNetLoss(nn.Module):
-    """Loss of PIDNet's three outputs (paper section 3.4, github.com/XuJiacong/PIDNet)."""
+class PIDNetLoss(DDRNetLoss):
+    """Loss of PIDNet's three outputs (paper section 3.4, github.com/XuJiacong/PIDNet), with DDRNet's terms."""
 
-    class_weights: Tensor  # (C,)
-
-    def __init__(self, class_weights: Sequence[float], *, ignore: int, keep: int = 131_072):
-        super().__init__()
-        self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
-        self.ignore, self.keep = ignore, keep
-
-    def forward(self, outputs: Sequence[Tensor], label: Tensor, edge: Tensor) -> dict[str, Tensor]:
+    def forward(  # type: ignore[override]
+        self, outputs: Sequence[Tensor], label: Tensor, edge: Tensor
+    ) -> dict[str, Tensor]:
         """Logits (N,C,h,w), main and of the detail branch, and (N,1,h,w) of boundaries, float32; label (N,H,W) int64,
-        ids or `ignore`; edge (N,H,W), 1 near boundaries (`edge_target`), else 0."""
+        ids or `ignore`; edge (N,H,W), 1 near boundaries (`boundary_target`), else 0."""
         main, detail, boundary = (align(x, size_of(label)) for x in outputs)
         edge = edge[:, None].float()  # (N,1,H,W)
         near = torch.where(boundary.detach().sigmoid() > 0.8, label[:, None], self.ignore)[:, 0]  # (N,H,W)

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from config.command_line import parse
 from config.errors import UserError
 from models.build import build_segmenter
 from models.fold import folded
+from models.load import networks_for_inference
 from models.losses import DDRNetLoss, PIDNetLoss, SegmenterLoss
 from models.released import load_segmenter, read_segmenter
 from models.resize import half_pixel
@@ -196,3 +198,11 @@ def test_file_of_another_network_is_refused(tmp_path, name, other):
     with pytest.raises(UserError, match=f"file.pt: does not fit the keyframe segmenter {name}"):
         load_segmenter(network, read_segmenter(tmp_path / "file.pt", name), name)
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
+
+
+def test_pidnets_own_camvid_file_is_not_taken_in_the_wrong_order(tmp_path):
+    torch.save({f"model.{k}": x for k, x in build_segmenter(name="pidnet-s", classes=11).state_dict().items()},
+               tmp_path / "PIDNet_S_Camvid_Test.pt")
+    words = ["--segnet", "pidnet-s", "--segnet-weights", str(tmp_path / "PIDNet_S_Camvid_Test.pt"), "--evaluate", "1"]
+    with pytest.raises(UserError, match="have the classes in another order than --dataset camvid"):
+        networks_for_inference(parse([*words, "--method", "per-frame", "--dataset", "camvid"]))
