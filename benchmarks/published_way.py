@@ -18,7 +18,7 @@ from dataloaders.transforms import Augmentation
 from models.gsvnet import GSVNet
 from models.guided_conv import edge_map
 from models.losses import PropagationLoss
-from models.resize import align, grid_size, scaled_size, size_of
+from models.resize import align, grid_size, size_of
 from models.warp import grid_flow, warp
 
 
@@ -63,8 +63,9 @@ def plain_augment(clip: Tensor, label: Tensor, draw: Augmentation) -> tuple[Tens
 
 def plain_keyframe(net: GSVNet, frame: Tensor, scale: float = 1.0) -> Tensor:
     """Normalised RGB frame (N,3,H,W) -> logits (N,C,h,w)."""
-    logits = net.segmenter(align(frame, scaled_size(*size_of(frame), scale)))
-    return align(logits, grid_size(*size_of(frame)))  # (N,C,h,w)
+    segmenter = net.segmenter
+    logits = segmenter.class_logits(segmenter(align(frame, segmenter.input_size(*size_of(frame), scale))))
+    return align(logits, grid_size(*size_of(frame), net.grid))  # (N,C,h,w)
 
 
 @torch.no_grad()
@@ -73,9 +74,9 @@ def plain_frozen(net: GSVNet, clip: Tensor) -> tuple[Tensor, Tensor]:
     return plain_keyframe(net, clip[:, 0]), net.segmenter(clip[:, -1])
 
 
-def plain_view(frame: Tensor) -> Tensor:
-    """Normalised RGB frame (N,3,H,W) -> view (N,3,h,w), normalised BGR."""
-    return align(frame, grid_size(*size_of(frame))).flip(1)  # (N,3,h,w)
+def plain_view(frame: Tensor, grid: int) -> Tensor:
+    """Normalised RGB frame (N,3,H,W) -> view (N,3,h,w), normalised BGR. grid: the stride."""
+    return align(frame, grid_size(*size_of(frame), grid)).flip(1)  # (N,3,h,w)
 
 
 def plain_step(net: GSVNet, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
@@ -91,11 +92,11 @@ def plain_step(net: GSVNet, logits: Tensor, previous: Tensor, view: Tensor) -> T
 
 def plain_propagation(net: GSVNet, clip: Tensor, key_logits: Tensor) -> Tensor:
     """Logits (N,C,h,w) of a clip's last frame; gradient through the last two steps, as in the recipe."""
-    logits, previous = key_logits, plain_view(clip[:, 0])
+    logits, previous = key_logits, plain_view(clip[:, 0], net.grid)
     steps = clip.shape[1] - 1
     for step in range(1, steps + 1):
         with torch.set_grad_enabled(torch.is_grad_enabled() and steps - step < 2):
-            view = plain_view(clip[:, step])
+            view = plain_view(clip[:, step], net.grid)
             logits, previous = plain_step(net, logits, previous, view), view
     return logits
 
@@ -120,7 +121,7 @@ class PlainStream:
         segmenter = self.net.segmenter
         frame = plain_frame(image, segmenter.pixel_mean, segmenter.pixel_std)
         frame = torch.stack([frame]).to(self.device)  # (1,3,H,W)
-        view = plain_view(frame)
+        view = plain_view(frame, self.net.grid)
         if t == 0:
             self.logits = plain_keyframe(self.net, frame, self.scale)
         else:

@@ -68,7 +68,7 @@ def stage_steps(options: Options, stage: PropagationStage, part: Parts) -> Itera
         with part("augment"):
             ends, views, label = stage.inputs(batch, (options.seed, step))
         with part("keyframe + teacher"), stage.autocast():
-            key_logits, teacher = keyframe_and_teacher(stage.frozen, ends, distil=options.distil)
+            key_logits, teacher = keyframe_and_teacher(stage.frozen, ends, distil=options.distil, grid=stage.net.grid)
         with part("propagation forward, loss"):
             with stage.autocast():
                 logits = stage.trained(key_logits, views)

@@ -47,3 +47,8 @@ CAMVID = DatasetConfig(
         *((colour, _NAMES.index(name)) for name, colours in _MERGED.items() for colour in colours), ((0, 0, 0), VOID),
     ),
 )
+
+# The classes of PIDNet's own CamVid files.
+PIDNET_ORDER = (
+    "bicyclist", "building", "car", "pole", "fence", "pedestrian", "road", "sidewalk", "sign", "sky", "tree",
+)

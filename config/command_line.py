@@ -10,6 +10,7 @@ from config.datasets import CUSTOM, dataset_config
 from config.errors import UserError, did_you_mean
 from config.options import FIELDS, Options, flag, groups, tasks
 from config.recipes import RECIPES, STAGE_DEFAULTS
+from config.segmenters import NATIVE, OF_PAPER, check_segmenter_name
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
     "pictures": ("check", 1), "export_size": ("export", None), "results": ("benchmark", "table"),
@@ -19,10 +20,9 @@ _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval"
              "--benchmark schedule")
 _DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark loader", "--benchmark eval",
          "--benchmark schedule")
-GSVNET_SEGMENTERS = ("swiftnet", "bisenet")  # segmented at 3/4 of the frame's size in the paper
 PLACES = ("data_path", "weights_dir")  # where things are; commands may share them, whether they are needed or not
 READ_BY = {  # an option that names a file or folder -> what reads or writes it; elsewhere it is refused, not ignored
-    **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "weights_dir"), _NETWORKS),
+    **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "weights_dir", "class_map"), _NETWORKS),
     "guide_weights": ("training",), "data_path": _DATA, "metrics_file": ("training", "--evaluate", "--benchmark"),
     "cache_dir": ("training", "--evaluate", "--benchmark train", "--benchmark loader"),
 }
@@ -59,6 +59,7 @@ def parse(words: Sequence[str]) -> Options:
             raise UserError(f"{flag(name)} has an empty value; drop it, or set the variable that it comes from")
         limits = {key: FIELDS[name].metadata[key] for key in ("choices", "low", "above", "high")}
         check_value(flag(name), value, **limits)
+    check_segmenter_name(given.get("segnet", Options().segnet))
     return resolve(given)
 
 
@@ -71,7 +72,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     dataset = dataset_config(plain.dataset, plain.data_path)
     variant = {"segnet": plain.segnet, "flow": plain.optical_flow_network, "gsv": plain.optim}[plain.stage]
     defaults: dict[str, Any] = {"data_path": dataset.default_path, **STAGE_DEFAULTS.get((plain.stage, variant), {})}
-    if plain.segnet not in GSVNET_SEGMENTERS:
+    if plain.segnet not in OF_PAPER:
         defaults.setdefault("scale", 1.0)
     if dataset.crop is not None:
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
@@ -107,7 +108,7 @@ def _parser() -> Parser:
 def values_of(name: str) -> str | tuple[str, ...]:
     """What --help shows for an option's value: its choices, or a placeholder."""
     details = FIELDS[name].metadata
-    return details["shown"] or "|".join(details["choices"]) or {bool: "0|1", int: "N", float: "X"}[details["kind"]]
+    return details["shown"] or "|".join(map(str, details["choices"])) or {bool: "0|1", int: "N", float: "X"}[details["kind"]]
 
 
 def default_of(name: str) -> str:
@@ -145,14 +146,15 @@ def number(text: str) -> float:
 
 
 def check_value(
-    name: str, value: Any, *, choices: Sequence[str] = (), low: float | None = None, above: float | None = None,
+    name: str, value: Any, *, choices: Sequence[object] = (), low: float | None = None, above: float | None = None,
     high: float | None = None,
 ) -> None:
     """Raise UserError if a value of the flag `name`, or an item of it, is not among the choices or out of bounds."""
     for item in value if isinstance(value, tuple) else [value]:
         if choices and item not in choices:
-            hint = did_you_mean(item, choices)
-            raise UserError(f"{name}: invalid value {item!r}{hint}; choose from {', '.join(choices)}")
+            known = [*map(str, choices)]
+            hint = did_you_mean(str(item), known)
+            raise UserError(f"{name}: invalid value {item!r}{hint}; choose from {', '.join(known)}")
         if low is not None and item < low:
             raise UserError(f"{name} must be at least {low}, not {item}")
         if above is not None and item <= above:
@@ -184,11 +186,18 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--split has an effect only with --evaluate 1 or --check 1; add one of them or drop it")
     if options.evaluate and len(options.split) > 1:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
+    if options.stage == "segnet" and options.segnet not in NATIVE:
+        raise UserError(
+            f"--stage segnet: trains networks of this program, not {options.segnet}, which stays as it is; drop --stage, "
+            f"or choose from {', '.join(NATIVE)}"
+        )
+    if options.class_map and options.stage != "gsv" and not options.evaluate:
+        raise UserError("--class-map: a segmenter is trained on the data set's classes; drop it, or drop --stage")
     if options.stage == "flow" and options.optical_flow_network == "none":
         raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
-    if given.get("pretrained_backbone") and options.segnet not in GSVNET_SEGMENTERS:
+    if given.get("pretrained_backbone") and options.segnet not in OF_PAPER:
         raise UserError(
-            f"--pretrained-backbone 1 downloads weights for {' and '.join(GSVNET_SEGMENTERS)} alone; start "
+            f"--pretrained-backbone 1 downloads weights for {' and '.join(OF_PAPER)} alone; start "
             f"{options.segnet} with --segnet-weights FILE"
         )
     if not options.eval_single and not options.eval_multi_step:

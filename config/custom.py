@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from config.errors import UserError, did_you_mean
 from config.folders import advice, contents, nearest, printable
 from config.schema import DatasetConfig
+from config.yaml_file import read_mapping
 
 FILE = "dataset.yaml"  # looked for if --data-path is a folder
 GUIDE = "docs/custom_data.md"
@@ -19,7 +20,6 @@ SPLITS = ("train", "val", "test")
 ROLES = ("movable", "ground", "sky")
 MOST_CLASSES = DatasetConfig.ignore  # class indices stay below the value of unlabelled pixels
 LONGEST_NAME, LONGEST_GLOB = 100, 1000
-MOST_BYTES = 2**23  # of a description; a larger file is something else
 LEVELS = range(0, 256, 36)  # of red, green and blue, for generated colours
 WILDCARD = re.compile(r"\*+|\?|\[[^]]+]")
 
@@ -87,7 +87,7 @@ def read_custom(path: str) -> CustomData:
 
 @lru_cache(8)  # a long one takes seconds, and every part of the program reads it
 def _read_custom(path: str, file: Path, *_state: int) -> CustomData:
-    content = _read(file)
+    content = read_mapping(file, "classes, train and val", GUIDE)
     _check_keys(content, ("name", "classes", *SPLITS, "crop", "ignore", "bits"), f"{file}")
     classes = _classes(content.get("classes"), f"{file}: classes")
     splits = {split: _parts(content[split], f"{file}: {split}") for split in SPLITS if content.get(split) is not None}
@@ -131,52 +131,6 @@ def _description(path: str) -> Path:
         here = contents(nearest(file))
         raise UserError(f"{path}: no such file; --data-path must be a description of your data ({GUIDE}); {here}")
     return file
-
-
-def _read(file: Path) -> dict:
-    """The file's top level."""
-    try:
-        import yaml  # here, so that the other data sets do not require it
-    except ImportError as error:
-        raise UserError(f"{file}: PyYAML is not installed; pip install -r requirements.txt") from error
-    try:
-        size = file.stat().st_size
-        if size > MOST_BYTES:
-            raise UserError(f"{file}: {size} bytes, too large for a description; choose a YAML file ({GUIDE})")
-        loader = yaml.SafeLoader(file.read_bytes())  # constructs plain values only, never what a tag names
-        node = loader.get_single_node()
-        _check_repeats(node, file, set())
-        content = loader.construct_document(node) if node is not None else None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
-        raise UserError(f"{file}{place}: not YAML ({printable(problem[:200])}); see {GUIDE}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: must have classes, train and val at its top level; see {GUIDE}")
-    return content
-
-
-def _check_repeats(node: Any, file: Path, done: set[int]) -> None:
-    """Reject equal keys, of which YAML would silently use the later, and merged mappings (<<), which are copied and so
-    can multiply. `done`: ids of the nodes seen, since a few aliases (*a) can stand for very many nodes."""
-    if id(node) in done:
-        return
-    done.add(id(node))
-    kind = getattr(node, "id", "")
-    seen = set()
-    for key, value in node.value if kind == "mapping" else []:
-        line = f"{file}, line {key.start_mark.line + 1}"
-        if key.tag == "tag:yaml.org,2002:merge":
-            raise UserError(f"{line}: << is not supported; write the keys out")
-        if key.id == "scalar" and key.value in seen:
-            raise UserError(f"{line}: duplicate key {printable(key.value)}; keep one")
-        seen.add(key.value if key.id == "scalar" else id(key))
-        _check_repeats(value, file, done)
-    for value in node.value if kind == "sequence" else []:
-        _check_repeats(value, file, done)
 
 
 def _shown(value: Any) -> str:

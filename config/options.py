@@ -5,12 +5,9 @@ from typing import Any
 
 from config.datasets import NAMES
 from config.recipes import RECIPES
+from config.segmenters import FOREIGN, NATIVE
 
 STAGES = ("gsv", "segnet", "flow")
-SEGMENTERS = (
-    "swiftnet", "bisenet", "pidnet-s", "pidnet-m", "pidnet-l", "ddrnet23-slim", "ddrnet23", "bisenet-xception39",
-    "bisenetv2",
-)
 FLOW_NETWORKS = ("light", "flownet", "none")
 METHODS = ("gsv", "per-frame", "copy", "warp")
 ENGINES = ("auto", "eager", "compile", "onnx")
@@ -43,8 +40,10 @@ class Options:
                              "stream, or keyframes at scene cuts", choices=BENCHMARKS)
     early_stop: bool = _option(False, "dry run: 5 training and 10 evaluation iterations; benchmarks measure once")
     # networks
-    segnet: str = _option("swiftnet", "keyframe segmenter", choices=SEGMENTERS)
+    segnet: str = _option("swiftnet", f"keyframe segmenter: {', '.join(NATIVE)}; or anybody's, see docs/segmenters.md: "
+                          f"{', '.join(FOREIGN)}", shown="NAME")
     optical_flow_network: str = _option("light", "flow network; none: assume no motion", choices=FLOW_NETWORKS)
+    grid: int = _option(8, "stride of the grid on which the segmentation is propagated", choices=(8, 4))
     intra: bool = _option(True, "feed the intra features of the current frame to the guided block")
     edge: bool = _option(True, "feed the edge map of the warped labels to the guided block")
     # data
@@ -53,6 +52,8 @@ class Options:
                              "docs/custom_data.md", shown="PATH")
     split: tuple[str, ...] = _option((), "split that --evaluate 1 reads (default: val), or splits that --check 1 reads "
                                      "(default: train val)", kind=str, count="+", shown="NAME")
+    class_map: str = _option("", "YAML file: which class of the data set each class of the segmenter becomes, where the "
+                             "names differ, see docs/segmenters.md", shown="FILE")
     pictures: int = _option(6, "frames of each split that --check draws with their labels", low=0)
     clip_source: str = _option("video", "source of training clips: the data set's video, or its labelled stills",
                                choices=("video", "stills"))
@@ -155,9 +156,9 @@ TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark")  # instead
 # What to do, where, and on what machine: never taken from an earlier run. --resume auto takes all others that are not
 # given from its run, --resume FILE those of NETWORK.
 NOT_OF_RUN = {*TASKS, "recipe", "resume", "checkname", "log_folder", "metrics_file", "device", "local_rank", "debug"}
-NETWORK = ("segnet", "optical_flow_network", "intra", "edge", "dataset", "data_path", "scale")
+NETWORK = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "data_path", "class_map", "scale")
 # With another value, the optimizer's state or the place in training would mean something else.
-FIXED_IN_RUN = ("segnet", "optical_flow_network", "intra", "edge", "dataset", "clip_source", "optim", "batch_size",
+FIXED_IN_RUN = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "clip_source", "optim", "batch_size",
                 "multi_step", "seed")
 _COMMON = ("stage", "recipe", "evaluate", "demo", "video", "output", "dataset", "data_path", "segnet", "segnet_weights",
            "resume", "checkname", "batch_size", "epoch", "method", "device")

@@ -14,7 +14,7 @@ from config.errors import UserError
 from config.options import Options
 from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_packages, run_session, session
 from models.gsvnet import GSVNet
-from models.resize import GRID_STRIDE, grid_size, scaled_size
+from models.resize import grid_size
 from models.steps import FixedViewStep, KeyframeStep, PropagationStep, SegmenterStep
 from utils.files import file_errors, write_bytes, write_json
 from utils.logging import logger
@@ -84,8 +84,8 @@ def graphs(net: GSVNet, size: tuple[int, int], scale: float, *, alone: bool = Fa
     image = torch.zeros(1, *size, 3, dtype=torch.uint8)
     if alone:
         return [Graph("segmenter", SegmenterStep(net, scale).eval(), {"image": image}, "logits")]
-    view = torch.zeros(1, 3, *grid_size(*size))  # (1,3,h,w)
-    logits = torch.zeros(1, net.segmenter.classes, *grid_size(*size))  # (1,C,h,w)
+    view = torch.zeros(1, 3, *grid_size(*size, net.grid))  # (1,3,h,w)
+    logits = torch.zeros(1, net.segmenter.classes, *grid_size(*size, net.grid))  # (1,C,h,w)
     return [
         Graph("view", FixedViewStep(net, size).eval(), {"image": image}, "view"),
         Graph("keyframe", KeyframeStep(net, scale).eval(), {"image": image}, "logits"),
@@ -150,9 +150,9 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
     content = {
         "segnet": options.segnet, "flow": options.optical_flow_network, "dataset": dataset.name,
         "frame": {"size": list(size), "dtype": "uint8", "channel_order": "RGB"},
-        "grid": {"size": list(grid_size(*size)), "stride": GRID_STRIDE},
+        "grid": {"size": list(grid_size(*size, net.grid)), "stride": net.grid},
         "keyframe": {
-            "interval": options.interval, "scale": options.scale, "size": list(scaled_size(*size, options.scale)),
+            "interval": options.interval, "scale": options.scale, "size": list(net.segmenter.input_size(*size, options.scale)),
         },
         "normalisation": {
             "mean": list(net.segmenter.pixel_mean), "std": list(net.segmenter.pixel_std), "channel_order": "RGB",

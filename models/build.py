@@ -3,6 +3,7 @@ from typing import Any
 
 from torch import nn
 
+from config.segmenters import HUGGING_FACE, SMP, TORCHVISION
 from models.flow_light import LightFlow
 from models.flow_none import NoFlow
 from models.flownet_s import FlowNetS
@@ -12,9 +13,15 @@ from models.segmenters.base import Segmenter
 from models.segmenters.bisenet import BiSeNet
 from models.segmenters.bisenetv2 import BiSeNetV2
 from models.segmenters.ddrnet import DDRNet
+from models.segmenters.foreign import ForeignSegmenter
+from models.segmenters.from_file import from_file
+from models.segmenters.from_smp import from_smp
+from models.segmenters.from_torchvision import from_torchvision
+from models.segmenters.from_transformers import from_transformers
 from models.segmenters.pidnet import PIDNet
 from models.segmenters.swiftnet import SwiftNet
 from models.segmenters.xception39 import Xception39
+from utils.checkpoint import WeightsFile
 
 SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and what distinguishes this size of it
     "swiftnet": (SwiftNet, {}),
@@ -37,12 +44,27 @@ def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> Seg
     return kind(classes, **settings, **({"pretrained": True} if pretrained else {}))
 
 
+def build_foreign(
+    *, name: str, file: WeightsFile | None = None, names: tuple[str, ...] = (), published: bool = True
+) -> ForeignSegmenter:
+    """Return a foreign segmenter with its weights: those of `file`, a state dict, else its own. names: of the data set's
+    classes, for networks that may be for any. published: False builds without weights what has none of its own here.
+    May download, or run the user's code. Raises UserError."""
+    if name.startswith(TORCHVISION):
+        return from_torchvision(name, file=file, names=names, published=published)
+    if name.startswith(SMP):
+        return from_smp(name, file=file, names=names, published=published)
+    if name.startswith(HUGGING_FACE):
+        return from_transformers(name, file=file, published=published)
+    return from_file(name, file=file)
+
+
 def build_flow(*, name: str) -> nn.Module:
     """Return the flow network: (current, previous) views (N,3,h,w) -> flow (N,2,h',w'), see `warp.grid_flow`."""
     return FLOW_NETWORKS[name]()
 
 
-def build_gsvnet(*, segmenter: str, flow: str, classes: int, intra: bool = True, edge: bool = True) -> GSVNet:
-    """Return GSVNet; `intra`, `edge`: whether the guided block sees intra features and edge map."""
-    guided = GuidedConv(classes, use_intra=intra, use_edge=edge)
+def build_gsvnet(*, segmenter: str, flow: str, classes: int) -> GSVNet:
+    """Return GSVNet as the paper has it, around a native segmenter."""
+    guided = GuidedConv(classes)
     return GSVNet(build_segmenter(name=segmenter, classes=classes), build_flow(name=flow), guided)

@@ -10,11 +10,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def folded(network: Network) -> Network:
-    """Return a copy of `network` in evaluation mode with every BatchNorm that follows a convolution folded into it.
+    """Return a copy of `network` in evaluation mode with every BatchNorm that follows a convolution folded into it,
+    unless it is `foldable = False`.
 
     Equal up to rounding. (In SwiftNet's decoder BatchNorm comes before ReLU and convolution; those stay.)
     """
     network = copy.deepcopy(network).eval()
+    if not getattr(network, "foldable", True):
+        return network
     for module in network.modules():
         # All our modules, and torchvision's, name their parts in the order in which they run.
         for (conv, first), (norm, second) in pairwise(list(module.named_children())):

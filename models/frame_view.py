@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.resize import grid_size
+from models.resize import GRID_STRIDE, grid_size
 from utils.bilinear import aligned_positions, sample
 
 
@@ -18,14 +18,15 @@ class FrameView(nn.Module):
     mean: Tensor  # (3,1,1), as std
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, mean: Sequence[float], std: Sequence[float], stride: int = GRID_STRIDE):
         super().__init__()
+        self.stride = stride
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, frame: Tensor) -> Tensor:
         sides = frame.shape[-2:]
-        rows, columns = (aligned_positions(side, cells) for side, cells in zip(sides, grid_size(*sides)))
+        rows, columns = (aligned_positions(side, cells) for side, cells in zip(sides, grid_size(*sides, self.stride)))
         return self.colours(sample(frame, rows, columns))  # (N,3,h,w)
 
     def colours(self, rgb: Tensor) -> Tensor:

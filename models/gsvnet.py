@@ -4,8 +4,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.frame_view import FrameView
 from models.guided_conv import GuidedConv
-from models.resize import align, grid_size, scaled_size, size_of
+from models.resize import GRID_STRIDE, align, grid_size, size_of
 from models.segmenters.base import Segmenter
 from models.warp import grid_flow, warp
 
@@ -53,20 +54,22 @@ class Propagation(nn.Module):
 class GSVNet(Propagation):
     """The whole network: a keyframe's logits come from `segmenter`, see `keyframe_logits`; `propagate` carries them on.
 
-    All three parts are injected.
+    All three parts are injected. grid: stride of the propagation grid. view: a frame as flow network and guided block
+    see it.
     """
 
-    def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv):
+    def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv, grid: int = GRID_STRIDE):
         super().__init__(flow, guided)
-        self.segmenter = segmenter
+        self.segmenter, self.grid = segmenter, grid
+        self.view = FrameView(segmenter.view_mean, segmenter.view_std, grid)
 
 
-def keyframe_logits(segmenter: Segmenter, frame: Tensor, scale: float = 1.0) -> Tensor:
+def keyframe_logits(segmenter: Segmenter, frame: Tensor, scale: float = 1.0, grid: int = GRID_STRIDE) -> Tensor:
     """Frame (N,3,H,W), RGB 0..255, any type -> its logits on the propagation grid, (N,C,h,w) float32.
 
-    scale: of the frame, for the segmenter.
+    scale: of the frame, for the segmenter. grid: stride of the grid.
     """
-    return on_grid(segment(segmenter, frame, scale), size_of(frame))
+    return on_grid(segment(segmenter, frame, scale), size_of(frame), grid)
 
 
 def segment(segmenter: Segmenter, frame: Tensor, scale: float = 1.0) -> Tensor:
@@ -74,10 +77,11 @@ def segment(segmenter: Segmenter, frame: Tensor, scale: float = 1.0) -> Tensor:
 
     Scaled before it is normalised, which is the same, and less work.
     """
-    frame = align(frame.float(), scaled_size(*size_of(frame), scale))  # (N,3,H*scale,W*scale)
-    return segmenter(segmenter.normalise(frame).contiguous(memory_format=torch.channels_last)).float()
+    frame = align(frame.float(), segmenter.input_size(*size_of(frame), scale))  # (N,3,H*scale,W*scale)
+    scores = segmenter(segmenter.normalise(frame).contiguous(memory_format=torch.channels_last))
+    return segmenter.class_logits(scores.float())
 
 
-def on_grid(logits: Tensor, frame: tuple[int, int]) -> Tensor:
+def on_grid(logits: Tensor, frame: tuple[int, int], grid: int = GRID_STRIDE) -> Tensor:
     """Logits (N,C,h',w') of a frame of size (H,W) -> (N,C,h,w), contiguous."""
-    return align(logits, grid_size(*frame)).contiguous()  # (N,C,h,w)
+    return align(logits, grid_size(*frame, grid)).contiguous()  # (N,C,h,w)

@@ -49,12 +49,3 @@ def digest_of(segmenter: Segmenter) -> str:
             digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
             digest.update(x.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def same_names(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
-    """Whether class names are the same, in order; case, spaces, `_` and `-` do not count."""
-    return [_plain(name) for name in first] == [_plain(name) for name in second]
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ").replace("-", " ")

@@ -1,5 +1,5 @@
 """Networks with the weights that the options name: fresh, for training, for inference."""
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from config.camvid import CAMVID
+from config.class_map import same_names
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
+from config.segmenters import NATIVE
 from models import released
-from models.build import build_flow, build_gsvnet, build_segmenter
+from models.build import build_flow, build_segmenter
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
-from models.identity import SegmenterIdentity, digest_of, same_names
+from models.identity import SegmenterIdentity
+from models.load_segmenter import data_set_counts, fresh_segmenter, loaded_segmenter, segmenter_file
+from models.segmenters.base import Segmenter
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
-from utils.run_folder import BEST, LATEST, PREVIOUS, latest_experiment
+from utils.run_folder import LATEST, PREVIOUS, latest_experiment
 
-PLACES = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights")  # spelt in several ways
-WEIGHT_ENDINGS = (".pt", ".pth", ".tar")
+PLACES = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights", "class_map")  # spelt in several ways
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,23 @@ class Weights:
     segmenter: WeightsFile | None = None
     guided: WeightsFile | None = None
     flow: WeightsFile | None = None
+    trained: SegmenterIdentity | None = None  # the segmenter that the propagation was trained on
     for_other_classes: bool = False  # what depends on the classes may start fresh, in the network that is trained
 
 
 def fresh_networks(options: Options) -> GSVNet:
     """Networks as they are built, without any file."""
-    return build_gsvnet(
-        segmenter=options.segnet, flow=options.optical_flow_network, classes=_classes(options), intra=options.intra,
-        edge=options.edge,
-    )
+    return _around(fresh_segmenter(options), options)
+
+
+def _around(segmenter: Segmenter, options: Options) -> GSVNet:
+    """The whole network with this segmenter, and a propagation of its classes."""
+    guided = _guided(len(segmenter.names), options)
+    return GSVNet(segmenter, build_flow(name=options.optical_flow_network), guided, options.grid)
+
+
+def _guided(classes: int, options: Options) -> GuidedConv:
+    return GuidedConv(classes, use_intra=options.intra, use_edge=options.edge)
 
 
 def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVNet:
@@ -57,18 +67,25 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
         except OSError as error:  # urllib's errors are OSErrors
             found = f"cannot download the backbone's ImageNet weights ({error})"
             raise UserError(f"{found}; --pretrained-backbone 0 starts without them") from error
-        return _load(GSVNet(segmenter, nothing, nothing), weights, options)
+        segmenter.names = dataset_config(options.dataset, options.data_path).classes
+        if weights.segmenter is not None:
+            head = _head(partial(build_segmenter, name=options.segnet), options) if weights.for_other_classes else ()
+            others = _others(weights.segmenter, options)
+            released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)
+        return GSVNet(segmenter, nothing, nothing)
     if options.stage == "flow":
-        return _load(GSVNet(nothing, build_flow(name=options.optical_flow_network), nothing), weights, options)
-    net = fresh_networks(options)
-    if resumed is None or not options.load_flow:
-        net.flow = build_flow(name=options.optical_flow_network)  # last: a seed always gave these weights
-    return _load(net, weights, options)
+        return _load(GSVNet(Segmenter(), build_flow(name=options.optical_flow_network), nothing), weights, options)
+    # In this order, the flow network twice: a seed always gave these weights.
+    guided, segmenter = _guided(_classes(options), options), loaded_segmenter(options, weights.segmenter, weights.trained)
+    for _ in range(2 if resumed is None or not options.load_flow else 1):
+        flow = build_flow(name=options.optical_flow_network)
+    return _load(GSVNet(segmenter, flow, guided, options.grid), weights, options)
 
 
 def networks_for_inference(options: Options) -> GSVNet:
     """Networks with all weights that `--method` needs. Raises UserError where the options do not name them."""
-    return _load(fresh_networks(options), weights_for(options, training=False), options)
+    weights = weights_for(options, training=False)
+    return _load(_around(loaded_segmenter(options, weights.segmenter, weights.trained), options), weights, options)
 
 
 def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None = None) -> Weights:
@@ -99,16 +116,18 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
     """`weights_for`, but for the files that are named and not used."""
     if options.stage == "segnet":
         if resumed is None and (options.segnet_weights or not training):
-            return Weights(segmenter=_segmenter_file(options, None), for_other_classes=training)
+            return Weights(segmenter=segmenter_file(options, None, ""), for_other_classes=training)
         return Weights(segmenter=resumed)
     if options.stage == "flow":
         return Weights(flow=resumed or _flow_file(options))
+    trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
+    before = str(_args(resumed).get("segnet_weights") or "") if resumed is not None else ""
+    segmenter = segmenter_file(options, resumed, before)
     if not training and options.method in ("per-frame", "copy"):
-        return Weights(segmenter=_segmenter_file(options, resumed))
+        return Weights(segmenter=segmenter, trained=trained)
     if resumed is None and options.guide_weights:
         started = released.read_propagation(Path(options.guide_weights))
         flow = _flow_file(options) if options.flow_weights or not options.load_flow else started
-        segmenter = _segmenter_file(options, None)
         return Weights(segmenter=segmenter, guided=started, flow=flow, for_other_classes=True)
     if options.method == "gsv" and resumed is None and not training:
         task = next(iter(tasks(options)), "--method gsv")
@@ -121,7 +140,7 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
         raise UserError(
             f"--method {options.method} requires a flow network: --flow-weights PATH, or --resume with --load-flow 1"
         )
-    return Weights(segmenter=_segmenter_file(options, resumed), guided=resumed, flow=flow)
+    return Weights(segmenter=segmenter, guided=resumed, flow=flow, trained=trained)
 
 
 def resume_path(options: Options) -> Path | None:
@@ -130,7 +149,7 @@ def resume_path(options: Options) -> Path | None:
         return None
     if options.resume == "1":
         flow = released.FLOWNET_FILE if options.optical_flow_network == "flownet" else ""
-        gsvnet, segmenter = released.GSVNET_FILES.get(options.segnet, ""), released.SEGMENTER_FILES[options.segnet]
+        gsvnet, segmenter = (x.get(options.segnet, "") for x in (released.GSVNET_FILES, released.SEGMENTER_FILES))
         name = {"gsv": gsvnet, "segnet": segmenter, "flow": flow}[options.stage]
         if not name:
             what = "the light flow network alone" if options.stage == "flow" else f"GSVNet on {options.segnet}"
@@ -172,14 +191,17 @@ def _read_checkpoint(options: Options, path: Path) -> WeightsFile:
 
 def _compare(options: Options, file: WeightsFile) -> None:
     """Compare a checkpoint's networks, and if it is continued its training, with this run's. Raises UserError."""
-    names = ["optical_flow_network"] if options.stage == "flow" else ["segnet"]
-    if options.stage != "flow":
+    # Of foreign segmenters, which are spelt in several ways, the digest is compared.
+    foreign = options.segnet not in NATIVE and _args(file).get("segnet") not in NATIVE
+    names = ["optical_flow_network"] if options.stage == "flow" else [] if foreign else ["segnet"]
+    if options.stage != "flow" and data_set_counts(options):
         _check_classes(file, options)
     if options.stage == "gsv":
         names += ["optical_flow_network"] if options.load_flow else []
         # A part that was not trained cannot be added; to take one away is an ablation.
-        names += [name for name in ("intra", "edge") if getattr(options, name)]
-        classes, bias = _classes(options), file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
+        names += ["grid", *(name for name in ("intra", "edge") if getattr(options, name))]
+        trained = SegmenterIdentity.recorded(file.content)
+        classes, bias = len(trained.classes) if trained else _classes(options), file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
         if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
             has = f"{len(bias)} classes, but --dataset {options.dataset} has {classes}"
             raise UserError(f"{file.path}: was trained for {has}; use a checkpoint that was trained on this data set")
@@ -213,64 +235,6 @@ def _check_classes(file: WeightsFile, options: Options) -> None:
         )
 
 
-def _segmenter_file(options: Options, resumed: WeightsFile | None) -> WeightsFile:
-    """The segmenter's file: that which a resumed propagation was trained on, else the one that the options name."""
-    trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
-    if resumed is not None and trained is not None:
-        return _find_segmenter(options, resumed.path, trained)
-    path = options.segnet_weights or Path(options.weights_dir) / released.SEGMENTER_FILES[options.segnet]
-    before = str(_args(resumed).get("segnet_weights") or "") if resumed is not None else ""
-    if "segnet_weights" not in options.given and Path(before).is_file():
-        path = before  # an older checkpoint tells no more than this
-    file = released.read_segmenter(Path(path), options.segnet)
-    tensors = file.content.get("state_dict", file.content)
-    bias = tensors.get("model.final_layer.conv2.bias") if isinstance(tensors, Mapping) else None
-    published = options.segnet.startswith("pidnet") and isinstance(bias, Tensor) and bias.shape == (CAMVID.num_classes,)
-    if published and options.dataset == CAMVID.name:
-        raise UserError(
-            f"{file.path}: PIDNet's own CamVid files have the classes in another order than --dataset camvid; describe "
-            "the data as --dataset custom with the classes in alphabetical order"
-        )
-    if not (options.stage == "segnet" and not options.evaluate):  # there, heads for other classes start fresh
-        _check_classes(file, options)
-    return file
-
-
-def _find_segmenter(options: Options, checkpoint: Path, trained: SegmenterIdentity) -> WeightsFile:
-    """Find the segmenter that a propagation was trained on: where it was, near the checkpoint, or in --weights-dir."""
-    named = "segnet_weights" in options.given and options.segnet_weights
-    for path in [Path(named)] if named else _near(checkpoint, trained, Path(options.weights_dir)):
-        try:
-            file = released.read_segmenter(path, options.segnet, log=bool(named))
-            segmenter = build_segmenter(name=options.segnet, classes=len(trained.classes))
-            released.load_segmenter(segmenter, file, options.segnet)
-        except UserError:
-            if named:
-                raise
-            continue
-        if (found := digest_of(segmenter)) == trained.digest:
-            logger.info("%s: the segmenter of %s, digest %s", path, checkpoint, found)
-            return file
-        if named:
-            raise UserError(
-                f"--segnet-weights {path}: digest {found}, but {checkpoint} was trained on {trained.file or 'another'} "
-                f"(digest {trained.digest}); name that segmenter, or drop the option to have it found"
-            )
-    raise UserError(
-        f"{checkpoint}: its segmenter, {trained.file or trained.specification} (digest {trained.digest}), is neither "
-        f"there nor near the checkpoint nor in {options.weights_dir}; name its file with --segnet-weights"
-    )
-
-
-def _near(checkpoint: Path, trained: SegmenterIdentity, weights_dir: Path) -> Iterator[Path]:
-    """Yield the files that may be a checkpoint's segmenter, the likeliest first."""
-    folders = [checkpoint.parent, weights_dir]
-    others = checkpoint.absolute().parents[2:3]  # of the log folder's data set: .../RUN/experiment_N/FILE
-    yield from (path for path in [Path(trained.file)] if path.is_file())
-    for found in (*(x.glob(f"segnet_*/*/{BEST}") for x in others), *(x.iterdir() for x in folders if x.is_dir())):
-        yield from sorted(x for x in found if x.suffix in WEIGHT_ENDINGS and x.is_file() and x != checkpoint)
-
-
 def _flow_file(options: Options) -> WeightsFile | None:
     """`--flow-weights`, else for propagation the FlowNet2-S file; None for a network that starts at random."""
     path, name = options.flow_weights, options.optical_flow_network
@@ -280,13 +244,10 @@ def _flow_file(options: Options) -> WeightsFile | None:
 
 
 def _load(net: GSVNet, weights: Weights, options: Options) -> GSVNet:
-    start = weights.for_other_classes
-    if weights.segmenter is not None:
-        head = _head(partial(build_segmenter, name=options.segnet), options) if start and not weights.guided else ()
-        other = _others(weights.segmenter, options)
-        released.load_segmenter(net.segmenter, weights.segmenter, options.segnet, head, other)
+    """The network with the weights of its propagation."""
     if weights.guided is not None:
-        head = _head(partial(GuidedConv, use_intra=options.intra, use_edge=options.edge), options) if start else ()
+        start, build = weights.for_other_classes, partial(GuidedConv, use_intra=options.intra, use_edge=options.edge)
+        head = _head(build, options) if start else ()
         released.load_guided(net.guided, weights.guided, head, _others(weights.guided, options))
     if weights.flow is not None:
         released.load_flow(net.flow, weights.flow, options.optical_flow_network)

@@ -4,7 +4,7 @@ from fractions import Fraction
 from torch import Tensor
 from torch.nn import functional as F
 
-GRID_STRIDE = 8  # the propagation grid is h x w = H // 8 x W // 8
+GRID_STRIDE = 8  # of the paper's propagation grid: h x w = H // 8 x W // 8
 
 
 def channels_first(frames: Tensor) -> Tensor:
@@ -32,13 +32,15 @@ def half_pixel(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)  # (N,C,*size)
 
 
-def grid_size(height: int, width: int) -> tuple[int, int]:
+def grid_size(height: int, width: int, stride: int = GRID_STRIDE) -> tuple[int, int]:
     """Size (h, w) of the propagation grid of an H x W frame; at least 1 x 1."""
-    return max(1, height // GRID_STRIDE), max(1, width // GRID_STRIDE)
+    return max(1, height // stride), max(1, width // stride)
 
 
-def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Size of the frame that the keyframe segmenter sees: H // q * p for scale = p/q (0.75: H // 4 * 3)."""
+def scaled_size(height: int, width: int, scale: float, multiple: int = 1) -> tuple[int, int]:
+    """Size of the frame that the keyframe segmenter sees: H // q * p for scale = p/q (0.75: H // 4 * 3), then the
+    nearest multiple of `multiple`, at least one of it."""
     ratio = Fraction(scale).limit_denominator(64)
     p, q = ratio.numerator, ratio.denominator
-    return max(1, height // q * p), max(1, width // q * p)
+    rows, columns = (max(1, (side // q * p + multiple // 2) // multiple) * multiple for side in (height, width))
+    return rows, columns

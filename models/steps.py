@@ -17,7 +17,7 @@ class ViewStep(nn.Module):
 
     def __init__(self, net: GSVNet):
         super().__init__()
-        self.view = FrameView(net.segmenter.view_mean, net.segmenter.view_std)
+        self.view = FrameView(net.segmenter.view_mean, net.segmenter.view_std, net.grid)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.view(channels_first(image))  # (N,3,h,w)
@@ -43,7 +43,7 @@ class FixedViewStep(nn.Module):
         super().__init__()
         mean, std = torch.tensor(net.segmenter.view_mean), torch.tensor(net.segmenter.view_std)
         constants = {"mean": mean, "std": std, "bgr": torch.tensor([2, 1, 0])}
-        for axis, source, target, shape in zip(("row", "column"), size, grid_size(*size), ((-1, 1, 1), (-1, 1))):
+        for axis, source, target, shape in zip(("row", "column"), size, grid_size(*size, net.grid), ((-1, 1, 1), (-1, 1))):
             low, high, weight = map(torch.from_numpy, neighbours(aligned_positions(source, target), source))
             constants |= {f"{axis}_low": low, f"{axis}_high": high, f"{axis}_weight": weight.view(shape)}
         for name, x in constants.items():
@@ -67,11 +67,11 @@ class KeyframeStep(nn.Module):
 
     def __init__(self, net: GSVNet, scale: float):
         super().__init__()
-        self.scale = scale
+        self.scale, self.grid = scale, net.grid
         self.segmenter = folded(net.segmenter).to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
-        return keyframe_logits(self.segmenter, channels_first(image), self.scale)  # (N,C,h,w)
+        return keyframe_logits(self.segmenter, channels_first(image), self.scale, self.grid)  # (N,C,h,w)
 
 
 class SegmenterStep(KeyframeStep):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models.gsvnet import GSVNet, Propagation, State, on_grid, segment
-from models.resize import size_of
+from models.resize import GRID_STRIDE, size_of
 from models.segmenters.base import Segmenter
 from models.warp import grid_flow
 
@@ -37,7 +37,9 @@ class ClipPropagation(Propagation):
         return state.logits
 
 
-def keyframe_and_teacher(frozen: Segmenter, ends: Tensor, *, distil: bool) -> tuple[Tensor, Tensor | None]:
+def keyframe_and_teacher(
+    frozen: Segmenter, ends: Tensor, *, distil: bool, grid: int = GRID_STRIDE
+) -> tuple[Tensor, Tensor | None]:
     """First and last frames (N,2,3,H,W), RGB 0..255 -> keyframe logits (N,C,h,w) of the first, teacher logits
     (N,C,H/stride,W/stride) of the last (None without distillation), float32.
 
@@ -45,7 +47,7 @@ def keyframe_and_teacher(frozen: Segmenter, ends: Tensor, *, distil: bool) -> tu
     """
     with torch.inference_mode():
         logits = segment(frozen, torch.cat([ends[:, 0], ends[:, 1]]) if distil else ends[:, 0])  # (2N,C,H/4,W/4)
-        key_logits = on_grid(logits[: len(ends)], size_of(ends))  # (N,C,h,w)
+        key_logits = on_grid(logits[: len(ends)], size_of(ends), grid)  # (N,C,h,w)
     # Clones, since a backward pass cannot keep tensors of inference mode; channels first, like the logits that they are
     # combined with in the guided block and the loss.
     kept = dict(memory_format=torch.contiguous_format)

@@ -9,7 +9,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,15 @@ class WeightsFile:
         if log:
             logger.info("%s: %s, sha256 %s", path, expected, digest)
         return cls(path, content, digest)
+
+    def tensor(self, endings: tuple[str, ...]) -> Tensor | None:
+        """The first tensor whose name ends with one of `endings`, wherever it is in the file."""
+        found = (x for part in _nested(self.content).values() for name, x in part.items() if _ends(name, endings))
+        return next((x for x in found if isinstance(x, Tensor)), None)
+
+    def without(self, part: str) -> "WeightsFile":
+        """The file but for the tensors of a network's `part`."""
+        return replace(self, content=_cut(self.content, f"{part}."))
 
     def into(
         self, module: nn.Module, network: str, *, keys: Sequence[str] = (), names: Mapping[str, str] | None = None,
@@ -187,6 +196,17 @@ def _nested(content: Mapping, place: str = "") -> dict[str, Mapping]:
         if isinstance(key, str) and isinstance(part, Mapping):
             found |= _nested(part, f"{place}/{key}" if place else key)
     return found
+
+
+def _ends(name: object, endings: tuple[str, ...]) -> bool:
+    """Whether a tensor's name is one of `endings`, or ends with one after a dot."""
+    return isinstance(name, str) and any(f".{name}".endswith(f".{ending}") for ending in endings)
+
+
+def _cut(content: Mapping, part: str) -> dict:
+    """The content without the tensors that have `part` in their names."""
+    kept = {key: x for key, x in content.items() if not (isinstance(key, str) and f".{part}" in f".{key}")}
+    return {key: _cut(x, part) if isinstance(x, Mapping) else x for key, x in kept.items()}
 
 
 def _without(tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from config.command_line import resolve
 from config.errors import UserError
 from config.options import FIELDS, NETWORK, NOT_OF_RUN, Options, recorded
+from config.segmenters import check_recorded, plain_name
 from utils.files import write_json
 from utils.folder_lock import FolderLock
 
@@ -22,7 +23,7 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, before it is re
 def run_root(options: Options) -> Path:
     """Folder that holds the experiments of this stage, segmenter and checkname."""
     names = {
-        "gsv": f"{options.segnet}_{options.checkname}",
+        "gsv": f"{plain_name(options.segnet)}_{options.checkname}",
         "segnet": f"segnet_{options.segnet}_{options.checkname}",
         "flow": f"flow_{options.optical_flow_network}_{options.checkname}",
     }
@@ -79,7 +80,7 @@ def _saved_nothing(folder: Path) -> bool:
 
 def write_parameters(folder: Path, options: Options) -> None:
     """Write the options with absolute paths, so that the run can be loaded from any working directory."""
-    paths = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights")
+    paths = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights", "class_map")
     absolute = {name: os.path.abspath(path) for name in paths if (path := getattr(options, name))}
     write_json(folder / PARAMETERS, recorded(options) | absolute)
 
@@ -131,13 +132,22 @@ def with_run(options: Options) -> Options:
     values = parameters(folder, "restore the file, or delete it and give the run's options again")
     if values.get("stage") != options.stage:
         return options
+    if "segnet" not in options.given:
+        check_recorded(str(values.get("segnet", "")), str(values.get("segnet_weights", "")), f"{folder}")
     run = {name: x for name, x in values.items() if name not in NOT_OF_RUN and (continued or name in NETWORK)}
     return resolve({name: getattr(options, name) for name in options.given}, run)
 
 
-def run_options(folder: Path) -> Options:
-    """The options of the propagation run in `folder`, with `--resume` set to its best networks. Raises UserError."""
+def run_options(folder: Path, segnet: str = "") -> Options:
+    """The options of the propagation run in `folder`, with `--resume` set to its best networks.
+
+    segnet: its segmenter, where building that runs the user's code or downloads something. Raises UserError.
+    """
     options = Options(**parameters(folder, "name the folder of a propagation run"))
+    if segnet:
+        options = dataclasses.replace(options, segnet=segnet)
+    else:
+        check_recorded(options.segnet, options.segnet_weights, f"{folder}")
     weights = next((folder / name for name in (BEST, LATEST) if (folder / name).is_file()), None)
     if options.stage != "gsv" or weights is None:
         raise UserError(f"{folder}: contains no trained propagation ({BEST}); name the folder of a --stage gsv run")

@@ -1,15 +1,17 @@
 """The interface of every keyframe segmenter."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from config.schema import DatasetConfig
-from models.frame_view import FrameView
 from models.losses import Average, SegmenterLoss
+from models.resize import scaled_size
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)  # RGB, on the 0..255 scale
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+LEAST = 1e-6  # of a probability whose logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,34 @@ class TrainingRecipe:
     decay_all: bool = True
 
 
-class Segmenter(nn.Module):
-    """A keyframe segmenter.
+class MergedClasses(nn.Module):
+    """forward: logits (N,C',h,w) -> (N,C,h,w), each the maximum over its `members`, so that the largest one wins as
+    before. members: for each of the C classes the indices of its channels."""
 
-    forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/stride,W/stride).
-    view: a `FrameView`, what flow network and guided block see of a frame; its mean and std may be others.
+    def __init__(self, members: Sequence[Sequence[int]]):
+        super().__init__()
+        self.members = [list(channels) for channels in members]
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return torch.stack([logits[:, channels].amax(dim=1) for channels in self.members], dim=1)
+
+
+class Segmenter(nn.Module):
+    """A keyframe segmenter: all that the rest of the program knows of one.
+
+    forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> scores (N,channels,h',w'), at any stride.
+    class_logits: scores -> logits (N,C,h',w') of the classes `names`.
     """
 
-    stride: int
-    classes: int
+    stride: int  # of a native one
+    class_tensor: str  # of a native one: the name of a tensor with one value a class
+    foldable = True  # whether BatchNorm may be folded into the convolution named before it
+    classes: int  # channels of its scores
+    names: tuple[str, ...] = ()  # of the classes of its logits
+    colours: tuple[tuple[int, int, int], ...] = ()  # RGB, of `names`; empty: its data set's
+    scores = "logits"  # or "probabilities"
+    multiple = 1  # both sides of the image have to be multiples of it
+    size: tuple[int, int] | None = None  # (H,W) of the image, if it takes no other
     weights_file: str = ""  # absolute path of the file that its weights come from
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the segmenter's input: RGB, on the 0..255 scale
     pixel_std: tuple[float, float, float] = IMAGENET_STD
@@ -53,7 +74,17 @@ class Segmenter(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(self.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.pixel_std).view(3, 1, 1), persistent=False)
-        self.view = FrameView(self.view_mean, self.view_std)
+        self.merged: nn.Module = nn.Identity()
+
+    def input_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        """Size of the image that a frame of height x width becomes at `scale`."""
+        return self.size or scaled_size(height, width, scale, self.multiple)
+
+    def class_logits(self, scores: Tensor) -> Tensor:
+        """Scores (N,channels,h',w') of `forward` -> logits (N,C,h',w') of the classes `names`."""
+        if self.scores == "probabilities":
+            scores = (scores / scores.sum(dim=1, keepdim=True).clamp(min=LEAST)).clamp(min=LEAST).log()
+        return self.merged(scores)
 
     def normalise(self, rgb: Tensor) -> Tensor:
         """RGB (...,3,H,W), 0..255, any type -> float32 of that shape, (x - mean) / std per channel."""

@@ -72,6 +72,7 @@ class BiSeNet(Segmenter):
     The auxiliary heads run in `training_logits` only.
     """
 
+    class_tensor = "heads.2.conv_1x1.bias"
     stride = 8
 
     def __init__(

@@ -152,6 +152,7 @@ class BiSeNetV2(Segmenter):
     forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,ceil(H/8),ceil(W/8)).
     """
 
+    class_tensor = "head.conv_out.1.bias"
     stride = 8
     pixel_mean = (83.0535, 94.0950, 82.1865)  # of Cityscapes
     pixel_std = (53.8560, 54.7740, 53.9325)

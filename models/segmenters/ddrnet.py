@@ -15,6 +15,7 @@ class DDRNet(Segmenter):
     forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,ceil(H/8),ceil(W/8)).
     """
 
+    class_tensor = "final_layer.conv2.bias"
     stride = 8
 
     def __init__(self, classes: int, *, width: int, head: int):

@@ -58,6 +58,7 @@ class PIDNet(Segmenter):
     logits (N,C,ceil(H/8),ceil(W/8)).
     """
 
+    class_tensor = "final_layer.conv2.bias"
     stride = 8
     learns_boundaries = True
 

@@ -84,6 +84,7 @@ class SwiftNet(Segmenter):
     forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,H/4,W/4).
     """
 
+    class_tensor = "logits.conv.bias"
     stride = 4
     recipe = TrainingRecipe("cosine", trunk_rate=0.25)
     pixel_mean = view_mean = (73.15, 82.90, 72.3)  # RGB, on the 0..255 scale

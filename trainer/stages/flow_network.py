@@ -18,7 +18,8 @@ from models.build import SEGMENTERS
 from models.frame_view import FrameView
 from models.load import networks_for_training
 from models.losses import FlowLoss
-from models.resize import GRID_STRIDE, channels_first, grid_size, size_of
+from models.resize import channels_first, grid_size, size_of
+from models.segmenters.base import Segmenter
 from trainer import optim
 from trainer.stages.training_stage import Stage
 from trainer.trainable import FlowOutput
@@ -53,8 +54,9 @@ class FlowStage(Stage):
         self.flow = networks_for_training(options, resumed).flow.to(device)
         self.trained = self._wrap(FlowOutput(self.flow), self.flow)
         self.criterion = FlowLoss(average=mean_over_ranks)
-        served = SEGMENTERS[options.segnet][0]  # the flow network sees the views of the segmenter that it will serve
-        self.view = FrameView(served.view_mean, served.view_std).to(device)
+        # The flow network sees the views of the segmenter that it will serve.
+        served = SEGMENTERS.get(options.segnet, (Segmenter, {}))[0]
+        self.view = FrameView(served.view_mean, served.view_std, options.grid).to(device)
         self.optimizer = self._optimizer([{"params": list(self.flow.parameters()), "lr": options.lr}])
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
@@ -74,7 +76,7 @@ class FlowStage(Stage):
         frames = labelled_frames(dataset=self.options.dataset, root=root, split=split, past=0 if stills else 1)
         if stills:
             return StillsDataset(frames, 1, self.dataset, self._prepare_cache(frames))
-        return FlowDataset(frames, GRID_STRIDE)
+        return FlowDataset(frames, self.options.grid)
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `FlowLoss`, in grid pixels."""
@@ -96,7 +98,7 @@ class FlowStage(Stage):
 
     def _made_inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
         image = channels_first(batch["clip"].to(self.device, non_blocking=True))[:, 0]  # (N,3,H,W)
-        (height, width), (h, w) = size_of(image), grid_size(*size_of(image))
+        (height, width), (h, w) = size_of(image), grid_size(*size_of(image), self.options.grid)
         rows, columns = aligned_positions(height, h), aligned_positions(width, w)
         made = self._made_clips(batch, seed)
         views = [self.view.colours(made.frame(1, rows, columns)), self.view(image)]

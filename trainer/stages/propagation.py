@@ -93,7 +93,7 @@ class PropagationStage(Stage):
         """As of the base: `total`, `ce` and `distillation` of `PropagationLoss` (paper section 3.4)."""
         ends, views, label = self.inputs(batch, seed)
         with self.autocast():
-            key_logits, teacher = keyframe_and_teacher(self.frozen, ends, distil=self.options.distil)
+            key_logits, teacher = keyframe_and_teacher(self.frozen, ends, distil=self.options.distil, grid=self.net.grid)
             logits = self.trained(key_logits, views)  # (N,C,h,w)
         return self.criterion(logits.float(), label, teacher)
 
@@ -108,8 +108,8 @@ class PropagationStage(Stage):
             frames = zip(*(part[1] for part in parts))
             return torch.cat([x[0] for x in parts]), [torch.cat(x) for x in frames], torch.cat([x[2] for x in parts])
         clip, label = self._to_device(batch)
-        augmentation, view = self.draw(np.random.default_rng(list(seed)), size_of(clip)), self.net.segmenter.view
-        grid = grid_size(*augmentation.output)
+        augmentation, view = self.draw(np.random.default_rng(list(seed)), size_of(clip)), self.net.view
+        grid = grid_size(*augmentation.output, self.net.grid)
         seen = augmentation.views(clip, grid)  # (N,T,3,h,w), of stills (N,1,3,h,w)
         views = [view.colours(x) for x in seen.unbind(1)]
         if "objects" in batch:

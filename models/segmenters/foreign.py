@@ -1,0 +1,120 @@
+"""Anybody's network as a keyframe segmenter. It is frozen, always in evaluation mode, and asked only for scores."""
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from config.custom import distinct_colours
+from config.errors import UserError
+from models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, Segmenter
+from utils.checkpoint import WeightsFile
+from utils.logging import logger
+
+PROBE = 128  # pixels, at least, of the sides of the image that a network is tried on
+GUIDE = "docs/segmenters.md"
+
+
+class ForeignSegmenter(Segmenter):
+    """specification: its name on the command line. network: its weights may come from `file`, a state dict. call:
+    (network, image (N,3,H,W)) -> scores (N,channels,h',w').
+
+    names: of the classes, in order; empty: `class 0`, `class 1`, ... colours: RGB, by default generated. mean, std: RGB,
+    on the 0..255 scale; by default ImageNet's. multiple: as in `Segmenter`. only_size: (H,W) of the image if the network
+    turns out to take no other. Raises UserError where it does not work so.
+    """
+
+    stride = 1
+    foldable = False  # its parts may run in another order than they are named in
+
+    def __init__(
+        self, specification: str, network: nn.Module, *, file: WeightsFile | None = None,
+        call: Callable[[nn.Module, Tensor], Any] = lambda network, image: network(image), names: Sequence[str] = (),
+        colours: Sequence[Sequence[int]] = (), mean: Sequence[float] = (), std: Sequence[float] = (),
+        multiple: int = 32, scores: str = "logits", only_size: tuple[int, int] | None = None,
+    ):
+        if not len(mean):
+            logger.info("%s: frames are normalised by ImageNet's mean and standard deviation", specification)
+        normalisation = (mean, std) if len(mean) else (IMAGENET_MEAN, IMAGENET_STD)
+        self.pixel_mean, self.pixel_std = ((float(r), float(g), float(b)) for r, g, b in normalisation)
+        super().__init__()
+        self.training = False
+        self.network, self.call, self.scores, self.multiple = network, call, scores, multiple
+        if file is not None:
+            file.into(network, f"the keyframe segmenter {specification}", keys=("state_dict", "model"))
+            self.weights_file = str(file.path.absolute())
+        with suppress(NotImplementedError):  # exported programs refuse it
+            network.eval()
+        network.requires_grad_(False)
+        self.batch, self.size = _only_input(network)
+        self.classes = self._probe(specification, only_size)
+        self.names = tuple(names) or tuple(f"class {number}" for number in range(self.classes))
+        if len(self.names) != self.classes:
+            raise UserError(f"--segnet {specification}: {len(self.names)} class names, but {self.classes} channels")
+        self.colours = tuple((r, g, b) for r, g, b in colours or distinct_colours(self.classes))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """RGB image (N,3,H,W) float32, as `normalise` returns it -> scores (N,channels,h',w')."""
+        if self.batch in (None, len(image)):
+            return self.call(self.network, image)
+        return torch.cat([self.call(self.network, part) for part in image.split(1)])
+
+    def train(self, mode: bool = True) -> "ForeignSegmenter":
+        """Stay in evaluation mode."""
+        return self
+
+    def _probe(self, specification: str, only_size: tuple[int, int] | None) -> int:
+        """Run the network on one image; returns the number of channels. Raises UserError where it fails."""
+        side = -(-PROBE // self.multiple) * self.multiple
+        image = torch.zeros(1, 3, *(self.size or (side, side)))
+        try:
+            with torch.no_grad():
+                found: Any = self(image)
+        except Exception as error:  # anything may be in there
+            if only_size and not self.size:
+                self.size = only_size
+                logger.info("%s: takes frames of %d x %d alone, to which all are resized", specification, *only_size)
+                return self._probe(specification, None)
+            raise UserError(
+                f"--segnet {specification}: fails on an image {tuple(image.shape)}: {_reason(error)}"
+            ) from error
+        if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 1 or not found.is_floating_point():
+            shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"--segnet {specification}: must return scores (1,C,h,w), not {shown}; see {GUIDE}, `pick`")
+        return found.shape[1]
+
+
+def _only_input(network: nn.Module) -> tuple[int | None, tuple[int, int] | None]:
+    """Batch and size (H,W) of the image that an exported program is for; None for what it leaves open."""
+    shape: Sequence = (None, None, None, None)
+    if isinstance(network, torch.fx.GraphModule):
+        inputs = [node.meta["val"] for node in network.graph.nodes if node.op == "placeholder" and "val" in node.meta]
+        shape = inputs[0].shape if inputs else shape
+    batch, _, height, width = (side if isinstance(side, int) else None for side in shape)
+    return batch, (height, width) if height and width else None
+
+
+def required(package: str, specification: str) -> ModuleType:
+    """Import an optional package. Raises UserError if it is missing."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"--segnet {specification}: requires the package {package}; pip install {package}") from error
+
+
+@contextmanager
+def as_user_errors(specification: str, hint: str = "") -> Iterator[None]:
+    """Whatever a library, a download or a user's code raises becomes a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--segnet {specification}: {_reason(error)}{hint}") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"

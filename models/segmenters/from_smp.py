@@ -1,0 +1,38 @@
+"""smp:ARCH:ENCODER and smp:FOLDER, the networks of segmentation_models_pytorch."""
+from pathlib import Path
+
+from torch import nn
+
+from config.cityscapes import CITYSCAPES
+from config.errors import UserError
+from config.segmenters import SMP
+from models.segmenters.foreign import ForeignSegmenter, as_user_errors, required
+from utils.checkpoint import WeightsFile
+
+HEAD = ("segmentation_head.0.bias",)  # one value a class
+
+
+def from_smp(
+    specification: str, *, file: WeightsFile | None, names: tuple[str, ...], published: bool
+) -> ForeignSegmenter:
+    """The network with the weights of `file`, or those of FOLDER (`save_pretrained`), or with published=False untrained.
+    names: of the classes, which its files do not tell. Raises UserError."""
+    smp, name = required("segmentation_models_pytorch", specification), specification.removeprefix(SMP)
+    folder, (architecture, _, encoder) = Path(name).is_dir(), name.partition(":")
+    if not folder and not (encoder and (file is not None or not published)):
+        needed = "trained weights: --segnet-weights FILE, or smp:FOLDER" if encoder else "smp:ARCH:ENCODER or a folder"
+        raise UserError(f"--segnet {specification}: requires {needed}")
+    head = file and file.tensor(HEAD)
+    channels = len(head) if head is not None else len(names or CITYSCAPES.classes)
+    with as_user_errors(specification):
+        if folder:
+            network = smp.from_pretrained(name, local_files_only=True)
+        else:
+            network = smp.create_model(architecture, encoder_name=encoder, encoder_weights=None, classes=channels)
+    convolution, *after = network.segmentation_head.modules()
+    convolution = network.segmentation_head[0]
+    squashed = any(isinstance(part, (nn.Softmax, nn.Sigmoid)) for part in after)
+    return ForeignSegmenter(
+        specification, network, file=file, names=names if convolution.out_channels == len(names) else (),
+        scores="probabilities" if squashed else "logits",
+    )
