@@ -20,7 +20,7 @@ from dataloaders.cache import Decode, PictureCache
 from dataloaders.clips import ClipDataset, SizedDataset
 from dataloaders.images import read_image
 from dataloaders.loaders import labelled_frames
-from models.build import SEGMENTERS
+from models.build import segmenter_class
 from utils.text_table import Table
 
 ROUNDS = 5
@@ -47,7 +47,7 @@ def benchmark_loader(options: Options, device: torch.device) -> dict:
         "ours (OpenCV for PNG, torchvision.io for JPEG)": read_image,
     }
     decode = rates({name: partial(apply, read, paths) for name, read in decoders.items()}, len(paths), rounds)
-    segmenter = SEGMENTERS[options.segnet][0]
+    segmenter = segmenter_class(options.segnet)
     plain = PlainClips(frames, interval, dataset, segmenter.pixel_mean, segmenter.pixel_std)
     with tempfile.TemporaryDirectory(dir=options.cache_dir or None) as folder:
         cached = ClipDataset(frames, interval, dataset, PictureCache(Path(folder)))

@@ -71,7 +71,7 @@ def plain_keyframe(net: GSVNet, frame: Tensor, scale: float = 1.0) -> Tensor:
 @torch.no_grad()
 def plain_frozen(net: GSVNet, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised clip (N,T,3,H,W) -> keyframe logits (N,C,h,w), teacher logits; one segmenter pass each."""
-    return plain_keyframe(net, clip[:, 0]), net.segmenter(clip[:, -1])
+    return plain_keyframe(net, clip[:, 0]), net.segmenter.class_logits(net.segmenter(clip[:, -1]))
 
 
 def plain_view(frame: Tensor, grid: int) -> Tensor:

@@ -108,7 +108,8 @@ def _parser() -> Parser:
 def values_of(name: str) -> str | tuple[str, ...]:
     """What --help shows for an option's value: its choices, or a placeholder."""
     details = FIELDS[name].metadata
-    return details["shown"] or "|".join(map(str, details["choices"])) or {bool: "0|1", int: "N", float: "X"}[details["kind"]]
+    choices = "|".join(map(str, details["choices"]))
+    return details["shown"] or choices or {bool: "0|1", int: "N", float: "X"}[details["kind"]]
 
 
 def default_of(name: str) -> str:
@@ -188,8 +189,8 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     if options.stage == "segnet" and options.segnet not in NATIVE:
         raise UserError(
-            f"--stage segnet: trains networks of this program, not {options.segnet}, which stays as it is; drop --stage, "
-            f"or choose from {', '.join(NATIVE)}"
+            f"--stage segnet trains networks of this program, not {options.segnet}; drop --stage, or choose from "
+            f"{', '.join(NATIVE)}"
         )
     if options.class_map and options.stage != "gsv" and not options.evaluate:
         raise UserError("--class-map: a segmenter is trained on the data set's classes; drop it, or drop --stage")

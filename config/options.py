@@ -52,7 +52,7 @@ class Options:
                              "docs/custom_data.md", shown="PATH")
     split: tuple[str, ...] = _option((), "split that --evaluate 1 reads (default: val), or splits that --check 1 reads "
                                      "(default: train val)", kind=str, count="+", shown="NAME")
-    class_map: str = _option("", "YAML file: which class of the data set each class of the segmenter becomes, where the "
+    class_map: str = _option("", "YAML file: which class of the data set each class of the segmenter becomes, where "
                              "names differ, see docs/segmenters.md", shown="FILE")
     pictures: int = _option(6, "frames of each split that --check draws with their labels", low=0)
     clip_source: str = _option("video", "source of training clips: the data set's video, or its labelled stills",
@@ -158,8 +158,8 @@ TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark")  # instead
 NOT_OF_RUN = {*TASKS, "recipe", "resume", "checkname", "log_folder", "metrics_file", "device", "local_rank", "debug"}
 NETWORK = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "data_path", "class_map", "scale")
 # With another value, the optimizer's state or the place in training would mean something else.
-FIXED_IN_RUN = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "clip_source", "optim", "batch_size",
-                "multi_step", "seed")
+FIXED_IN_RUN = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "clip_source", "optim",
+                "batch_size", "multi_step", "seed")
 _COMMON = ("stage", "recipe", "evaluate", "demo", "video", "output", "dataset", "data_path", "segnet", "segnet_weights",
            "resume", "checkname", "batch_size", "epoch", "method", "device")
 _SECTIONS = {  # first field -> title

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
 from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_packages, run_session, session
 from models.gsvnet import GSVNet
+from models.load_segmenter import classes_of
 from models.resize import grid_size
 from models.steps import FixedViewStep, KeyframeStep, PropagationStep, SegmenterStep
 from utils.files import file_errors, write_bytes, write_json
@@ -85,7 +85,7 @@ def graphs(net: GSVNet, size: tuple[int, int], scale: float, *, alone: bool = Fa
     if alone:
         return [Graph("segmenter", SegmenterStep(net, scale).eval(), {"image": image}, "logits")]
     view = torch.zeros(1, 3, *grid_size(*size, net.grid))  # (1,3,h,w)
-    logits = torch.zeros(1, net.segmenter.classes, *grid_size(*size, net.grid))  # (1,C,h,w)
+    logits = torch.zeros(1, len(net.segmenter.names), *grid_size(*size, net.grid))  # (1,C,h,w)
     return [
         Graph("view", FixedViewStep(net, size).eval(), {"image": image}, "view"),
         Graph("keyframe", KeyframeStep(net, scale).eval(), {"image": image}, "logits"),
@@ -145,14 +145,15 @@ def described_graph(graph: Graph, model: "onnx.ModelProto") -> dict:
 
 def description(net: GSVNet, options: Options, described: dict) -> dict:
     """Everything needed to use the files without this program."""
-    dataset, size = dataset_config(options.dataset, options.data_path), options.export_size
+    dataset, size = classes_of(options, net.segmenter), options.export_size
     classes, alone = zip(dataset.classes, dataset.label_ids, dataset.colours), "segmenter" in described
     content = {
         "segnet": options.segnet, "flow": options.optical_flow_network, "dataset": dataset.name,
         "frame": {"size": list(size), "dtype": "uint8", "channel_order": "RGB"},
         "grid": {"size": list(grid_size(*size, net.grid)), "stride": net.grid},
         "keyframe": {
-            "interval": options.interval, "scale": options.scale, "size": list(net.segmenter.input_size(*size, options.scale)),
+            "interval": options.interval, "scale": options.scale,
+            "size": list(net.segmenter.input_size(*size, options.scale)),
         },
         "normalisation": {
             "mean": list(net.segmenter.pixel_mean), "std": list(net.segmenter.pixel_std), "channel_order": "RGB",

@@ -10,6 +10,7 @@ import torch
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.options import Options
+from config.schema import DatasetConfig
 from dataloaders.images import id_table
 from inference.engine_choice import choose_engine
 from inference.keyframe_schedule import Budget, FixedInterval, SceneCut
@@ -17,7 +18,9 @@ from inference.stream import VideoSegmenter
 from inference.threads import WriteBehind, read_ahead
 from inference.video_input import Frames, open_frames
 from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
+from models.gsvnet import GSVNet
 from models.load import networks_for_inference
+from models.load_segmenter import classes_of
 from utils.interrupts import Interrupt
 from utils.logging import logger, progress_bar
 from utils.visualize import colourise, overlay
@@ -41,12 +44,13 @@ def run_video(options: Options, device: torch.device) -> int:
         silence_codecs()
     frames = open_frames(options.video, options.fps, bits=dataset_config(options.dataset, options.data_path).bits)
     video, folder = outputs(options, frames)
-    segmenter = segmenter_of(options, frames, device)
+    net = networks_for_inference(options).eval()
+    classes, segmenter = classes_of(options, net.segmenter), segmenter_of(net, options, frames, device)
     height, width = frames.size
     logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, width, height, frames.fps)
     began = time.perf_counter()
     with Interrupt() as interrupt, ExitStack() as stack:
-        writers = list(_writers(options, frames, video, folder, stack))
+        writers = list(_writers(options, classes, frames, video, folder, stack))
         count, keyframes, inference = segment(frames, segmenter, writers, interrupt)
     seconds = time.perf_counter() - began
     _report(count, keyframes, seconds, inference, ", ".join(str(path) for path in (video, folder) if path))
@@ -65,9 +69,8 @@ def _report(count: int, keyframes: int, seconds: float, inference: float, writte
     )
 
 
-def segmenter_of(options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
-    """The segmenter that the options ask for, with an engine for these frames. Raises UserError."""
-    net = networks_for_inference(options).eval()
+def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
+    """The stream that the options ask for, with an engine for these frames. Raises UserError."""
     per_frame = options.method == "per-frame"  # every frame is a keyframe, whatever --schedule is
     interval = 1 if per_frame else options.interval
     engine = choose_engine(
@@ -129,13 +132,12 @@ def segment(
 
 
 def _writers(
-    options: Options, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
+    options: Options, dataset: DatasetConfig, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
 ) -> Iterator[WriteBehind]:
     """The writers of the outputs, each in a thread; `stack` completes them, or removes them after an error.
 
     They take a frame's title, the frame, RGB (H,W,3) uint8, and its labels (H,W) uint8 class indices.
     """
-    dataset = dataset_config(options.dataset, options.data_path)
     if video:
         file, paint = stack.enter_context(VideoFile(video, frames.fps)), STYLES[options.style]
         yield stack.enter_context(WriteBehind(

@@ -37,6 +37,11 @@ SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and wh
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
 
 
+def segmenter_class(name: str) -> type[Segmenter]:
+    """The class of the segmenter; of a foreign one, the base of all."""
+    return SEGMENTERS[name][0] if name in SEGMENTERS else Segmenter
+
+
 def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> Segmenter:
     """Return the segmenter. pretrained: with torchvision's ImageNet weights in its ResNet-18, which it downloads; only
     swiftnet and bisenet have one."""
@@ -47,9 +52,9 @@ def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> Seg
 def build_foreign(
     *, name: str, file: WeightsFile | None = None, names: tuple[str, ...] = (), published: bool = True
 ) -> ForeignSegmenter:
-    """Return a foreign segmenter with its weights: those of `file`, a state dict, else its own. names: of the data set's
-    classes, for networks that may be for any. published: False builds without weights what has none of its own here.
-    May download, or run the user's code. Raises UserError."""
+    """Return a foreign segmenter with its weights: those of `file`, a state dict, else its own. It may download them, or
+    run the user's code. names: of the data set's classes, for networks that do not tell theirs. published: False builds
+    without weights what has none of its own here. Raises UserError."""
     if name.startswith(TORCHVISION):
         return from_torchvision(name, file=file, names=names, published=published)
     if name.startswith(SMP):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.resize import GRID_STRIDE, grid_size
+from models.resize import GRID_STRIDE, grid_size, size_of
 from utils.bilinear import aligned_positions, sample
 
 
@@ -25,7 +25,7 @@ class FrameView(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, frame: Tensor) -> Tensor:
-        sides = frame.shape[-2:]
+        sides = size_of(frame)
         rows, columns = (aligned_positions(side, cells) for side, cells in zip(sides, grid_size(*sides, self.stride)))
         return self.colours(sample(frame, rows, columns))  # (N,3,h,w)
 

@@ -24,7 +24,8 @@ from utils.checkpoint import WeightsFile
 from utils.logging import logger
 from utils.run_folder import LATEST, PREVIOUS, latest_experiment
 
-PLACES = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights", "class_map")  # spelt in several ways
+# Spelt in several ways.
+PLACES = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights", "class_map")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
     if options.stage == "flow":
         return _load(GSVNet(Segmenter(), build_flow(name=options.optical_flow_network), nothing), weights, options)
     # In this order, the flow network twice: a seed always gave these weights.
-    guided, segmenter = _guided(_classes(options), options), loaded_segmenter(options, weights.segmenter, weights.trained)
+    guided = _guided(_classes(options), options)
+    segmenter = loaded_segmenter(options, weights.segmenter, weights.trained)
     for _ in range(2 if resumed is None or not options.load_flow else 1):
         flow = build_flow(name=options.optical_flow_network)
     return _load(GSVNet(segmenter, flow, guided, options.grid), weights, options)
@@ -201,7 +203,8 @@ def _compare(options: Options, file: WeightsFile) -> None:
         # A part that was not trained cannot be added; to take one away is an ablation.
         names += ["grid", *(name for name in ("intra", "edge") if getattr(options, name))]
         trained = SegmenterIdentity.recorded(file.content)
-        classes, bias = len(trained.classes) if trained else _classes(options), file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
+        bias = file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
+        classes = len(trained.classes) if trained else _classes(options)
         if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
             has = f"{len(bias)} classes, but --dataset {options.dataset} has {classes}"
             raise UserError(f"{file.path}: was trained for {has}; use a checkpoint that was trained on this data set")
@@ -210,8 +213,8 @@ def _compare(options: Options, file: WeightsFile) -> None:
     for name in dict.fromkeys([*names, *changes]):
         theirs, ours = (_typed(x) for x in (_args(file).get(name, getattr(options, name)), getattr(options, name)))
         if theirs != ours and name in (*names, *FIXED_IN_RUN):
-            trained = f"was trained with {flag(name)} {theirs}, but this run has {ours}"
-            raise UserError(f"{file.path}: {trained}; use the same")
+            found = f"was trained with {flag(name)} {theirs}, but this run has {ours}"
+            raise UserError(f"{file.path}: {found}; use the same")
         if theirs != ours:
             logger.info("%s: %s until here, %s from here on", flag(name), theirs, ours)
 

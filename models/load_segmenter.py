@@ -1,6 +1,5 @@
 """The keyframe segmenter that the options name, with its weights, for the right classes, and no other than it was."""
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from config.camvid import PIDNET_ORDER
@@ -13,7 +12,7 @@ from config.options import Options
 from config.schema import DatasetConfig
 from config.segmenters import NATIVE
 from models import released
-from models.build import SEGMENTERS, build_foreign, build_segmenter
+from models.build import build_foreign, build_segmenter, segmenter_class
 from models.identity import SegmenterIdentity, digest_of
 from models.segmenters.base import MergedClasses, Segmenter
 from utils.checkpoint import WeightsFile
@@ -37,7 +36,7 @@ def classes_of(options: Options, segmenter: Segmenter) -> DatasetConfig:
 
 
 def data_set_counts(options: Options) -> bool:
-    """Whether the classes are the data set's; without one, a video, an export and its benchmark take the segmenter's."""
+    """Whether the classes are the data set's. Without one, a video, its benchmark and an export have the segmenter's."""
     by_itself = options.video or options.export or options.benchmark == "video"
     return not by_itself or bool({"dataset", "class_map"} & {*options.given})
 
@@ -61,8 +60,8 @@ def loaded_segmenter(options: Options, file: WeightsFile | None, trained: Segmen
         segmenter: Segmenter = build_foreign(name=options.segnet, file=file, names=wanted)
         if trained is not None and (found := digest_of(segmenter)) != trained.digest:
             raise UserError(
-                f"--segnet {options.segnet}: digest {found}, but the propagation was trained on {trained.specification} "
-                f"with the weights of {trained.file or 'its own'} (digest {trained.digest}); name that segmenter"
+                f"--segnet {options.segnet}: digest {found}, but the propagation was trained on "
+                f"{trained.specification} {trained.file} (digest {trained.digest}); name that segmenter"
             )
     elif file is not None:
         names = names_in(file, options)
@@ -89,13 +88,12 @@ def names_in(file: WeightsFile, options: Options) -> tuple[str, ...]:
     recorded, dataset = SegmenterIdentity.recorded(file.content), dataset_config(options.dataset, options.data_path)
     if recorded is not None:
         return recorded.classes
-    values = file.tensor((SEGMENTERS[options.segnet][0].class_tensor,))
+    values = file.tensor((segmenter_class(options.segnet).class_tensor,))
     count = dataset.num_classes if values is None or values.ndim != 1 else len(values)
     if options.segnet.startswith("pidnet") and count == len(PIDNET_ORDER):
         return PIDNET_ORDER
-    if count == CITYSCAPES.num_classes and ({*dataset.classes} == {*CITYSCAPES.classes} or count != dataset.num_classes):
-        return CITYSCAPES.classes
-    return dataset.classes
+    other = count != dataset.num_classes or {*dataset.classes} == {*CITYSCAPES.classes}
+    return CITYSCAPES.classes if other and count == CITYSCAPES.num_classes else dataset.classes
 
 
 def segmenter_file(options: Options, resumed: WeightsFile | None, before: str) -> WeightsFile | None:

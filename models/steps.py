@@ -43,7 +43,8 @@ class FixedViewStep(nn.Module):
         super().__init__()
         mean, std = torch.tensor(net.segmenter.view_mean), torch.tensor(net.segmenter.view_std)
         constants = {"mean": mean, "std": std, "bgr": torch.tensor([2, 1, 0])}
-        for axis, source, target, shape in zip(("row", "column"), size, grid_size(*size, net.grid), ((-1, 1, 1), (-1, 1))):
+        grid = grid_size(*size, net.grid)
+        for axis, source, target, shape in zip(("row", "column"), size, grid, ((-1, 1, 1), (-1, 1))):
             low, high, weight = map(torch.from_numpy, neighbours(aligned_positions(source, target), source))
             constants |= {f"{axis}_low": low, f"{axis}_high": high, f"{axis}_weight": weight.view(shape)}
         for name, x in constants.items():

@@ -22,9 +22,9 @@ class ForeignSegmenter(Segmenter):
     """specification: its name on the command line. network: its weights may come from `file`, a state dict. call:
     (network, image (N,3,H,W)) -> scores (N,channels,h',w').
 
-    names: of the classes, in order; empty: `class 0`, `class 1`, ... colours: RGB, by default generated. mean, std: RGB,
-    on the 0..255 scale; by default ImageNet's. multiple: as in `Segmenter`. only_size: (H,W) of the image if the network
-    turns out to take no other. Raises UserError where it does not work so.
+    names: of the classes, in order; empty: `class 0`, `class 1`, ... colours: RGB, by default generated. mean, std:
+    RGB, on the 0..255 scale; by default ImageNet's. multiple: as in `Segmenter`. only_size: (H,W) of the image if the
+    network turns out to take no other. Raises UserError where it does not work so.
     """
 
     stride = 1

@@ -1,6 +1,6 @@
 """FILE.py:FUNCTION, a network that the user's own code builds."""
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from models.segmenters.foreign import GUIDE, ForeignSegmenter, as_user_errors
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
 
-CHECKS = {  # of the mapping's values
+CHECKS: dict[str, Callable[[Any], bool]] = {  # of the mapping's values
     "classes": lambda names: all(isinstance(name, str) for name in names),
     "colours": lambda colours: all(len(colour) == 3 for colour in colours),
     "mean": lambda values: len(values) == 3, "std": lambda values: len(values) == 3 and min(values) > 0,

@@ -15,14 +15,14 @@ HEAD = ("segmentation_head.0.bias",)  # one value a class
 def from_smp(
     specification: str, *, file: WeightsFile | None, names: tuple[str, ...], published: bool
 ) -> ForeignSegmenter:
-    """The network with the weights of `file`, or those of FOLDER (`save_pretrained`), or with published=False untrained.
+    """The network with the weights of `file`, or of FOLDER (`save_pretrained`), or with published=False untrained.
     names: of the classes, which its files do not tell. Raises UserError."""
     smp, name = required("segmentation_models_pytorch", specification), specification.removeprefix(SMP)
     folder, (architecture, _, encoder) = Path(name).is_dir(), name.partition(":")
     if not folder and not (encoder and (file is not None or not published)):
         needed = "trained weights: --segnet-weights FILE, or smp:FOLDER" if encoder else "smp:ARCH:ENCODER or a folder"
         raise UserError(f"--segnet {specification}: requires {needed}")
-    head = file and file.tensor(HEAD)
+    head = None if file is None else file.tensor(HEAD)
     channels = len(head) if head is not None else len(names or CITYSCAPES.classes)
     with as_user_errors(specification):
         if folder:

@@ -20,7 +20,7 @@ def from_torchvision(
         raise UserError(f"--segnet {specification}: no such network{did_you_mean(name, known)}; torchvision has "
                         f"{', '.join(known)}")
     weights = models.get_model_weights(name).DEFAULT
-    head, categories = file and file.tensor(HEADS), tuple(weights.meta["categories"])
+    head, categories = None if file is None else file.tensor(HEADS), tuple(weights.meta["categories"])
     channels = len(categories) if head is None else len(head)
     settings: dict = dict(weights=None, weights_backbone=None, num_classes=channels)
     if file is None and published:
@@ -32,6 +32,6 @@ def from_torchvision(
         network.aux_classifier = None
     own = categories if channels == len(categories) else names if channels == len(names) else ()
     return ForeignSegmenter(
-        specification, network, file=file and file.without(AUXILIARY), names=own,
+        specification, network, file=file and file.without(AUXILIARY), names=own, multiple=1,
         call=lambda network, image: network(image)["out"],
     )

@@ -14,12 +14,11 @@ from dataloaders.clips import SizedDataset
 from dataloaders.flow_pairs import FlowDataset
 from dataloaders.loaders import DRY_RUN_FRAMES, evaluation_loader, labelled_frames
 from dataloaders.stills import StillsDataset
-from models.build import SEGMENTERS
+from models.build import segmenter_class
 from models.frame_view import FrameView
 from models.load import networks_for_training
 from models.losses import FlowLoss
 from models.resize import channels_first, grid_size, size_of
-from models.segmenters.base import Segmenter
 from trainer import optim
 from trainer.stages.training_stage import Stage
 from trainer.trainable import FlowOutput
@@ -55,7 +54,7 @@ class FlowStage(Stage):
         self.trained = self._wrap(FlowOutput(self.flow), self.flow)
         self.criterion = FlowLoss(average=mean_over_ranks)
         # The flow network sees the views of the segmenter that it will serve.
-        served = SEGMENTERS.get(options.segnet, (Segmenter, {}))[0]
+        served = segmenter_class(options.segnet)
         self.view = FrameView(served.view_mean, served.view_std, options.grid).to(device)
         self.optimizer = self._optimizer([{"params": list(self.flow.parameters()), "lr": options.lr}])
         schedule = optim.cosine(self.iterations(), lr=options.lr, floor=options.lr / 100)

@@ -93,7 +93,8 @@ class PropagationStage(Stage):
         """As of the base: `total`, `ce` and `distillation` of `PropagationLoss` (paper section 3.4)."""
         ends, views, label = self.inputs(batch, seed)
         with self.autocast():
-            key_logits, teacher = keyframe_and_teacher(self.frozen, ends, distil=self.options.distil, grid=self.net.grid)
+            distil, grid = self.options.distil, self.net.grid
+            key_logits, teacher = keyframe_and_teacher(self.frozen, ends, distil=distil, grid=grid)
             logits = self.trained(key_logits, views)  # (N,C,h,w)
         return self.criterion(logits.float(), label, teacher)
 
