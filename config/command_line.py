@@ -22,8 +22,9 @@ _DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark 
 GSVNET_SEGMENTERS = ("swiftnet", "bisenet")  # segmented at 3/4 of the frame's size in the paper
 PLACES = ("data_path", "weights_dir")  # where things are; commands may share them, whether they are needed or not
 READ_BY = {  # an option that names a file or folder -> what reads or writes it; elsewhere it is refused, not ignored
-    **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "weights_dir"), _NETWORKS),
-    "guide_weights": ("training",), "data_path": _DATA, "metrics_file": ("training", "--evaluate", "--benchmark"),
+    **dict.fromkeys(("resume", "segnet_weights", "flow_weights"), _NETWORKS),
+    "weights_dir": (*_NETWORKS, "--download"), "guide_weights": ("training",), "data_path": _DATA,
+    "metrics_file": ("training", "--evaluate", "--benchmark"),
     "cache_dir": ("training", "--evaluate", "--benchmark train", "--benchmark loader"),
 }
 
