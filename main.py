@@ -100,6 +100,10 @@ def task_of(options: "Options") -> "Task":
         from dataloaders.dataset_check import check_dataset
 
         return lambda *_: 1 if check_dataset(options) else 0
+    if options.download:
+        from models.download import run_download
+
+        return lambda _, ranks: run_download(options) if ranks.first else None
     if options.export:
         from inference.export import run_export
         from models.load import networks_for_inference

@@ -22,8 +22,9 @@ _DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark 
          "--benchmark schedule")
 PLACES = ("data_path", "weights_dir")  # where things are; commands may share them, whether they are needed or not
 READ_BY = {  # an option that names a file or folder -> what reads or writes it; elsewhere it is refused, not ignored
-    **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "weights_dir", "class_map"), _NETWORKS),
-    "guide_weights": ("training",), "data_path": _DATA, "metrics_file": ("training", "--evaluate", "--benchmark"),
+    **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "class_map"), _NETWORKS),
+    "weights_dir": (*_NETWORKS, "--download"), "guide_weights": ("training",), "data_path": _DATA,
+    "metrics_file": ("training", "--evaluate", "--benchmark"),
     "cache_dir": ("training", "--evaluate", "--benchmark train", "--benchmark loader"),
 }
 
@@ -187,20 +188,9 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--split has an effect only with --evaluate 1 or --check 1; add one of them or drop it")
     if options.evaluate and len(options.split) > 1:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
-    if options.stage == "segnet" and options.segnet not in NATIVE:
-        raise UserError(
-            f"--stage segnet trains networks of this program, not {options.segnet}; drop --stage, or choose from "
-            f"{', '.join(NATIVE)}"
-        )
-    if options.class_map and options.stage != "gsv" and not options.evaluate:
-        raise UserError("--class-map: a segmenter is trained on the data set's classes; drop it, or drop --stage")
+    _check_segmenter(options, given)
     if options.stage == "flow" and options.optical_flow_network == "none":
         raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
-    if given.get("pretrained_backbone") and options.segnet not in OF_PAPER:
-        raise UserError(
-            f"--pretrained-backbone 1 downloads weights for {' and '.join(OF_PAPER)} alone; start "
-            f"{options.segnet} with --segnet-weights FILE"
-        )
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
@@ -210,6 +200,22 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
     if not todo and options.method in ("copy", "warp"):
         raise UserError(f"--method {options.method} is a baseline without training; use it with --evaluate 1")
     _check_output(options)
+
+
+def _check_segmenter(options: Options, given: Mapping[str, Any]) -> None:
+    """What a stage can do with the segmenter of the options."""
+    if options.stage == "segnet" and options.segnet not in NATIVE:
+        raise UserError(
+            f"--stage segnet trains networks of this program, not {options.segnet}; drop --stage, or choose from "
+            f"{', '.join(NATIVE)}"
+        )
+    if options.class_map and options.stage != "gsv" and not options.evaluate:
+        raise UserError("--class-map: a segmenter is trained on the data set's classes; drop it, or drop --stage")
+    if given.get("pretrained_backbone") and options.segnet not in OF_PAPER:
+        raise UserError(
+            f"--pretrained-backbone 1 downloads weights for {' and '.join(OF_PAPER)} alone; start {options.segnet} with "
+            "--segnet-weights FILE"
+        )
 
 
 def _check_read(options: Options, given: Mapping[str, Any]) -> None:

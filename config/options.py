@@ -12,6 +12,7 @@ FLOW_NETWORKS = ("light", "flownet", "none")
 METHODS = ("gsv", "per-frame", "copy", "warp")
 ENGINES = ("auto", "eager", "compile", "onnx")
 BENCHMARKS = ("train", "loader", "eval", "table", "video", "schedule")
+DOWNLOADS = ("swiftnet", "bisenet", "flownet", "gsvnet", "all")
 
 
 def _option(default: Any, help: str, **limits: Any) -> Any:
@@ -38,6 +39,9 @@ class Options:
     check: bool = _option(False, "check frames and labels of --dataset; write check.json and pictures to --output")
     benchmark: str = _option("", "measure a training step, the loader, evaluation, the published comparison, a video "
                              "stream, or keyframes at scene cuts", choices=BENCHMARKS)
+    download: str = _option("", "download released files to --weights-dir, with the Python package gdown: a segmenter, "
+                            "FlowNet2-S, the propagation for both segmenters (gsvnet, without these), or all of them",
+                            choices=DOWNLOADS)
     early_stop: bool = _option(False, "dry run: 5 training and 10 evaluation iterations; benchmarks measure once")
     # networks
     segnet: str = _option("swiftnet", f"keyframe segmenter: {', '.join(NATIVE)}; or anybody's, see docs/segmenters.md: "
@@ -152,7 +156,7 @@ class Options:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options) if field.metadata}
-TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark")  # instead of training; one at a time
+TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark", "download")  # instead of training; one at a time
 # What to do, where, and on what machine: never taken from an earlier run. --resume auto takes all others that are not
 # given from its run, --resume FILE those of NETWORK.
 NOT_OF_RUN = {*TASKS, "recipe", "resume", "checkname", "log_folder", "metrics_file", "device", "local_rank", "debug"}

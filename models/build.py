@@ -52,7 +52,7 @@ def build_segmenter(*, name: str, classes: int, pretrained: bool = False) -> Seg
 def build_foreign(
     *, name: str, file: WeightsFile | None = None, names: tuple[str, ...] = (), published: bool = True
 ) -> ForeignSegmenter:
-    """Return a foreign segmenter with its weights: those of `file`, a state dict, else its own. It may download them, or
+    """Return a foreign segmenter with its weights: those of `file`, a state dict, else its own. It may download them or
     run the user's code. names: of the data set's classes, for networks that do not tell theirs. published: False builds
     without weights what has none of its own here. Raises UserError."""
     if name.startswith(TORCHVISION):

@@ -36,7 +36,7 @@ def classes_of(options: Options, segmenter: Segmenter) -> DatasetConfig:
 
 
 def data_set_counts(options: Options) -> bool:
-    """Whether the classes are the data set's. Without one, a video, its benchmark and an export have the segmenter's."""
+    """Whether the classes are the data set's. Without one, videos, their benchmark and exports have the segmenter's."""
     by_itself = options.video or options.export or options.benchmark == "video"
     return not by_itself or bool({"dataset", "class_map"} & {*options.given})
 

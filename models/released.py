@@ -20,6 +20,13 @@ SEGMENTER_FILES = {
 }
 GSVNET_FILES = {"swiftnet": "gsvnet_swnet_r18.tar", "bisenet": "gsvnet_bisenet_r18.tar"}
 FLOWNET_FILE = "flownet.pth.tar"
+DRIVE_IDS = {  # the paper's release -> its ids on Google Drive
+    SEGMENTER_FILES["swiftnet"]: "1_FxwIwK52OEMCx5gOz3LgFJTgX2J_rG7",
+    SEGMENTER_FILES["bisenet"]: "11tr04lZCWtU1dQXLCteEOSYnUE2REt4V",
+    FLOWNET_FILE: "1A8FKDbMKORz9U_swRxLaCUFcmY4eAZYj",
+    GSVNET_FILES["swiftnet"]: "1VIfO-T0EWhdOiHrorAppLZQFuMUwcjC6",
+    GSVNET_FILES["bisenet"]: "16adWqQRmzpQFGP8-EmGKn_ctXP8PPQPO",
+}
 
 CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value per class
 

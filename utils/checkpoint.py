@@ -73,7 +73,7 @@ class WeightsFile:
         try:
             data = path.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
-            _check_digest(path, digest, hint)
+            check_digest(path, digest, hint)
         except OSError as error:
             raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}){hint}") from error
         try:
@@ -135,7 +135,7 @@ class WeightsFile:
         module.load_state_dict({name: tensors[name] for name in own}, strict=False)
 
 
-def _check_digest(path: Path, digest: str, hint: str) -> None:
+def check_digest(path: Path, digest: str, hint: str) -> None:
     """Raise UserError where a SHA256SUMS in the file's folder lists another checksum for it."""
     sums = path.with_name(CHECKSUMS)
     for line in sums.read_text(errors="replace").splitlines() if sums.is_file() else ():

@@ -30,7 +30,7 @@ def test_published_way_computes_the_same_logits_and_gradients():
             logits = plain_propagation(net, clip, key_logits)
         else:
             key_logits, teacher = keyframe_and_teacher(net.segmenter, frames[:, [0, -1]], distil=True)
-            views = [net.segmenter.view(x) for x in frames.unbind(1)]
+            views = [net.view(x) for x in frames.unbind(1)]
             logits = ClipPropagation(net, finetune_all=False)(key_logits, views)
         logits.square().sum().backward()
         results.append((teacher, logits.detach(), net.guided.intra[0].weight.grad, net.flow.conv1[0].weight.grad))

@@ -1,4 +1,4 @@
-"""The program downloads nothing but the ImageNet weights of --pretrained-backbone 1, as documented."""
+"""The program downloads nothing but the ImageNet weights of --pretrained-backbone 1, and what --download asks for."""
 import socket
 import urllib.request
 

@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from models.build import FLOW_NETWORKS, SEGMENTERS, build_flow, build_gsvnet, build_segmenter
+from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State, keyframe_logits
+from models.guided_conv import GuidedConv
 from models.resize import grid_size, scaled_size
 from models.segmenters.base import Segmenter
 
@@ -35,7 +37,8 @@ def test_segmenter_and_view_normalise_each_with_its_own_mean_and_std():
 
     segmenter, frame = Grey(), torch.full((1, 3, 8, 16), 10, dtype=torch.uint8)
     assert torch.equal(segmenter.normalise(frame)[0, :, 0, 0], torch.tensor([0.0, -5.0, -5.0]))
-    assert torch.equal(segmenter.view(frame)[0, :, 0, 0], torch.tensor([0.0, 1.0, 1.0]))  # BGR
+    net = GSVNet(segmenter, NoFlow(), GuidedConv(2))
+    assert torch.equal(net.view(frame)[0, :, 0, 0], torch.tensor([0.0, 1.0, 1.0]))  # BGR
     assert segmenter.state_dict() == {}
 
 
@@ -81,9 +84,9 @@ def test_clip_of_any_size(size):
     net = build_gsvnet(segmenter="swiftnet", flow="light", classes=3).eval()
     frames = torch.randint(0, 256, (3, 1, 3, *size), dtype=torch.uint8)
     with torch.no_grad():
-        state = State(keyframe_logits(net.segmenter, frames[0], 0.75), net.segmenter.view(frames[0]))
+        state = State(keyframe_logits(net.segmenter, frames[0], 0.75), net.view(frames[0]))
         for frame in frames[1:]:
-            state = net.propagate(state, net.segmenter.view(frame))
+            state = net.propagate(state, net.view(frame))
     assert state.logits.shape == (1, 3, *grid_size(*size))
     assert state.logits.isfinite().all()
 
@@ -117,7 +120,7 @@ def test_parts_are_injected():
 
     net = GSVNet(Part(lambda x: x[:, :2]), Part(flow), Part(lambda warped, frame: warped + 1))
     frame = torch.ones(1, 3, 16, 32)
-    state = State(keyframe_logits(net.segmenter, frame), net.segmenter.view(frame))
+    state = State(keyframe_logits(net.segmenter, frame), net.view(frame))
     after = net.propagate(state, torch.full((1, 3, 2, 4), 2.0))
     assert torch.allclose(after.logits, torch.full((1, 2, 2, 4), 2.0))
     assert seen[0][0].mean() == 2 and seen[0][1].mean() == 1

@@ -65,10 +65,10 @@ def test_whole_clip(numbers, segmenter, flow):
     net = filled_gsvnet(segmenter, flow)
     mean, std = net.segmenter.mean, net.segmenter.std
     frames = numbers["clip"].flip(1) * std + mean  # the fixture's frames are BGR, normalised
-    state = State(keyframe_logits(net.segmenter, frames[:1], 0.75), net.segmenter.view(frames[:1]))
+    state = State(keyframe_logits(net.segmenter, frames[:1], 0.75), net.view(frames[:1]))
     close(state.logits[0], numbers[f"clip_{segmenter}_{flow}"][0])
     for frame, expected in zip(frames[1:], numbers[f"clip_{segmenter}_{flow}"][1:]):
-        state = net.propagate(state, net.segmenter.view(frame[None]))
+        state = net.propagate(state, net.view(frame[None]))
         close(state.logits[0], expected)
 
 

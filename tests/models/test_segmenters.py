@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from config.camvid import CAMVID
 from config.command_line import parse
 from config.errors import UserError
 from models.build import build_segmenter
 from models.fold import folded
+from models.gsvnet import segment
 from models.load import networks_for_inference
 from models.losses import DDRNetLoss, PIDNetLoss, SegmenterLoss
 from models.released import load_segmenter, read_segmenter
@@ -200,9 +202,15 @@ def test_file_of_another_network_is_refused(tmp_path, name, other):
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
 
 
-def test_pidnets_own_camvid_file_is_not_taken_in_the_wrong_order(tmp_path):
-    torch.save({f"model.{k}": x for k, x in build_segmenter(name="pidnet-s", classes=11).state_dict().items()},
-               tmp_path / "PIDNet_S_Camvid_Test.pt")
+def test_classes_of_pidnets_own_camvid_file_are_put_in_order(tmp_path):
+    """The file's: bicyclist building car pole fence pedestrian road sidewalk sign sky tree."""
+    network = fill(build_segmenter(name="pidnet-s", classes=11))
+    torch.save({f"model.{k}": x for k, x in network.state_dict().items()}, tmp_path / "PIDNet_S_Camvid_Test.pt")
     words = ["--segnet", "pidnet-s", "--segnet-weights", str(tmp_path / "PIDNet_S_Camvid_Test.pt"), "--evaluate", "1"]
-    with pytest.raises(UserError, match="have the classes in another order than --dataset camvid"):
-        networks_for_inference(parse([*words, "--method", "per-frame", "--dataset", "camvid"]))
+    segmenter = networks_for_inference(parse([*words, "--method", "per-frame", "--dataset", "camvid"])).segmenter.eval()
+    assert segmenter.names == CAMVID.classes
+    frame = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    with torch.no_grad():
+        theirs = network.eval()(segmenter.normalise(frame))
+        ours = segment(segmenter, frame)
+    assert torch.equal(ours, theirs[:, [9, 1, 3, 6, 7, 10, 8, 4, 2, 5, 0]])

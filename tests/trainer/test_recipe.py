@@ -40,7 +40,7 @@ def test_three_steps(flow):
         clip = clip * net.segmenter.std + net.segmenter.mean
         label = data[f"label{number}"].long()
         key_logits, teacher = keyframe_and_teacher(net.segmenter, clip[:, [0, -1]], distil=True)
-        logits = trained(key_logits, [net.segmenter.view(frame) for frame in clip.unbind(1)])
+        logits = trained(key_logits, [net.view(frame) for frame in clip.unbind(1)])
         loss = criterion(logits, label, teacher)
         optimizer.zero_grad()
         loss["total"].backward()
