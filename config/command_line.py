@@ -213,8 +213,8 @@ def _check_segmenter(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--class-map: a segmenter is trained on the data set's classes; drop it, or drop --stage")
     if given.get("pretrained_backbone") and options.segnet not in OF_PAPER:
         raise UserError(
-            f"--pretrained-backbone 1 downloads weights for {' and '.join(OF_PAPER)} alone; start {options.segnet} with "
-            "--segnet-weights FILE"
+            f"--pretrained-backbone 1 downloads weights for {' and '.join(OF_PAPER)} alone; start "
+            f"{options.segnet} with --segnet-weights FILE"
         )
 
 
