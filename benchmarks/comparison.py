@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from benchmarks.complexity import gmac, parameters, published_fusion_gmac
+from benchmarks.complexity import keyframe_gmac, parameters, propagated_gmac
 from config.datasets import dataset_config
 from config.options import Options
 from evaluation.metrics_json import Metrics, over_interval, read_metrics
@@ -21,7 +21,7 @@ from inference.engines import Engine, build_engine
 from models.build import build_gsvnet
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
-from models.resize import grid_size, scaled_size
+from models.resize import GRID_STRIDE, grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.device import synchronise
 from utils.logging import logger
@@ -99,14 +99,10 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
 
     The guided convolution is counted in its published form; this program's form saves `published_fusion_gmac`.
     """
-    (h, w), (height, width) = grid_size(*measure.SIZE), scaled_size(*measure.SIZE, row.scale)
     with torch.device("meta"):  # allocates and initialises nothing
         net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
-        image, view, logits = torch.empty(1, 3, height, width), torch.empty(1, 3, h, w), torch.empty(1, classes, h, w)
-        propagated = key = gmac(net.segmenter, image)
-        if row.flow is not None:
-            propagated = gmac(net.flow, view, view) + gmac(net.guided, logits, view)
-            propagated += published_fusion_gmac(classes, h, w)
+    key = keyframe_gmac(net, *measure.SIZE, row.scale)
+    propagated = key if row.flow is None else propagated_gmac(net, *measure.SIZE)
     count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
     count += parameters(net.flow) + parameters(net.guided) if row.flow is not None else 0
     return {
@@ -140,7 +136,7 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     return found
 
 
-def sample_inputs(classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def sample_inputs(classes: int, size: tuple[int, int], grid: int = GRID_STRIDE) -> tuple[Tensor, Tensor]:
     """A frame (1,H,W,3) uint8, and logits (1,C,h,w) whose regions are as large as a street's.
 
     The time of a label map depends on its regions, and those of untrained networks are not like a street's.
@@ -148,8 +144,8 @@ def sample_inputs(classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(0)
     frame = torch.randint(0, 256, (1, *size, 3), generator=rng, dtype=torch.uint8)
     coarse = torch.randn(1, classes, 9, 17, generator=rng)
-    logits = nn.functional.interpolate(coarse, size=grid_size(*size), mode="bicubic", align_corners=True)  # (1,C,h,w)
-    return frame, 5 * logits
+    logits = nn.functional.interpolate(coarse, size=grid_size(*size, grid), mode="bicubic", align_corners=True)
+    return frame, 5 * logits  # (1,C,h,w)
 
 
 def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: Tensor) -> dict[str, Callable]:

@@ -1,7 +1,12 @@
 """Cost of networks: parameters, and multiply-accumulates counted by torch itself."""
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from models.gsvnet import GSVNet
+from models.resize import grid_size
 
 
 def parameters(module: nn.Module) -> int:
@@ -28,3 +33,25 @@ def published_fusion_gmac(classes: int, height: int, width: int) -> float:
     omits.
     """
     return (81 * classes + 9 - 81) * height * width / 1e9
+
+
+def keyframe_gmac(net: GSVNet, height: int, width: int, scale: float) -> float:
+    """GMAC of segmenting a frame of height x width at that scale."""
+    return _counted(net.segmenter, (1, 3, *net.segmenter.input_size(height, width, scale)))
+
+
+def propagated_gmac(net: GSVNet, height: int, width: int) -> float:
+    """GMAC of propagating to a frame of height x width, with the guided convolution in its published form."""
+    (h, w), classes = grid_size(height, width, net.grid), net.guided.classes
+    view = (1, 3, h, w)
+    count = _counted(net.flow, view, view) + _counted(net.guided, (1, classes, h, w), view)
+    return count + published_fusion_gmac(classes, h, w)
+
+
+def _counted(module: nn.Module, *shapes: tuple[int, ...]) -> float:
+    """GMAC for inputs of these shapes; computed only where the network does not run on the meta device."""
+    try:
+        return gmac(copy.deepcopy(module).to("meta").eval(), *(torch.empty(shape, device="meta") for shape in shapes))
+    except (RuntimeError, NotImplementedError):
+        device = next(module.parameters()).device
+        return gmac(module, *(torch.zeros(shape, device=device) for shape in shapes))

@@ -13,8 +13,9 @@ from config.recipes import RECIPES, STAGE_DEFAULTS
 from config.segmenters import NATIVE, OF_PAPER, check_segmenter_name
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
-    "pictures": ("check", 1), "export_size": ("export", None), "results": ("benchmark", "table"),
-    "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"), "budget": ("schedule", "budget"),
+    "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", "video"),
+    "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
+    "budget": ("schedule", "budget"),
 }
 _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval", "--benchmark video",
              "--benchmark schedule")

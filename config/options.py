@@ -11,7 +11,7 @@ STAGES = ("gsv", "segnet", "flow")
 FLOW_NETWORKS = ("light", "flownet", "none")
 METHODS = ("gsv", "per-frame", "copy", "warp")
 ENGINES = ("auto", "eager", "compile", "onnx")
-BENCHMARKS = ("train", "loader", "eval", "table", "video", "schedule")
+BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule")
 DOWNLOADS = ("swiftnet", "bisenet", "flownet", "gsvnet", "all")
 
 
@@ -38,7 +38,7 @@ class Options:
     demo: bool = _option(False, "train and evaluate everything on synthetic streets, in a few minutes")
     check: bool = _option(False, "check frames and labels of --dataset; write check.json and pictures to --output")
     benchmark: str = _option("", "measure a training step, the loader, evaluation, the published comparison, a video "
-                             "stream, or keyframes at scene cuts", choices=BENCHMARKS)
+                             "stream, the cost of many classes, or keyframes at scene cuts", choices=BENCHMARKS)
     download: str = _option("", "download released files to --weights-dir, with the Python package gdown: a segmenter, "
                             "FlowNet2-S, the propagation for both segmenters (gsvnet, without these), or all of them",
                             choices=DOWNLOADS)
@@ -121,10 +121,13 @@ class Options:
     budget: float = _option(0.0, "of --schedule budget: milliseconds per frame, on average", above=0)
     style: str = _option("overlay", "what the written video shows: colours over the frame, colours alone, or both",
                          choices=("overlay", "colour", "side-by-side"))
-    ids: str = _option("dataset", "label maps hold the data set's ids, or class indices", choices=("dataset", "train"))
+    ids: str = _option("dataset", "label maps hold the ids of the data set, if there is one, or class indices",
+                      choices=("dataset", "train"))
     fps: float = _option(0.0, "frames per second of --video (0: its own; 30 for pictures)", low=0, high=1000)
     engine: str = _option("auto", "what runs the networks of a video: PyTorch, torch.compile, ONNX Runtime; auto: the "
                           "fastest here", choices=ENGINES)
+    frame_size: tuple[int, int] = _option((1024, 2048), "frame size of --benchmark video", low=32, count=2,
+                                          shown=("H", "W"))
     export: str = _option("", "folder for the networks as ONNX and torch.export files, see docs/export.md", shown="DIR")
     export_size: tuple[int, int] = _option((1024, 2048), "frame size that --export is for", low=32, count=2,
                                            shown=("H", "W"))

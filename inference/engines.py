@@ -21,6 +21,7 @@ from models.gsvnet import GSVNet, State
 from models.label_map import label_map
 from models.steps import KeyframeStep, PropagationStep, ViewStep
 from utils.device import PRECISIONS, autocast
+from utils.logging import logger
 
 Step = Callable[..., Tensor]
 SESSIONS = 8  # of ONNX Runtime that are kept; a frame size has two
@@ -39,6 +40,7 @@ class Engine:
 
     def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
         self.device, self.scale, self.amp = device, scale, amp
+        self.foldable, self.plain = net.segmenter.foldable, set[str]()  # plain: networks that the engine cannot run
         self._view = ViewStep(net)  # on the CPU, so that a propagated frame sends a GPU 1/64 of its pixels
         self.networks: dict[str, nn.Module] = {
             "keyframe": KeyframeStep(net, scale).to(device).eval(),
@@ -72,6 +74,14 @@ class Engine:
         """What computes one of `networks`, from tensors to a tensor."""
         return self.networks[name]
 
+    def _stays_plain(self, name: str, error: Exception) -> None:
+        """Log that a foreign segmenter stays in plain PyTorch; raise the error for all other networks."""
+        if self.foldable or name != "keyframe":
+            raise error
+        self.plain.add(name)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        logger.warning("--engine %s: the keyframe segmenter stays in plain PyTorch: %s", self.name, reason)
+
     def _sent(self, x: Tensor) -> Tensor:
         """x on `device`. Pinned memory, since any other copy to a GPU waits for the work that is queued there."""
         if self.device.type == "cuda" and not x.is_cuda:
@@ -82,24 +92,34 @@ class Engine:
 class CompiledEngine(Engine):
     """The networks compiled by torch.compile: with CUDA graphs on a GPU, with frozen weights on a CPU.
 
-    Compiles at the first use of each frame size, which can take a minute.
+    Compiles at the first use of each frame size, which can take a minute. A foreign segmenter that cannot be compiled
+    stays as it is.
     """
 
     name = "compile"
 
     def _step(self, name: str) -> Step:
+        plain = self.networks[name]
         if self.device.type != "cuda":
-            return torch.compile(self.networks[name], dynamic=False, options={"freezing": True})
-        step = torch.compile(self.networks[name], dynamic=False, mode="reduce-overhead")
+            return partial(self._run, name, torch.compile(plain, dynamic=False, options={"freezing": True}))
+        step = torch.compile(plain, dynamic=False, mode="reduce-overhead")
         # CUDA graphs write every result into the same memory; a stream's state has to outlive the next one.
-        return lambda *inputs: step(*inputs).clone()
+        return partial(self._run, name, lambda *inputs: step(*inputs).clone())
+
+    def _run(self, name: str, step: Step, *inputs: Tensor) -> Tensor:
+        if name not in self.plain:
+            try:
+                return step(*inputs)
+            except torch._dynamo.exc.TorchDynamoException as error:  # torch imports it with the first compilation
+                self._stays_plain(name, error)
+        return self.networks[name](*inputs)
 
 
 class OnnxEngine(Engine):
     """The networks run by ONNX Runtime, on a CPU or a GPU (CUDA provider); states stay on the CPU.
 
     Creates a session at the first use of each frame size, which takes seconds, and keeps those of the last sizes.
-    Frames come one at a time.
+    Frames come one at a time. A foreign segmenter that cannot be exported stays in PyTorch.
     """
 
     name = "onnx"
@@ -126,8 +146,15 @@ class OnnxEngine(Engine):
         return partial(self._run, name)
 
     def _run(self, name: str, *inputs: Tensor) -> Tensor:
-        named = dict(zip(INPUTS[name], inputs, strict=True))
-        return run_session(self._session(name, *((x.shape, x.dtype) for x in inputs)), **named)
+        if name not in self.plain:
+            try:
+                made = self._session(name, *((x.shape, x.dtype) for x in inputs))
+                return run_session(made, **dict(zip(INPUTS[name], inputs, strict=True)))
+            except UserError:
+                raise
+            except Exception as error:  # the exporter raises errors of many kinds
+                self._stays_plain(name, error)
+        return self.networks[name](*inputs)
 
     def _create_session(self, name: str, *kinds: tuple[torch.Size, torch.dtype]) -> Any:
         like = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in zip(INPUTS[name], kinds)}

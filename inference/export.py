@@ -43,6 +43,10 @@ _LOOP = (
     "labels = argmax over classes of logits, bilinearly upsampled to the frame's size with corners aligned",
     "keep logits and view: they are the next frame's previous_logits and previous_view",
 )
+_LOOP_WITHOUT_KEYFRAME = (
+    _LOOP[0], _LOOP[1].partition(":")[0] + ": logits = those of your segmenter, in the order of `classes`, resized "
+    "bilinearly to the grid's size with corners aligned", *_LOOP[2:],
+)
 
 
 def run_export(net: GSVNet, options: Options) -> dict:
@@ -59,8 +63,15 @@ def run_export(net: GSVNet, options: Options) -> dict:
     described: dict[str, dict] = {}
     files: dict[str, bytes] = {}
     for graph in graphs(net.eval(), options.export_size, options.scale, alone=options.stage == "segnet"):
-        program = exported(graph)
-        model = onnx_model(graph, program)
+        try:
+            program = exported(graph)
+            model = onnx_model(graph, program)
+        except Exception as error:
+            if graph.name != "keyframe" or net.segmenter.foldable:
+                raise
+            reason = str(error).splitlines()[0][:200]
+            logger.warning("%s: cannot be exported and is left out: %s", options.segnet, reason)
+            continue
         packages[1].checker.check_model(model, full_check=True)
         measured = compared(graph, model)
         described[graph.name] = described_graph(graph, model) | measured
@@ -85,7 +96,7 @@ def graphs(net: GSVNet, size: tuple[int, int], scale: float, *, alone: bool = Fa
     if alone:
         return [Graph("segmenter", SegmenterStep(net, scale).eval(), {"image": image}, "logits")]
     view = torch.zeros(1, 3, *grid_size(*size, net.grid))  # (1,3,h,w)
-    logits = torch.zeros(1, len(net.segmenter.names), *grid_size(*size, net.grid))  # (1,C,h,w)
+    logits = torch.zeros(1, net.guided.classes, *grid_size(*size, net.grid))  # (1,C,h,w)
     return [
         Graph("view", FixedViewStep(net, size).eval(), {"image": image}, "view"),
         Graph("keyframe", KeyframeStep(net, scale).eval(), {"image": image}, "logits"),
@@ -160,7 +171,7 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
             "range": "0..255", "where": "inside view and keyframe: feed the frame's bytes as they are",
         },
         "graphs": described,
-        "loop": list(_ALONE if alone else _LOOP),
+        "loop": list(_ALONE if alone else _LOOP if "keyframe" in described else _LOOP_WITHOUT_KEYFRAME),
         "labels": {
             "from": "logits", "upsample": "bilinear", "align_corners": True, "size": list(size),
             "then": "argmax over classes",

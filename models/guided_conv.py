@@ -70,7 +70,7 @@ class GuidedConv(nn.Module):
 
     def __init__(self, classes: int, *, use_intra: bool = True, use_edge: bool = True):
         super().__init__()
-        self.use_intra, self.use_edge = use_intra, use_edge
+        self.classes, self.use_intra, self.use_edge = classes, use_intra, use_edge
         self.filter_bank = nn.Parameter(shift_bank(), requires_grad=False)  # (9,1,1,3,3)
         # View (N,3,h,w), normalised BGR -> intra features (N,C,h,w), a coarse segmentation of the frame.
         self.intra = nn.Sequential(*conv_bn_relu(3, 32), *conv_bn_relu(32, 32), nn.Conv2d(32, classes, 3, padding=1))

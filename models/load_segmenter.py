@@ -23,11 +23,13 @@ WEIGHT_ENDINGS = (".pt", ".pth", ".tar")
 
 
 def classes_of(options: Options, segmenter: Segmenter) -> DatasetConfig:
-    """The classes of the segmenter's logits as a data set's: the options' one, another that is known, or only names,
-    colours, and indices for ids."""
-    for dataset in (dataset_config(options.dataset, options.data_path), *DATASETS.values()):
-        if same_names(dataset.classes, segmenter.names):
-            return dataset
+    """The classes of the segmenter's logits as a data set's: the options' one, or another that is known. Those of a
+    foreign segmenter by itself are names, colours, and indices for ids."""
+    known = (dataset_config(options.dataset, options.data_path), *DATASETS.values())
+    if options.segnet in NATIVE or data_set_counts(options) or options.resume != "0":
+        for dataset in known:
+            if same_names(dataset.classes, segmenter.names):
+                return dataset
     count = len(segmenter.names)
     return DatasetConfig(
         name=options.segnet, classes=segmenter.names, label_ids=tuple(range(count)), default_path="",
