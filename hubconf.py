@@ -11,11 +11,15 @@ from torch import nn as _nn
 
 from config.cityscapes import CITYSCAPES as _CITYSCAPES
 from config.errors import UserError as _UserError
+from config.segmenters import check_segmenter_name as _check_segmenter_name
 from inference import VideoSegmenter as _VideoSegmenter
 from inference.keyframe_schedule import FixedInterval as _FixedInterval
+from models.build import SEGMENTERS as _SEGMENTERS
+from models.build import build_foreign as _build_foreign
 from models.build import build_segmenter as _build_segmenter
 from models.released import load_segmenter as _load_segmenter
 from models.released import read_segmenter as _read_segmenter
+from utils.checkpoint import WeightsFile as _WeightsFile
 from utils.run_folder import run_options as _run_options
 
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "tqdm", "yaml"]
@@ -38,6 +42,25 @@ def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None
     return _gsvnet("bisenet", weights_dir, run, interval, settings)
 
 
+def gsvnet(*, run: str, segnet: str = "", interval: int | None = None, **settings: _Any) -> _VideoSegmenter:
+    """Return a VideoSegmenter of a propagation run, with any segmenter. segnet: as in VideoSegmenter.from_run. Other
+    arguments: see gsvnet_swiftnet."""
+    return _VideoSegmenter.from_run(run, segnet, **_scheduled(interval, settings))
+
+
+def segmenter(*, name: str, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn.Module:
+    """Return the segmenter `name` of --segnet in evaluation mode: normalised RGB (N,3,H,W) -> scores (N,C,h,w).
+
+    weights: its file; "": random weights, or those that a foreign network brings. classes: of a native network. Raises
+    UserError.
+    """
+    if name in _SEGMENTERS:
+        return _segmenter(name, weights, classes)
+    _check_segmenter_name(name)
+    file = _WeightsFile.read(_Path(weights), f"weights of {name}") if weights else None
+    return _build_foreign(name=name, file=file)
+
+
 def swiftnet(*, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn.Module:
     """Return SwiftNet in evaluation mode: normalised RGB (N,3,H,W) -> logits (N,C,H/4,W/4).
 
@@ -54,14 +77,17 @@ def bisenet(*, weights: str = "", classes: int = _CITYSCAPES.num_classes) -> _nn
 def _gsvnet(segnet: str, weights_dir: str, run: str, interval: int | None, settings: dict) -> _VideoSegmenter:
     if bool(weights_dir) == bool(run):
         raise _UserError("give either weights_dir=FOLDER, of the released files, or run=FOLDER, of a propagation run")
-    if interval is not None:
-        settings = {"schedule": _FixedInterval(interval), **settings}
+    settings = _scheduled(interval, settings)
     if weights_dir:
         return _VideoSegmenter.from_released(weights_dir, segnet, **settings)
     trained = _run_options(_Path(run)).segnet
     if trained != segnet:
         raise _UserError(f"{run}: was trained with the segmenter {trained}; load gsvnet_{trained}")
     return _VideoSegmenter.from_run(run, **settings)
+
+
+def _scheduled(interval: int | None, settings: dict) -> dict:
+    return settings if interval is None else {"schedule": _FixedInterval(interval), **settings}
 
 
 def _segmenter(name: str, weights: str, classes: int) -> _nn.Module:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import hubconf
 from config.command_line import parse
@@ -97,3 +98,15 @@ def test_entry_points_and_their_dependencies():
     names = [name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")]
     assert sorted(names) == ["bisenet", "gsvnet_bisenet", "gsvnet_swiftnet", "swiftnet"]
     assert all(importlib.util.find_spec(name) for name in hubconf.dependencies)
+
+
+def test_any_segmenter(weights, tmp_path, trained):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 5, 1), {'classes': list('abcde')}\n")
+    network = hubconf.segmenter(name=f"{file}:build")
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 5, 32, 32) and network.names == tuple("abcde")
+    native = hubconf.segmenter(name="swiftnet", weights=str(weights / SEGMENTER_FILES["swiftnet"]))
+    assert native.weights_file and not native.training
+    with pytest.raises(UserError, match="did you mean swiftnet"):
+        hubconf.segmenter(name="swiftnot")
+    assert hubconf.gsvnet(run=str(trained), interval=2).schedule.interval == 2
