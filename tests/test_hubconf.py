@@ -96,7 +96,7 @@ def test_messages_name_the_mistake(weights, trained):
 
 def test_entry_points_and_their_dependencies():
     names = [name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")]
-    assert sorted(names) == ["bisenet", "gsvnet_bisenet", "gsvnet_swiftnet", "swiftnet"]
+    assert sorted(names) == ["bisenet", "gsvnet", "gsvnet_bisenet", "gsvnet_swiftnet", "segmenter", "swiftnet"]
     assert all(importlib.util.find_spec(name) for name in hubconf.dependencies)
 
 
