@@ -69,7 +69,9 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
             found = f"cannot download the backbone's ImageNet weights ({error})"
             raise UserError(f"{found}; --pretrained-backbone 0 starts without them") from error
         segmenter.names = dataset_config(options.dataset, options.data_path).classes
-        if weights.segmenter is not None:
+        if weights.segmenter is not None and released.is_pretraining(weights.segmenter):
+            released.load_pretrained(segmenter, weights.segmenter, options.segnet)
+        elif weights.segmenter is not None:
             head = _head(partial(build_segmenter, name=options.segnet), options) if weights.for_other_classes else ()
             others = _others(weights.segmenter, options)
             released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)

@@ -70,7 +70,7 @@ class SegmenterLoss(nn.Module):
         super().__init__()
         self.average, self.of_labelled, self.label_stride = average, of_labelled, label_stride
         self.ignore, self.ohem = ignore, ohem
-        self.hard_loss = -torch.log(torch.tensor(threshold)).item()
+        self.hard_loss, self.share = -torch.log(torch.tensor(threshold)).item(), 1 / 16
 
     def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
         """Logits (N,C,h',w') float32 per output; label (N,H,W) int64, ids or `ignore`. Returns the scalar `total`."""
@@ -86,8 +86,8 @@ class SegmenterLoss(nn.Module):
         hard = losses > self.hard_loss
         # Both sums are computed, so that no count is read back from a GPU. Ignored pixels have a loss of 0: among the
         # hardest they add nothing to the sum.
-        kept, labelled = label.numel() // 16, (label != self.ignore).sum()
-        floor = labelled // 16 if self.of_labelled else labelled.clamp(max=kept)
+        kept, labelled = min(label.numel(), int(label.numel() * self.share)), (label != self.ignore).sum()
+        floor = (labelled * self.share).long() if self.of_labelled else labelled.clamp(max=kept)
         hardest = losses.topk(kept).values
         hardest = torch.where(torch.arange(kept, device=label.device) < floor, hardest, 0.0).sum()
         enough = hard.sum() >= floor

@@ -4,6 +4,7 @@ The released guided block names its tensors after its own module tree; `TENSOR_N
 between those names and ours. Segmenters and flow networks have the released names themselves.
 """
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -94,6 +95,24 @@ def load_segmenter(
     network = f"the keyframe segmenter {name} (--segnet) of {segmenter.classes} classes"
     file.into(segmenter, network, keys=("state_dict", "model"), fresh=head, always_fresh=others)
     segmenter.weights_file = str(file.path.absolute())
+
+
+def is_pretraining(file: WeightsFile) -> bool:
+    """Whether a segmenter's file is of its authors' training on ImageNet: with a classifier, or in parts."""
+    return file.tensor(("linear.weight",)) is not None or isinstance(file.content.get("detail"), Mapping)
+
+
+def load_pretrained(segmenter: Segmenter, file: WeightsFile, name: str) -> None:
+    """Copy the `pretrained_modules` of the segmenter `name` from a file for which `is_pretraining` holds; all other
+    tensors stay as they are. Raises UserError."""
+    if isinstance(file.content.get("detail"), Mapping):  # BiSeNetV2's: a state dict for each part
+        parts = {key: part for key, part in file.content.items() if isinstance(part, Mapping)}
+        flat = {f"{key}.{tensor}": x for key, part in parts.items() for tensor, x in part.items()}
+        file = replace(file, content=flat)
+    covered = {id(x) for part in segmenter.pretrained_modules() for x in part.state_dict(keep_vars=True).values()}
+    fresh = [key for key, x in segmenter.state_dict(keep_vars=True).items() if id(x) not in covered]
+    network = f"the part of the keyframe segmenter {name} (--segnet) that is trained on ImageNet"
+    file.into(segmenter, network, keys=("state_dict",), fresh=fresh, always_fresh=True, strict=False)
 
 
 def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:

@@ -44,6 +44,12 @@ class DDRNet(Segmenter):
     def training_only(self) -> list[nn.Module]:
         return [self.seghead_extra]
 
+    def pretrained_modules(self) -> list[nn.Module]:
+        return [
+            self.conv1, self.layer1, self.layer2, self.layer3, self.layer4, self.layer5, self.compression3,
+            self.compression4, self.down3, self.down4, self.layer3_, self.layer4_, self.layer5_,
+        ]
+
     def training_loss(self, dataset: DatasetConfig, average: Average) -> nn.Module:
         weights = dataset.segmenter_weights or (1.0,) * self.classes
         return DDRNetLoss(weights, ignore=dataset.ignore)

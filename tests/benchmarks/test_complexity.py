@@ -25,6 +25,20 @@ def test_segmenter(name, count, published):
         assert gmac(segmenter, meta(1, 3, int(H * scale), int(W * scale))) == pytest.approx(value, abs=0.006)
 
 
+@pytest.mark.parametrize("name, published", [
+    ("pidnet-s", (47.194, 26.547, 15.633)), ("pidnet-m", (177.329, 99.748, 58.743)),
+    ("pidnet-l", (274.933, 154.650, 90.985)), ("ddrnet23-slim", (36.281, 20.408, 12.014)),
+    ("ddrnet23", (143.061, 80.472, 47.352)), ("bisenet-xception39", (27.762, 15.616, 9.157)),
+    ("bisenetv2", (98.413, 55.357, 33.157)),
+])
+def test_further_segmenters(name, published):
+    with torch.device("meta"):
+        segmenter = build_segmenter(name=name, classes=19).eval()
+    last = (736, 960) if name == "bisenetv2" else (720, 960)
+    for size, value in zip(((1024, 2048), (768, 1536), last), published):
+        assert gmac(segmenter, meta(1, 3, *size)) == pytest.approx(value, abs=0.0006)
+
+
 @pytest.mark.parametrize("name, count, published", [("light", 186_402, 0.390), ("flownet", 38_676_514, 2.626)])
 def test_flow(name, count, published):
     with torch.device("meta"):

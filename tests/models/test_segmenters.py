@@ -11,7 +11,7 @@ from config.errors import UserError
 from models.build import build_segmenter
 from models.fold import folded
 from models.gsvnet import segment
-from models.load import networks_for_inference
+from models.load import networks_for_inference, networks_for_training
 from models.losses import DDRNetLoss, PIDNetLoss, SegmenterLoss
 from models.released import load_segmenter, read_segmenter
 from models.resize import half_pixel
@@ -146,14 +146,18 @@ def test_loss_without_labelled_pixels_is_zero_but_for_boundaries():
 
 
 @published
-def test_loss_of_bisenet_on_xception39():
+@pytest.mark.parametrize("kept", [32, 440, 100_000])
+def test_loss_of_bisenet_on_xception39(kept):
     numbers = arrays_of(PEERS / "xception39_seed0.npz")
     outputs = [numbers[f"loss_{x}"].double().requires_grad_() for x in ("logits", "aux0", "aux1")]
     label = numbers["labels_eighth"].long().repeat_interleave(8, 1).repeat_interleave(8, 2)
-    loss = SegmenterLoss(ignore=255, ohem=True, label_stride=8)(outputs, label)["total"]
-    assert loss.item() == pytest.approx(numbers["loss_kept32"].sum().item(), rel=1e-6)
+    criterion = SegmenterLoss(ignore=255, ohem=True, label_stride=8)
+    assert kept != 32 or criterion.share * numbers["labels_eighth"].numel() == kept
+    criterion.share = kept / numbers["labels_eighth"].numel()
+    loss = criterion(outputs, label)["total"]
+    assert loss.item() == pytest.approx(numbers[f"loss_kept{kept}"].sum().item(), rel=1e-6)
     loss.backward()
-    norms = numbers["loss_kept32_grad_norms"].tolist()
+    norms = numbers[f"loss_kept{kept}_grad_norms"].tolist()
     assert [x.grad.norm().item() for x in outputs] == pytest.approx(norms, rel=1e-5)
 
 
@@ -190,6 +194,29 @@ def test_published_files_load_as_they_are(tmp_path, name, layout):
     torch.save(FORMATS[layout](trained.state_dict()), tmp_path / "file.pt")
     load_segmenter(network, read_segmenter(tmp_path / "file.pt", name), name)
     assert all(torch.equal(x, trained.state_dict()[key]) for key, x in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name, layout, count", [
+    ("pidnet-s", lambda x: {"state_dict": x, "epoch": 100}, 302), ("ddrnet23-slim", lambda x: x, 0),
+    ("bisenetv2", lambda x: {part: {k.removeprefix(f"{part}."): v for k, v in x.items() if k.startswith(part)}
+                             for part in ("detail", "segment")}, 0),
+])
+def test_training_starts_from_the_authors_imagenet_files(tmp_path, name, layout, count):
+    """Extra tensors are ignored; heads and what else ImageNet does not cover start as they were built."""
+    trained = fill(build_segmenter(name=name, classes=19))
+    covered = {id(x) for part in trained.pretrained_modules() for x in part.state_dict(keep_vars=True).values()}
+    tensors = {k: x.detach() for k, x in trained.state_dict(keep_vars=True).items() if id(x) in covered}
+    assert count in (0, len(tensors)) and not any("head" in k or k.startswith("final") for k in tensors)
+    extra = {} if name == "bisenetv2" else {"linear.weight": torch.ones(1000, 8), "down5.0.conv1.weight": torch.ones(1)}
+    torch.save(layout({**tensors, **extra}), tmp_path / "imagenet.pth")
+    words = ["--stage", "segnet", "--segnet", name, "--segnet-weights", str(tmp_path / "imagenet.pth")]
+    network = networks_for_training(parse(words), None).segmenter.state_dict()
+    assert all(torch.equal(x, network[k]) for k, x in tensors.items())
+    assert not any(torch.equal(x, network[k]) for k, x in trained.state_dict().items()
+                   if k not in tensors and k.endswith("conv1.weight"))
+    torch.save(layout({**dict(list(tensors.items())[5:]), **extra}), tmp_path / "imagenet.pth")
+    with pytest.raises(UserError, match="imagenet.pth: does not fit the part of the keyframe segmenter"):
+        networks_for_training(parse(words), None)
 
 
 @pytest.mark.parametrize("name, other", [("pidnet-s", "ddrnet23-slim"), ("bisenet-xception39", "bisenet")])
