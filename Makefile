@@ -1,7 +1,7 @@
 # make setup        the environment alone (.venv)
 # make demo         synthetic street video: trains and evaluates everything, a few minutes
 # make test         style, types and correctness tests, about three minutes
-# make test-all     all tests, those of hostile input and the slow ones too, with coverage
+# make test-all     all tests, those of hostile input and the slow ones too, with coverage; installs what is optional
 # make reliability  all tests that try to break the program; rewrites the table in docs/reliability.md
 # make measures     sizes and rules of the tree
 # make gpu          tests and benchmarks on a GPU, at most eight minutes; results in logs/gpu (OUT=FOLDER for another)
@@ -29,6 +29,11 @@ $(VENV)/.installed: requirements.txt
 	$(RUN) -c "import torch, torchvision, cv2, tensorboardX; print('torch', torch.__version__, 'torchvision', torchvision.__version__)"
 	touch $@
 
+# What single options need: other people's segmenters, --download.
+$(VENV)/.extras: requirements-extra.txt $(VENV)/.installed
+	$(RUN) -m pip install --progress-bar off -r requirements-extra.txt
+	touch $@
+
 demo: setup
 	$(RUN) main.py --demo 1
 
@@ -39,8 +44,8 @@ style: setup
 test: style
 	$(PYTEST) -m "not slow and not hostile"
 
-test-all: style
-	$(PYTEST) --cov --cov-report=term
+test-all: style $(VENV)/.extras
+	EXTRAS=1 $(PYTEST) --cov --cov-report=term
 
 reliability: setup
 	MUTANTS=1200 $(PYTEST) -m tried --reliability docs/reliability.md

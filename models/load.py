@@ -75,7 +75,7 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
             head = _head(partial(build_segmenter, name=options.segnet), options) if weights.for_other_classes else ()
             others = _others(weights.segmenter, options)
             released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)
-        return GSVNet(segmenter, nothing, nothing)
+        return GSVNet(segmenter, nothing, nothing, options.grid)
     if options.stage == "flow":
         return _load(GSVNet(Segmenter(), build_flow(name=options.optical_flow_network), nothing), weights, options)
     # In this order, the flow network twice: a seed always gave these weights.

@@ -136,4 +136,5 @@ class PropagationStage(Stage):
         return {
             "state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict(),
             "segmenter": self.identity.as_entry(), "flow": {"name": self.options.optical_flow_network},
+            "grid": self.net.grid,
         }
