@@ -14,7 +14,7 @@ from models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
 
-PROBE = 128  # pixels, at least, of the sides of the image that a network is tried on
+PROBE = 128  # height at least, in pixels, of the image that a network is tried on; some take squares alone
 GUIDE = "docs/segmenters.md"
 
 
@@ -69,7 +69,7 @@ class ForeignSegmenter(Segmenter):
     def _probe(self, specification: str, only_size: tuple[int, int] | None) -> int:
         """Run the network on one image; returns the number of channels. Raises UserError where it fails."""
         side = -(-PROBE // self.multiple) * self.multiple
-        image = torch.zeros(1, 3, *(self.size or (side, side)))
+        image = torch.zeros(1, 3, *(self.size or (side, 2 * side)))
         try:
             with torch.no_grad():
                 found: Any = self(image)
