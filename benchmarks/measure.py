@@ -35,9 +35,9 @@ class Rounds:
     warm_up: int = 2
 
     @classmethod
-    def of(cls, options: Options, counted: int) -> "Rounds":
+    def of(cls, options: Options, counted: int, warm_up: int = 2) -> "Rounds":
         """`counted` rounds after the warm-up; in a dry run a single one."""
-        return cls(1, 0) if options.early_stop else cls(counted)
+        return cls(1, 0) if options.early_stop else cls(counted, warm_up)
 
 
 def frame_size(options: Options) -> tuple[int, int]:

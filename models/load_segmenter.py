@@ -92,10 +92,10 @@ def names_in(file: WeightsFile, options: Options) -> tuple[str, ...]:
         return recorded.classes
     values = file.tensor((segmenter_class(options.segnet).class_tensor,))
     count = dataset.num_classes if values is None or values.ndim != 1 else len(values)
-    if options.segnet.startswith("pidnet") and count == len(PIDNET_ORDER):
-        return PIDNET_ORDER
-    other = count != dataset.num_classes or {*dataset.classes} == {*CITYSCAPES.classes}
-    return CITYSCAPES.classes if other and count == CITYSCAPES.num_classes else dataset.classes
+    for known in (CITYSCAPES.classes, *([PIDNET_ORDER] if options.segnet.startswith("pidnet") else [])):
+        if count == len(known) and (count != dataset.num_classes or {*dataset.classes} == {*known}):
+            return known
+    return dataset.classes
 
 
 def segmenter_file(options: Options, resumed: WeightsFile | None, before: str) -> WeightsFile | None:

@@ -114,7 +114,7 @@ def small(monkeypatch):
     """Benchmarks of full-size frames, at a size that tests can afford."""
     monkeypatch.setattr(measure, "SIZE", (64, 128))
     monkeypatch.setattr(table, "ROUNDS", {"cpu": 2})
-    monkeypatch.setattr(video, "GROUPS", 2)
+    monkeypatch.setattr(video, "GROUPS", (2, 1))
 
 
 @pytest.mark.slow

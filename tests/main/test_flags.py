@@ -23,7 +23,7 @@ def impossible(name: str) -> list[list[str]]:
     if kind is float:
         wrong += [["x"], ["nan"], ["inf"], [""], ["1,5"]]
     if limits["choices"]:
-        wrong += [["zzzz"], [limits["choices"][0].upper() + "x"], [""]]
+        wrong += [["zzzz"], [str(limits["choices"][0]).upper() + "x"], [""]]
     for bound, step in (("low", -1), ("above", 0), ("high", 1)):
         if limits[bound] is not None:
             wrong.append([str(limits[bound] + step)])
