@@ -64,8 +64,8 @@ class VideoSegmenter:
 
     @classmethod
     def from_run(cls, folder: str | Path, segnet: str = "", **settings: Any) -> "VideoSegmenter":
-        """From a propagation run's folder, with the segmenter that it was trained on. segnet: its name, required where
-        that is FILE.py:FUNCTION, whose code is run, or may be downloaded. Raises UserError."""
+        """From a propagation run's folder, with the segmenter that it was trained on. segnet: that one's name again,
+        where building it runs a user's code or downloads something. Raises UserError."""
         options = run_options(Path(folder), segnet)
         return cls.from_options(options, **{"amp": "off", **settings})  # not what it was trained in
 
