@@ -25,7 +25,7 @@ def from_smp(
         raise UserError(f"--segnet {specification}: requires {needed}")
     head = None if file is None else file.tensor(HEADS)
     channels = len(head) if head is not None else len(names or CITYSCAPES.classes)
-    with as_user_errors(specification), redirect_stdout(None):  # the library prints; encoder_weights would be downloaded
+    with as_user_errors(specification), redirect_stdout(None):  # the library prints
         if folder:
             network = smp.from_pretrained(name, local_files_only=True, encoder_weights=None)
         else:

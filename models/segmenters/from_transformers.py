@@ -22,7 +22,7 @@ def from_transformers(specification: str, *, file: WeightsFile | None, published
     library, place = required("transformers", specification), specification.removeprefix(HUGGING_FACE)
     library.logging.disable_progress_bar()
     where = dict(local_files_only=(local := Path(place).is_dir()), trust_remote_code=False)
-    logger.info("%s: from %s", specification, "this folder" if local else "huggingface.co: downloads it unless it is in the cache")
+    logger.info("%s: %s", specification, "read" if local else "downloaded from huggingface.co if not in the cache")
     with as_user_errors(specification, "; name a network for semantic or universal segmentation, or its folder"):
         config = library.AutoConfig.from_pretrained(place, **where)
         universal = type(config) in library.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING

@@ -34,7 +34,8 @@ NAMES = {CITYSCAPES.classes[::-1]}
 
 
 def build():
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 19, 1)), dict(classes=NAMES)
+    parts = nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 19, 1)
+    return nn.Sequential(*parts), dict(classes=NAMES)
 
 
 def again():
@@ -79,7 +80,8 @@ def run(tmp_path_factory, streets, weights):
     folder = tmp_path_factory.mktemp("user")
     (folder / "net.py").write_text(CODE)
     states_of(f"{folder}/net.py:build", folder / "trained.pth")
-    made = trained(folder, streets, weights, f"{folder}/net.py:build", folder / "trained.pth", "net_build", "--grid", "4")
+    file = folder / "trained.pth"
+    made = trained(folder, streets, weights, f"{folder}/net.py:build", file, "net_build", "--grid", "4")
     assert made.ran()
     return made
 
@@ -109,9 +111,11 @@ def test_evaluation_and_training_go_on_with_the_runs_segmenter_and_grid(run):
 REFUSED = {
     "not repeated": ([], "was trained on the segmenter {it}, which is code that would be run only if you ask for it; "
                          "add --segnet {it}"),
-    "a native one": (["--segnet", "swiftnet"], "was trained with --segnet {it}, but this run has swiftnet; use the same"),
+    "a native one": (["--segnet", "swiftnet"],
+                     "was trained with --segnet {it}, but this run has swiftnet; use the same"),
     "other weights": (["--segnet", "{it}", "--segnet-weights", "{folder}/other.pth"], "--segnet {it}: digest "),
-    "another grid": (["--segnet", "{it}", "--grid", "8"], "was trained with --grid 4, but this run has 8; use the same"),
+    "another grid": (["--segnet", "{it}", "--grid", "8"],
+                     "was trained with --grid 4, but this run has 8; use the same"),
 }
 
 
@@ -151,7 +155,7 @@ def test_file_of_the_segmenter_is_gone(run, capsys):
 
 def test_run_folder_becomes_a_video_segmenter(run):
     run.ran()
-    with pytest.raises(UserError, match=f"is code that would be run only if you ask for it; add --segnet {run.file.parent}"):
+    with pytest.raises(UserError, match=f"run only if you ask for it; add --segnet {run.file.parent}"):
         VideoSegmenter.from_run(run.folder)
     assert not run.ran()
     segmenter = VideoSegmenter.from_run(run.folder, segnet=run.specification)
@@ -181,8 +185,8 @@ def test_video_without_a_data_set_has_the_segmenters_classes(streets, tmp_path):
 
 def test_video_with_a_data_set_requires_its_classes(streets, tmp_path, capsys):
     specification = f"{user_file(tmp_path)}:pair"
-    words = ["--video", "demo", "--output", str(tmp_path / "labels"), "--segnet", specification, "--method", "per-frame"]
-    assert main([*words, "--dataset", "camvid"]) == 2
+    words = ["--video", "demo", "--output", str(tmp_path / "labels"), "--segnet", specification]
+    assert main([*words, "--method", "per-frame", "--dataset", "camvid"]) == 2
     assert f"--segnet {specification}: its class 'traffic light' is none of the" in refusal(capsys.readouterr().err)
 
 

@@ -48,7 +48,8 @@ def check_learns(segmenter: Segmenter, without: set[str]) -> None:
     assert scores.shape[2:] == tuple(-(-side // segmenter.stride) for side in (90, 122))
     outputs = segmenter.train().training_logits(torch.randn(2, 3, 64, 96))
     sum(x.square().sum() for x in outputs).backward()
-    none = {name for name, x in segmenter.named_parameters() if x.requires_grad and (x.grad is None or not x.grad.any())}
+    learning = {name: x.grad for name, x in segmenter.named_parameters() if x.requires_grad}
+    none = {name for name, gradient in learning.items() if gradient is None or not gradient.any()}
     assert none <= without
 
 

@@ -177,7 +177,8 @@ def test_names_and_normalisation_are_those_of_the_folder(foreign, kind):
     assert segmenter.names == CLASSES
     processor = extra("transformers").AutoImageProcessor.from_pretrained(foreign(f"hf:{kind}").words[0][3:])
     frame = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)  # the size that some take alone
-    plain = {key: False for key in ("do_resize", "do_center_crop", "do_split_image", "do_pad") if key in vars(processor)}
+    steps = ("do_resize", "do_center_crop", "do_split_image", "do_pad")
+    plain = {key: False for key in steps if key in vars(processor)}
     image = processor(list(frame), return_tensors="pt", **plain)["pixel_values"]
     ours = segmenter.normalise(frame)
     assert torch.allclose(ours.flip(1) if kind == "mobilevit" else ours, image, atol=1e-5)
