@@ -41,8 +41,8 @@ class VideoSegmenter:
     segmenter = VideoSegmenter.from_run("logs/run/.../experiment_0")
     for labels in segmenter.stream(frames): ...      # or labels = segmenter(frame), one at a time
 
-    Frames are (H,W,3) uint8 RGB, labels (H,W) uint8 class indices. A frame of another size begins a new stream. `state`
-    is None before the first frame.
+    Frames are (H,W,3) uint8 RGB, labels (H,W) uint8 indices into `classes`, names. A frame of another size begins a new
+    stream. `state` is None before the first frame.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class VideoSegmenter:
         of `engines.ENGINES`, or an engine, which several segmenters may share."""
         if isinstance(engine, str):
             engine = build_engine(engine, net, scale=scale, device=torch.device(device), amp=amp)
-        self.engine, self.schedule = engine, schedule or FixedInterval(3)
+        self.engine, self.schedule, self.classes = engine, schedule or FixedInterval(3), net.segmenter.names
         self.state: StreamState | None = None
 
     @classmethod

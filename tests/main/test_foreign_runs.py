@@ -10,18 +10,24 @@ import pytest
 import torch
 
 from config.cityscapes import CITYSCAPES
+from config.command_line import parse
 from config.errors import UserError
 from dataloaders.images import read_image
+from inference.export import run_export
+from inference.keyframe_schedule import FixedInterval
 from inference.stream import VideoSegmenter
 from main import main
-from models.build import build_foreign
-from models.gsvnet import keyframe_logits
+from models.build import build_flow, build_foreign
+from models.gsvnet import GSVNet, keyframe_logits
+from models.guided_conv import GuidedConv
 from models.identity import digest_of
 from models.label_map import label_map
 from models.released import read_propagation
 from tests.main.program import refusal, training
 from tests.models.tiny_networks import CLASSES, extra, randomised, user_file
+from tests.released import fill
 from utils.checkpoint import WeightsFile
+from utils.logging import start_console
 from utils.run_folder import LATEST
 
 CODE = f"""
@@ -160,6 +166,7 @@ def test_run_folder_becomes_a_video_segmenter(run):
     assert not run.ran()
     segmenter = VideoSegmenter.from_run(run.folder, segnet=run.specification)
     labels = segmenter(np.zeros((64, 128, 3), np.uint8))
+    assert segmenter.classes == CITYSCAPES.classes
     assert labels.shape == (64, 128) and segmenter.logits().shape == (CITYSCAPES.num_classes, 16, 32)
     assert run.ran()
     with pytest.raises(UserError, match="trained|neither"):
@@ -188,6 +195,60 @@ def test_video_with_a_data_set_requires_its_classes(streets, tmp_path, capsys):
     words = ["--video", "demo", "--output", str(tmp_path / "labels"), "--segnet", specification]
     assert main([*words, "--method", "per-frame", "--dataset", "camvid"]) == 2
     assert f"--segnet {specification}: its class 'traffic light' is none of the" in refusal(capsys.readouterr().err)
+
+
+READS_VALUES = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 19, 3, 8, 1)
+
+    def forward(self, image):
+        for _ in range(int(image.abs().sum() * 0) + 1):  # no graph can hold a loop over a value
+            if float(image.mean()) > 1e9:
+                raise ValueError
+        return self.conv(image)
+
+
+def build():
+    torch.manual_seed(0)
+    return Net(), {"classes": [f"c{i}" for i in range(19)]}
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnx", pytest.param("compile", marks=pytest.mark.slow)])
+def test_segmenter_that_an_engine_cannot_run_stays_in_pytorch(tmp_path, capsys, engine):
+    (tmp_path / "net.py").write_text(READS_VALUES)
+    net = GSVNet(build_foreign(name=f"{tmp_path}/net.py:build"), build_flow(name="light"), GuidedConv(19))
+    fill(net.guided), fill(net.flow)
+    frames, maps = np.random.default_rng(0).integers(0, 256, (4, 64, 96, 3), dtype=np.uint8), {}
+    start_console(quiet=False)
+    for name in ("eager", engine):
+        stream = VideoSegmenter(net.eval(), engine=name, scale=1.0, schedule=FixedInterval(2))
+        maps[name] = np.stack([*stream.stream(frames)])
+        if name == engine == "onnx":
+            assert stream.engine.plain == {"keyframe"}
+            assert "--engine onnx: the keyframe segmenter stays in plain PyTorch: " in capsys.readouterr().out
+    assert (maps["eager"] == maps[engine]).mean() > 0.999 and len(np.unique(maps["eager"])) > 2
+
+
+def test_export_leaves_out_a_segmenter_that_cannot_be_exported(tmp_path, capsys):
+    (tmp_path / "loops.py").write_text(READS_VALUES)
+    start_console(quiet=False)
+    for name, specification in (("whole", f"{user_file(tmp_path)}:pair"), ("rest", f"{tmp_path}/loops.py:build")):
+        segmenter = build_foreign(name=specification)
+        net = GSVNet(segmenter, build_flow(name="light"), GuidedConv(segmenter.classes))
+        words = ["--export", str(tmp_path / name), "--export-size", "64", "96", "--resume", "1"]
+        content = run_export(net, parse([*words, "--segnet", specification]))
+        graphs = {"view", "propagation"} | ({"keyframe"} if name == "whole" else set())
+        assert {*content["graphs"]} == graphs == {x.stem for x in (tmp_path / name).glob("*.onnx")}
+        assert ("your segmenter" in " ".join(content["loop"])) is (name == "rest")
+        assert [x["name"] for x in content["classes"]] == list(segmenter.names)
+    assert f"{tmp_path}/loops.py:build: cannot be exported and is left out: " in capsys.readouterr().out
 
 
 @pytest.mark.slow
