@@ -116,9 +116,9 @@ def test_camvid_as_the_authors_program_scores_it(tmp_path):
     examples, camvid = ROOT / "docs" / "examples", REAL.parent / "camvid"
     words = [
         "--evaluate", "1", "--dataset", "camvid", "--data-path", str(camvid), "--segnet",
-        f"{examples}/espnetv2.py:build", "--segnet-weights", str(REAL / "espnetv2_s_2.0_city_1024x512.pth"), "--class-map",
-        f"{examples}/cityscapes_to_camvid.yaml", "--method", "per-frame", "--scale", "1.4545", "--grid", "4",
-        "--eval-multi-step", "--temporal", "0", "--num-worker", "0", "--log-folder", str(tmp_path),
+        f"{examples}/espnetv2.py:build", "--segnet-weights", str(REAL / "espnetv2_s_2.0_city_1024x512.pth"),
+        "--class-map", f"{examples}/cityscapes_to_camvid.yaml", "--method", "per-frame", "--scale", "1.4545",
+        "--grid", "4", "--eval-multi-step", "--temporal", "0", "--num-worker", "0", "--log-folder", str(tmp_path),
     ]
     segmenter, matrix = networks_for_inference(parse(words)).segmenter, ConfusionMatrix(CAMVID.num_classes)
     for path in sorted((camvid / "val").iterdir()):
