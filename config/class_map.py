@@ -27,7 +27,7 @@ def read_class_map(path: str) -> dict[str, str]:
             raise UserError(f"{path}: {name!r}: {value!r} must be two names; put them in quotes")
     found = {plain(name): plain(value) for name, value in content.items()}
     if len(found) < len(content):
-        raise UserError(f"{path}: two lines are for one class, since `_`, `-`, space and case are alike; keep one")
+        raise UserError(f"{path}: two lines name the same class (`_`, `-`, space and case do not matter); keep one")
     return found
 
 

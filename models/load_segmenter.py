@@ -104,7 +104,7 @@ def segmenter_file(options: Options, resumed: WeightsFile | None, before: str) -
     trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
     if options.segnet not in NATIVE:
         path, expected = options.segnet_weights, f"weights of the keyframe segmenter {options.segnet}"
-        # Its file may be gone: then its own weights, which may have to be downloaded, are no substitute.
+        # If the file is gone, that is an error: a network's own weights, perhaps a download, must not replace it.
         if trained and (Path(trained.file).is_file() or trained.specification == options.segnet):
             path = path or trained.file
         return WeightsFile.read(Path(path), expected, "name its file with --segnet-weights") if path else None

@@ -90,8 +90,8 @@ class ForeignSegmenter(Segmenter):
         else:
             raise UserError(f"--segnet {specification}: {errors[0]}; see {GUIDE}")
         if not all(map(torch.equal, buffers, self.network.buffers())):
-            raise UserError(f"--segnet {specification}: still trains, for it changes its tensors when it runs; export "
-                            "it, or write its code, so that it is in evaluation mode")
+            raise UserError(f"--segnet {specification}: its buffers change when it runs, so it is in training mode; "
+                            "call eval() before you export it")
         if self.size:
             logger.info("%s: takes frames of %d x %d alone, to which all are resized", specification, *self.size)
         if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 1 or not found.is_floating_point():
@@ -112,12 +112,13 @@ def _only_input(network: nn.Module) -> tuple[int | None, tuple[int, int] | None]
 
 def required(package: str, specification: str) -> ModuleType:
     """Import an optional package, which may report errors alone. Raises UserError if it is missing."""
-    for name in (package, "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
     except ImportError as error:
         raise UserError(f"--segnet {specification}: requires the package {package}; pip install {package}") from error
+    for name in (package, "huggingface_hub"):  # which set their levels when they are imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return module
 
 
 @contextmanager
@@ -135,4 +136,4 @@ def reason_of(error: BaseException) -> str:
     """Type and first line of an error; of a missing package all lines, since a later one says how to get it."""
     text = str(error).strip()
     shown = " ".join(text.split()) if isinstance(error, ImportError) else next(iter(text.splitlines()), "")
-    return f"{type(error).__name__}: {shown[:300]}"
+    return f"{type(error).__name__}: {shown[:300].rstrip('.')}"

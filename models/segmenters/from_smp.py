@@ -26,7 +26,7 @@ def from_smp(
     head = None if file is None else file.tensor(HEADS)
     channels = len(head) if head is not None else len(names or CITYSCAPES.classes)
     with as_user_errors(specification), redirect_stdout(None):  # the library prints
-        if folder:
+        if folder:  # its config may name an encoder's weights, which would be downloaded and then replaced
             network = smp.from_pretrained(name, local_files_only=True, encoder_weights=None)
         else:
             network = smp.create_model(architecture, encoder_name=encoder, encoder_weights=None, classes=channels)

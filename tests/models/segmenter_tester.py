@@ -12,7 +12,7 @@ from models.resize import GRID_STRIDE, grid_size
 from models.segmenters.base import Segmenter
 from models.steps import KeyframeStep
 
-SIZES = ((64, 128), (90, 160), (33, 47))
+SIZES = {(64, 128): 1, (90, 160): 1, (33, 47): 2}  # of frames -> how many at once
 ROUNDING = 1e-4  # of batches and of other runtimes, relative to the largest value
 
 
@@ -25,17 +25,17 @@ def close(found: Tensor, expected: Tensor) -> bool:
 def check_inference(segmenter: Segmenter) -> None:
     """Shapes, finite numbers, any frame size and grid, batches, determinism, copies, inputs that stay as they are."""
     segmenter.eval()
-    for size in SIZES:
-        frame = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-        before, grid = frame.clone(), GRID_STRIDE if size == SIZES[0] else 4
+    for size, count in SIZES.items():
+        frame = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8)
+        before, grid = frame.clone(), GRID_STRIDE if count == 1 else 4
         logits = keyframe_logits(segmenter, frame, grid=grid)
-        assert logits.shape == (2, len(segmenter.names), *grid_size(*size, grid)) and logits.dtype == torch.float32
+        assert logits.shape == (count, len(segmenter.names), *grid_size(*size, grid)) and logits.dtype == torch.float32
         assert logits.isfinite().all() and logits.std() > 0
         assert torch.equal(frame, before)
     assert torch.equal(keyframe_logits(segmenter, frame, grid=grid), logits)
     assert close(torch.cat([keyframe_logits(segmenter, x[None], grid=grid) for x in frame]), logits)
     assert close(keyframe_logits(copy.deepcopy(segmenter), frame, grid=grid), logits)
-    image = segmenter.normalise(torch.zeros(1, 3, *segmenter.input_size(*SIZES[0], 1.0)))
+    image = segmenter.normalise(torch.zeros(1, 3, *segmenter.input_size(64, 96, 1.0)))
     before = image.clone()
     assert segmenter(image).shape[:2] == (1, segmenter.classes)
     assert torch.equal(image, before)
@@ -48,9 +48,8 @@ def check_learns(segmenter: Segmenter, without: set[str]) -> None:
     assert scores.shape[2:] == tuple(-(-side // segmenter.stride) for side in (90, 122))
     outputs = segmenter.train().training_logits(torch.randn(2, 3, 64, 96))
     sum(x.square().sum() for x in outputs).backward()
-    learning = {name: x.grad for name, x in segmenter.named_parameters() if x.requires_grad}
-    none = {name for name, gradient in learning.items() if gradient is None or not gradient.any()}
-    assert none <= without
+    learning = {name: x for name, x in segmenter.named_parameters() if x.requires_grad}
+    assert {name for name, x in learning.items() if x.grad is None or not x.grad.any()} <= without
 
 
 def check_frozen(segmenter: Segmenter) -> None:

@@ -4,6 +4,7 @@ Without transformers, segmentation_models_pytorch or scipy their tests are skipp
 """
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,10 +37,10 @@ from tests.models.tiny_networks import (
     transformers_network,
     user_file,
 )
-from tests.released import fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-BIG = {"pidnet-m", "pidnet-l", "ddrnet23", "torchvision:fcn_resnet50", "torchvision:deeplabv3_resnet50"}
+BIG = {"pidnet-m", "pidnet-l", "ddrnet23", "torchvision:fcn_resnet50", "torchvision:deeplabv3_resnet50",
+       "hf:upernet-convnext", "hf:mask2former"}  # or like another one
 FILES = [f"file:{name}" for name in ("module", "views", "pair", "probabilities", "picked", "script", "program")]
 HUGGING_FACE = [f"hf:{name}" for name in TRANSFORMERS]
 FOREIGN = [
@@ -47,14 +48,14 @@ FOREIGN = [
     *HUGGING_FACE, "smp:unet:resnet18", "smp:folder", "smp:folder:softmax2d", *FILES,
 ]
 FROZEN_BIAS = {"bisenetv2": {"segment.S5_5.bn.bias"}}  # the BatchNorm after it subtracts it
-EXPORTED = ["file:pair", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+EXPORTED = (
     *(name for name in SEGMENTERS if name not in BIG), *FOREIGN[:3], "hf:segformer", "hf:upernet-convnext",
-    "hf:mobilevit", "hf:dpt", "smp:unet:resnet18", "file:probabilities", "file:program",
-))]
+    "hf:mobilevit", "hf:dpt", "smp:unet:resnet18", "file:pair", "file:probabilities", "file:program",
+)
 
 
 def listed(names: list[str]) -> list:
-    """The names as parameters; those of big networks are slow."""
+    """The names as parameters; those of BIG are slow."""
     return [pytest.param(name, marks=pytest.mark.slow) if name in BIG else name for name in names]
 
 
@@ -89,7 +90,7 @@ def made(name: str, folder: Path) -> Foreign:
         network.save_pretrained(folder)
         words = [f"smp:{folder}"]
     elif library == "smp":
-        network = randomised(extra("segmentation_models_pytorch").Unet("resnet18", encoder_weights=None, classes=4))
+        network = extra("segmentation_models_pytorch").Unet("resnet18", encoder_weights=None, classes=4)
         words = [name, *saved(network, folder)]
     else:
         network, words = user_network.Net().eval(), [f"{user_file(folder)}:{kind}"]
@@ -130,16 +131,17 @@ def native(name: str) -> Segmenter:
 @pytest.mark.parametrize("name", listed([*SEGMENTERS, *FOREIGN]))
 def test_every_segmenter(foreign, name):
     if name in SEGMENTERS:
-        check_inference(fill(native(name)))
+        check_inference(native(name))
         check_learns(native(name), FROZEN_BIAS.get(name, set()))
     else:
         check_inference(foreign(name).segmenter)
         check_frozen(foreign(name).segmenter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_export(foreign, name):
-    check_export(fill(native(name)) if name in SEGMENTERS else foreign(name).segmenter)
+    check_export(native(name) if name in SEGMENTERS else foreign(name).segmenter)
 
 
 @torch.no_grad()
@@ -171,19 +173,18 @@ def test_probability_of_zero_has_a_finite_logit():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_names_and_normalisation_are_those_of_the_folder(foreign, kind):
-    segmenter = foreign(f"hf:{kind}").segmenter
+@pytest.mark.parametrize("name", listed(HUGGING_FACE))
+def test_names_and_normalisation_are_those_of_the_folder(foreign, name):
+    segmenter = foreign(name).segmenter
     assert segmenter.names == CLASSES
-    processor = extra("transformers").AutoImageProcessor.from_pretrained(foreign(f"hf:{kind}").words[0][3:])
+    processor = extra("transformers").AutoImageProcessor.from_pretrained(foreign(name).words[0].removeprefix("hf:"))
     frame = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)  # the size that some take alone
-    steps = ("do_resize", "do_center_crop", "do_split_image", "do_pad")
-    plain = {key: False for key in steps if key in vars(processor)}
-    image = processor(list(frame), return_tensors="pt", **plain)["pixel_values"]
+    geometry = {"do_resize", "do_center_crop", "do_split_image", "do_pad"} & {*vars(processor)}
+    image = processor(list(frame), return_tensors="pt", **dict.fromkeys(geometry, False))["pixel_values"]
     ours = segmenter.normalise(frame)
-    assert torch.allclose(ours.flip(1) if kind == "mobilevit" else ours, image, atol=1e-5)
+    assert torch.allclose(ours.flip(1) if name == "hf:mobilevit" else ours, image, atol=1e-5)
     fixed = segmenter.size is not None
-    assert fixed == (kind in ("dpt", "eomt"))  # all others take frames of any shape, which are not made square
+    assert fixed == (name in ("hf:dpt", "hf:eomt"))  # all others take frames of any shape, which are not made square
     assert segmenter.input_size(90, 160, 1.0) == ((64, 64) if fixed else (96, 160))
 
 
@@ -197,7 +198,7 @@ def test_class_of_a_pixel_is_that_of_transformers_own_postprocessing(foreign):
     assert torch.equal(labels[0], expected[0])
 
 
-def test_folder_without_an_image_processor_is_normalised_as_imagenet(tmp_path, caplog):
+def test_folder_without_an_image_processor_is_normalised_as_imagenet(tmp_path):
     transformers_network("segformer", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     segmenter = built(f"hf:{tmp_path}")
@@ -322,9 +323,9 @@ def wrong_file(folder: Path) -> None:
 def smp_name(name: str) -> Callable[[Path], str]:
     def make(folder: Path) -> str:
         extra("segmentation_models_pytorch")
-        wrong_file(folder)
         return name
 
+    make.__name__ = name  # of the test
     return make
 
 
@@ -358,6 +359,16 @@ def test_what_can_be_wrong_in_a_specification(tmp_path, monkeypatch, capfd, make
     assert not (tmp_path / "labels").exists()
 
 
+@pytest.mark.slow  # it tries five times
+def test_missing_network_is_one_line(tmp_path, monkeypatch, capfd):
+    extra("transformers")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    capfd.readouterr()
+    words = ["--method", "per-frame", "--video", "demo", "--output", str(tmp_path / "labels")]
+    assert main([*words, "--segnet", "hf:nobody/nothing"]) == 2
+    assert "--segnet hf:nobody/nothing: OSError: " in refusal(capfd.readouterr().err)
+
+
 @pytest.mark.parametrize("name, package", [("torchvision:x", "torchvision.models"), ("hf:x/y", "transformers"),
                                            ("smp:unet:resnet18", "segmentation_models_pytorch")])
 def test_missing_package(monkeypatch, name, package):
@@ -366,7 +377,7 @@ def test_missing_package(monkeypatch, name, package):
         built(name)
 
 
-def test_missing_package_of_this_repository_is_a_failure_with_extras(monkeypatch):
+def test_missing_package_skips_a_test_and_with_extras_fails_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delenv(tiny_networks.STRICT, raising=False)
     with pytest.raises(pytest.skip.Exception):
@@ -378,7 +389,7 @@ def test_missing_package_of_this_repository_is_a_failure_with_extras(monkeypatch
 
 def test_program_exported_in_training_mode_is_refused(foreign):
     path, _ = foreign("file:program").words[0].rsplit(":", 1)
-    with pytest.raises(UserError, match=f"--segnet {path}:training_program: still trains, for it changes its tensors"):
+    with pytest.raises(UserError, match=f"--segnet {path}:training_program: its buffers change when it runs"):
         built(f"{path}:training_program")
 
 

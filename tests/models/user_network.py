@@ -1,4 +1,4 @@
-"""Networks as a user would write them in a file of their own; tests copy it and name it by --segnet."""
+"""Networks as a user would write them in a file of their own; tests copy it for --segnet FILE.py:FUNCTION."""
 from __future__ import annotations
 
 from dataclasses import dataclass
