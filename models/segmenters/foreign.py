@@ -1,5 +1,7 @@
 """Anybody's network as a keyframe segmenter. It is frozen, always in evaluation mode, and asked only for scores."""
 import importlib
+import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
@@ -14,7 +16,7 @@ from models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
 
-PROBE = 128  # pixels, at least, of the sides of the image that a network is tried on
+PROBE = 128  # pixels, at least, of the shorter side of the image that a network is tried on
 GUIDE = "docs/segmenters.md"
 
 
@@ -49,15 +51,20 @@ class ForeignSegmenter(Segmenter):
         with suppress(NotImplementedError):  # exported programs refuse it
             network.eval()
         network.requires_grad_(False)
+        self.contiguous = False  # whether the image has to be, for a network that makes views of it
         self.batch, self.size = _only_input(network)
         self.classes = self._probe(specification, only_size)
         self.names = tuple(names) or tuple(f"class {number}" for number in range(self.classes))
-        if len(self.names) != self.classes:
-            raise UserError(f"--segnet {specification}: {len(self.names)} class names, but {self.classes} channels")
-        self.colours = tuple((r, g, b) for r, g, b in colours or distinct_colours(self.classes))
+        self.colours = tuple((int(r), int(g), int(b)) for r, g, b in colours or distinct_colours(self.classes))
+        for kind, values in (("class names", self.names), ("colours", self.colours)):
+            if len(values) != self.classes:
+                raise UserError(f"--segnet {specification}: {len(values)} {kind}, but {self.classes} channels; list "
+                                "one for each channel")
 
     def forward(self, image: Tensor) -> Tensor:
         """RGB image (N,3,H,W) float32, as `normalise` returns it -> scores (N,channels,h',w')."""
+        if self.contiguous:
+            image = image.contiguous()
         if self.batch in (None, len(image)):
             return self.call(self.network, image)
         return torch.cat([self.call(self.network, part) for part in image.split(1)])
@@ -67,20 +74,26 @@ class ForeignSegmenter(Segmenter):
         return self
 
     def _probe(self, specification: str, only_size: tuple[int, int] | None) -> int:
-        """Run the network on one image; returns the number of channels. Raises UserError where it fails."""
-        side = -(-PROBE // self.multiple) * self.multiple
-        image = torch.zeros(1, 3, *(self.size or (side, side)))
-        try:
-            with torch.no_grad():
-                found: Any = self(image)
-        except Exception as error:  # anything may be in there
-            if only_size and not self.size:
-                self.size = only_size
-                logger.info("%s: takes frames of %d x %d alone, to which all are resized", specification, *only_size)
-                return self._probe(specification, None)
-            raise UserError(
-                f"--segnet {specification}: fails on an image {tuple(image.shape)}: {_reason(error)}"
-            ) from error
+        """Run the network on an image that is not square; returns the number of channels. Sets what it needs: one size,
+        or contiguous images. Raises UserError where it fails."""
+        side, errors = -(-PROBE // self.multiple) * self.multiple, []
+        buffers = [x.clone() for x in self.network.buffers()]
+        sizes = [self.size] if self.size else [None, only_size] if only_size else [None]
+        for self.size, self.contiguous in itertools.product(sizes, (False, True)):
+            image = torch.zeros(1, 3, *(self.size or (side, side + self.multiple)))
+            try:
+                with torch.no_grad():
+                    found: Any = self(image.contiguous(memory_format=torch.channels_last))
+                break
+            except (Exception, SystemExit) as error:  # anything may be in there
+                errors.append(f"fails on an image {tuple(image.shape)}: {reason_of(error)}")
+        else:
+            raise UserError(f"--segnet {specification}: {errors[0]}; see {GUIDE}")
+        if not all(map(torch.equal, buffers, self.network.buffers())):
+            raise UserError(f"--segnet {specification}: its buffers change when it runs, so it is in training mode; "
+                            "call eval() before you export it")
+        if self.size:
+            logger.info("%s: takes frames of %d x %d alone, to which all are resized", specification, *self.size)
         if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 1 or not found.is_floating_point():
             shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise UserError(f"--segnet {specification}: must return scores (1,C,h,w), not {shown}; see {GUIDE}, `pick`")
@@ -98,11 +111,14 @@ def _only_input(network: nn.Module) -> tuple[int | None, tuple[int, int] | None]
 
 
 def required(package: str, specification: str) -> ModuleType:
-    """Import an optional package. Raises UserError if it is missing."""
+    """Import an optional package, which may report errors alone. Raises UserError if it is missing."""
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
     except ImportError as error:
         raise UserError(f"--segnet {specification}: requires the package {package}; pip install {package}") from error
+    for name in (package, "huggingface_hub"):  # which set their levels when they are imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return module
 
 
 @contextmanager
@@ -112,9 +128,12 @@ def as_user_errors(specification: str, hint: str = "") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"--segnet {specification}: {_reason(error)}{hint}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--segnet {specification}: {reason_of(error)}{hint}") from error
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+def reason_of(error: BaseException) -> str:
+    """Type and first line of an error; of a missing package all lines, since a later one says how to get it."""
+    text = str(error).strip()
+    shown = " ".join(text.split()) if isinstance(error, ImportError) else next(iter(text.splitlines()), "")
+    return f"{type(error).__name__}: {shown[:300].rstrip('.')}"

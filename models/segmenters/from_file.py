@@ -1,5 +1,7 @@
 """FILE.py:FUNCTION, a network that the user's own code builds."""
 import importlib.util
+import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from utils.checkpoint import WeightsFile
 from utils.logging import logger
 
 CHECKS: dict[str, Callable[[Any], bool]] = {  # of the mapping's values
-    "classes": lambda names: all(isinstance(name, str) for name in names),
-    "colours": lambda colours: all(len(colour) == 3 for colour in colours),
-    "mean": lambda values: len(values) == 3, "std": lambda values: len(values) == 3 and min(values) > 0,
-    "multiple": lambda side: isinstance(side, int) and side > 0,
+    "classes": lambda names: not isinstance(names, str) and all(isinstance(name, str) for name in names),
+    "colours": lambda colours: all(len(colour) == 3 and 0 <= min(colour) <= max(colour) < 256 for colour in colours),
+    "mean": lambda values: len(values) == 3 and all(map(math.isfinite, values)),
+    "std": lambda values: len(values) == 3 and 0 < min(values) and 1 <= max(values) < math.inf,  # on the 0..255 scale
+    "multiple": lambda side: type(side) is int and side > 0,
     "scores": lambda kind: kind in ("logits", "probabilities"), "pick": callable,
 }
 
@@ -29,8 +32,8 @@ def from_file(specification: str, *, file: WeightsFile | None) -> ForeignSegment
         raise UserError(f"--segnet {specification}: {path} not found")
     logger.info("%s: runs this code", specification)
     with as_user_errors(specification):
-        described: Any = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(described)
+        described: Any = importlib.util.spec_from_file_location(f"segmenter_{path.stem}", path)
+        module = sys.modules[described.name] = importlib.util.module_from_spec(described)  # dataclasses look it up
         described.loader.exec_module(module)
         made = getattr(module, function)()
     network, settings = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
@@ -43,7 +46,8 @@ def from_file(specification: str, *, file: WeightsFile | None) -> ForeignSegment
             raise UserError(f"--segnet {specification}: unknown key {key!r}{known}")
         with as_user_errors(specification, f", in {key}: {value!r}"):
             if not CHECKS[key](value):
-                raise UserError(f"--segnet {specification}: {key} must not be {value!r}; see {GUIDE}")
+                range_ = "; it is on the 0..255 scale" if key in ("mean", "std") else ""
+                raise UserError(f"--segnet {specification}: {key} must not be {value!r}{range_}; see {GUIDE}")
     if ("mean" in settings) != ("std" in settings):
         raise UserError(f"--segnet {specification}: mean and std belong together; add the other one")
     named = {key: value for key, value in settings.items() if key not in ("classes", "pick")}
