@@ -25,13 +25,18 @@ def read_class_map(path: str) -> dict[str, str]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise UserError(f"{path}: {name!r}: {value!r} must be two names; put them in quotes")
-    return {plain(name): plain(value) for name, value in content.items()}
+    found = {plain(name): plain(value) for name, value in content.items()}
+    if len(found) < len(content):
+        raise UserError(f"{path}: two lines name the same class (`_`, `-`, space and case do not matter); keep one")
+    return found
 
 
-def members(own: Sequence[str], wanted: Sequence[str], class_map: Mapping[str, str], path: str) -> list[list[int]]:
+def members(
+    own: Sequence[str], wanted: Sequence[str], class_map: Mapping[str, str], *, path: str, segnet: str
+) -> list[list[int]]:
     """For each of the `wanted` classes the indices of the segmenter's `own` classes that become it: those that the
-    class map says, else the one of its name. path: the class map's, for messages. Raises UserError for a class without
-    counterpart."""
+    class map says, else the one of its name. path: the class map's, for messages, as is `segnet`, the segmenter's name.
+    Raises UserError for a class without counterpart."""
     names, targets = [*map(plain, own)], [*map(plain, wanted)]
     for name, target in class_map.items():
         if name not in names and target != IGNORE:
@@ -43,15 +48,15 @@ def members(own: Sequence[str], wanted: Sequence[str], class_map: Mapping[str, s
         target = class_map.get(name, name)
         if target != IGNORE and target not in targets:
             raise UserError(
-                f"the segmenter's class {own[index]!r} is none of the data set's ({', '.join(wanted)}); say in a "
-                f"--class-map FILE which of them it becomes, or {IGNORE} ({GUIDE})"
+                f"--segnet {segnet}: its class {own[index]!r} is none of the data set's ({', '.join(wanted)}); say in "
+                f"a --class-map FILE which of them it becomes, or {IGNORE} ({GUIDE})"
             )
         if target != IGNORE:
             found[targets.index(target)].append(index)
     for name, indices in zip(wanted, found):
         if not indices:
             raise UserError(
-                f"no class of the segmenter ({', '.join(own)}) becomes the data set's class {name!r}; name one in a "
-                f"--class-map FILE ({GUIDE})"
+                f"--segnet {segnet}: none of its classes ({', '.join(own)}) becomes the data set's class {name!r}; "
+                f"name one in a --class-map FILE ({GUIDE})"
             )
     return found

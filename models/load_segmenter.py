@@ -75,7 +75,7 @@ def _for_classes(segmenter: Segmenter, wanted: tuple[str, ...], options: Options
     """The segmenter with logits for the `wanted` classes; its own where they are empty. Raises UserError."""
     class_map = read_class_map(options.class_map) if options.class_map else {}
     if wanted and (class_map or not same_names(segmenter.names, wanted)):
-        found = members(segmenter.names, wanted, class_map, options.class_map)
+        found = members(segmenter.names, wanted, class_map, path=options.class_map, segnet=options.segnet)
         segmenter.merged = MergedClasses(found)
         segmenter.colours = tuple(segmenter.colours[first] for first, *_ in found) if segmenter.colours else ()
     segmenter.names = wanted or segmenter.names
@@ -101,8 +101,11 @@ def segmenter_file(options: Options, resumed: WeightsFile | None, before: str) -
     for a foreign segmenter with its own weights. before: what an older checkpoint was trained on."""
     trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
     if options.segnet not in NATIVE:
-        path = options.segnet_weights or (trained.file if trained and Path(trained.file).is_file() else "")
-        return WeightsFile.read(Path(path), f"weights of the keyframe segmenter {options.segnet}") if path else None
+        path, expected = options.segnet_weights, f"weights of the keyframe segmenter {options.segnet}"
+        # If the file is gone, that is an error: a network's own weights, perhaps a download, must not replace it.
+        if trained and (Path(trained.file).is_file() or trained.specification == options.segnet):
+            path = path or trained.file
+        return WeightsFile.read(Path(path), expected, "name its file with --segnet-weights") if path else None
     if resumed is not None and trained is not None:
         return _find_segmenter(options, resumed.path, trained)
     path = options.segnet_weights or str(Path(options.weights_dir) / released.SEGMENTER_FILES[options.segnet])
