@@ -63,9 +63,11 @@ class VideoSegmenter:
         return cls(networks_for_inference(options), device=device, **settings)
 
     @classmethod
-    def from_run(cls, folder: str | Path, **settings: Any) -> "VideoSegmenter":
-        """From a propagation run's folder, with the segmenter that it was trained on. Raises UserError."""
-        return cls.from_options(run_options(Path(folder)), **{"amp": "off", **settings})  # not what it was trained in
+    def from_run(cls, folder: str | Path, segnet: str = "", **settings: Any) -> "VideoSegmenter":
+        """From a propagation run's folder, with the segmenter that it was trained on. segnet: that one's name again,
+        where building it runs a user's code or downloads something. Raises UserError."""
+        options = run_options(Path(folder), segnet)
+        return cls.from_options(options, **{"amp": "off", **settings})  # not what it was trained in
 
     @classmethod
     def from_released(cls, weights_dir: str | Path, segnet: str = "swiftnet", **settings: Any) -> "VideoSegmenter":
