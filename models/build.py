@@ -1,8 +1,10 @@
 """Builds networks by the names of the command line."""
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from config.errors import UserError
 from config.segmenters import HUGGING_FACE, SMP, TORCHVISION
 from models.flow_light import LightFlow
 from models.flow_none import NoFlow
@@ -55,6 +57,9 @@ def build_foreign(
     """Return a foreign segmenter with its weights: those of `file`, a state dict, else its own. It may download them or
     run the user's code. names: of the data set's classes, for networks that do not tell theirs. published: False builds
     without weights what has none of its own here. Raises UserError."""
+    place = Path(name.partition(":")[2])
+    if name.startswith((SMP, HUGGING_FACE)) and place.is_absolute() and not place.is_dir():
+        raise UserError(f"--segnet {name}: no folder {place}")
     if name.startswith(TORCHVISION):
         return from_torchvision(name, file=file, names=names, published=published)
     if name.startswith(SMP):

@@ -1,7 +1,8 @@
 """Which segmenter a propagation was trained on: what its checkpoint records of it."""
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -11,17 +12,18 @@ from models.segmenters.base import Segmenter
 @dataclass(frozen=True)
 class SegmenterIdentity:
     """specification: its name, as --segnet takes it. file: the absolute path of its weights, "" for none. digest: of
-    its tensors, see `digest_of`. classes: their names, in order."""
+    its tensors, see `digest_of`. classes: their names, in order. description: see `described`."""
 
     specification: str
     file: str
     digest: str
     classes: tuple[str, ...]
+    description: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, segmenter: Segmenter, specification: str, classes: tuple[str, ...]) -> "SegmenterIdentity":
         """The identity of a segmenter that has its weights."""
-        return cls(specification, segmenter.weights_file, digest_of(segmenter), classes)
+        return cls(specification, segmenter.weights_file, digest_of(segmenter), classes, described(segmenter))
 
     @classmethod
     def recorded(cls, content: Mapping) -> "SegmenterIdentity | None":
@@ -30,11 +32,21 @@ class SegmenterIdentity:
         if not isinstance(found, Mapping):
             return None
         specification, file, digest = (str(found.get(name, "")) for name in ("specification", "file", "digest"))
-        return cls(specification, file, digest, tuple(map(str, found.get("classes", ()))))
+        description = found.get("description")
+        classes = tuple(map(str, found.get("classes", ())))
+        return cls(specification, file, digest, classes, description if isinstance(description, Mapping) else {})
 
     def as_entry(self) -> dict:
         """A checkpoint's `segmenter`: plain values."""
         return asdict(self) | {"classes": list(self.classes)}
+
+
+def described(segmenter: Segmenter) -> dict[str, Any]:
+    """What determines a segmenter's logits apart from its tensors, as plain values; its code is not among it."""
+    return {
+        "mean": list(segmenter.pixel_mean), "std": list(segmenter.pixel_std), "scores": segmenter.scores,
+        "multiple": segmenter.multiple, "own classes": list(segmenter.own_names),
+    }
 
 
 def digest_of(segmenter: Segmenter) -> str:

@@ -13,7 +13,7 @@ from config.schema import DatasetConfig
 from config.segmenters import NATIVE
 from models import released
 from models.build import build_foreign, build_segmenter, segmenter_class
-from models.identity import SegmenterIdentity, digest_of
+from models.identity import SegmenterIdentity, described, digest_of
 from models.segmenters.base import MergedClasses, Segmenter
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
@@ -26,6 +26,8 @@ def classes_of(options: Options, segmenter: Segmenter) -> DatasetConfig:
     """The classes of the segmenter's logits as a data set's: the options' one, or another that is known. Those of a
     foreign segmenter by itself are names, colours, and indices for ids."""
     known = (dataset_config(options.dataset, options.data_path), *DATASETS.values())
+    if not segmenter.names:
+        return known[0]
     if options.segnet in NATIVE or data_set_counts(options) or options.resume != "0":
         for dataset in known:
             if same_names(dataset.classes, segmenter.names):
@@ -57,7 +59,9 @@ def fresh_segmenter(options: Options) -> Segmenter:
 def loaded_segmenter(options: Options, file: WeightsFile | None, trained: SegmenterIdentity | None) -> Segmenter:
     """The segmenter with the weights of `file`, for the classes of the data set, of the propagation that was `trained`
     on it, or its own. Raises UserError where their names do not match, or it is not the one of `trained`."""
-    wanted = dataset_config(options.dataset, options.data_path).classes if data_set_counts(options) else ()
+    wanted = trained.classes if trained is not None else ()
+    if data_set_counts(options):
+        wanted = dataset_config(options.dataset, options.data_path).classes
     if options.segnet not in NATIVE:
         segmenter: Segmenter = build_foreign(name=options.segnet, file=file, names=wanted)
         if trained is not None and (found := digest_of(segmenter)) != trained.digest:
@@ -65,12 +69,16 @@ def loaded_segmenter(options: Options, file: WeightsFile | None, trained: Segmen
                 f"--segnet {options.segnet}: digest {found}, but the propagation was trained on "
                 f"{trained.specification} {trained.file} (digest {trained.digest}); name that segmenter"
             )
+        for key, value in described(segmenter).items():
+            if trained is not None and (before := trained.description.get(key, value)) != value:
+                raise UserError(f"--segnet {options.segnet}: {key} is {value}, but the propagation was trained with "
+                                f"{before}; use the same")
     elif file is not None:
         names = names_in(file, options)
         segmenter = build_segmenter(name=options.segnet, classes=len(names))
         released.load_segmenter(segmenter, file, options.segnet)
         segmenter.names = names
-    return _for_classes(segmenter, wanted or (trained.classes if trained else ()), options)
+    return _for_classes(segmenter, wanted, options)
 
 
 def _for_classes(segmenter: Segmenter, wanted: tuple[str, ...], options: Options) -> Segmenter:

@@ -56,6 +56,7 @@ class Segmenter(nn.Module):
     foldable = True  # whether BatchNorm may be folded into the convolution named before it
     classes: int  # channels of its scores
     names: tuple[str, ...] = ()  # of the classes of its logits
+    own_names: tuple[str, ...] = ()  # of a foreign one: of the channels of its scores
     colours: tuple[tuple[int, int, int], ...] = ()  # RGB, of `names`; empty: its data set's
     scores = "logits"  # or "probabilities"
     multiple = 1  # both sides of the image have to be multiples of it

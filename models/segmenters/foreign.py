@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from config.class_map import plain
 from config.custom import distinct_colours
 from config.errors import UserError
 from models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, Segmenter
@@ -50,16 +51,19 @@ class ForeignSegmenter(Segmenter):
             self.weights_file = str(file.path.absolute())
         with suppress(NotImplementedError):  # exported programs refuse it
             network.eval()
-        network.requires_grad_(False)
+        for x in network.parameters():  # the network's own method fails on a TorchScript module
+            x.requires_grad_(False)
         self.contiguous = False  # whether the image has to be, for a network that makes views of it
         self.batch, self.size = _only_input(network)
         self.classes = self._probe(specification, only_size)
-        self.names = tuple(names) or tuple(f"class {number}" for number in range(self.classes))
+        self.own_names = self.names = tuple(names) or tuple(f"class {number}" for number in range(self.classes))
         self.colours = tuple((int(r), int(g), int(b)) for r, g, b in colours or distinct_colours(self.classes))
         for kind, values in (("class names", self.names), ("colours", self.colours)):
             if len(values) != self.classes:
                 raise UserError(f"--segnet {specification}: {len(values)} {kind}, but {self.classes} channels; list "
                                 "one for each channel")
+        if len({*map(plain, self.names)}) < self.classes:
+            raise UserError(f"--segnet {specification}: two classes have the same name; tell them apart")
 
     def forward(self, image: Tensor) -> Tensor:
         """RGB image (N,3,H,W) float32, as `normalise` returns it -> scores (N,channels,h',w')."""
@@ -80,10 +84,13 @@ class ForeignSegmenter(Segmenter):
         buffers = [x.clone() for x in self.network.buffers()]
         sizes = [self.size] if self.size else [None, only_size] if only_size else [None]
         for self.size, self.contiguous in itertools.product(sizes, (False, True)):
-            image = torch.zeros(1, 3, *(self.size or (side, side + self.multiple)))
+            noise = torch.Generator().manual_seed(0)
+            image = torch.randn(1, 3, *(self.size or (side, side + self.multiple)), generator=noise)
+            image = image.contiguous(memory_format=torch.channels_last)
             try:
                 with torch.no_grad():
-                    found: Any = self(image.contiguous(memory_format=torch.channels_last))
+                    found: Any = self(image)
+                    again: Any = self(image)
                 break
             except (Exception, SystemExit) as error:  # anything may be in there
                 errors.append(f"fails on an image {tuple(image.shape)}: {reason_of(error)}")
@@ -97,7 +104,22 @@ class ForeignSegmenter(Segmenter):
         if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 1 or not found.is_floating_point():
             shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise UserError(f"--segnet {specification}: must return scores (1,C,h,w), not {shown}; see {GUIDE}, `pick`")
+        self._check_scores(specification, found, again)
         return found.shape[1]
+
+    def _check_scores(self, specification: str, scores: Tensor, again: Tensor) -> None:
+        """Raise UserError for scores of noise (1,C,h,w), computed twice, that no segmentation can be made of."""
+        checks = {
+            "has NaN or infinite scores": not bool(scores.isfinite().all()),
+            "returns other scores when it runs again; switch off dropout":
+                not torch.allclose(scores, again, 1e-3, 1e-3),
+            "has one channel; return one for each class, the background too (`pick`)": scores.shape[1] < 2,
+            'has negative probabilities; return them, or say scores: "logits"':
+                self.scores == "probabilities" and bool((scores < 0).any()),
+        }
+        for problem, found in checks.items():
+            if found:
+                raise UserError(f"--segnet {specification}: {problem}; see {GUIDE}")
 
 
 def _only_input(network: nn.Module) -> tuple[int | None, tuple[int, int] | None]:

@@ -35,11 +35,13 @@ def from_file(specification: str, *, file: WeightsFile | None) -> ForeignSegment
         described: Any = importlib.util.spec_from_file_location(f"segmenter_{path.stem}", path)
         module = sys.modules[described.name] = importlib.util.module_from_spec(described)  # dataclasses look it up
         described.loader.exec_module(module)
+        if not hasattr(module, function):
+            raise UserError(f"--segnet {specification}: {path} has no {function}{did_you_mean(function, dir(module))}")
         made = getattr(module, function)()
     network, settings = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
     if not isinstance(network, nn.Module) or not isinstance(settings, Mapping):
-        raise UserError(f"--segnet {specification}: must return a torch module, or a pair of module and mapping, not a "
-                        f"{type(made).__name__}; see {GUIDE}")
+        raise UserError(f"--segnet {specification}: must return a torch module (of an exported program, its module()), "
+                        f"or a pair of module and mapping, not {type(made).__name__}; see {GUIDE}")
     for key, value in settings.items():
         if key not in CHECKS:
             known = f"{did_you_mean(str(key), CHECKS)}; known keys: {', '.join(CHECKS)}"

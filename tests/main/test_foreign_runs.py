@@ -20,7 +20,7 @@ from main import main
 from models.build import build_flow, build_foreign
 from models.gsvnet import GSVNet, keyframe_logits
 from models.guided_conv import GuidedConv
-from models.identity import digest_of
+from models.identity import described, digest_of
 from models.label_map import label_map
 from models.released import read_propagation
 from tests.main.program import refusal, training
@@ -46,6 +46,10 @@ def build():
 
 def again():
     return build()
+
+
+def scaled():
+    return build()[0], dict(classes=NAMES, mean=[0, 0, 0], std=[1, 1, 1])
 """
 
 
@@ -97,7 +101,7 @@ def test_checkpoint_names_its_segmenter(run):
     segmenter = build_foreign(name=run.specification, file=WeightsFile.read(run.file, "weights"))
     assert content["segmenter"] == {
         "specification": run.specification, "file": str(run.file), "digest": digest_of(segmenter),
-        "classes": list(CITYSCAPES.classes),
+        "classes": list(CITYSCAPES.classes), "description": described(segmenter),
     }
     assert content["args"]["grid"] == 4
     run.ran()
@@ -119,6 +123,8 @@ REFUSED = {
                          "add --segnet {it}"),
     "a native one": (["--segnet", "swiftnet"],
                      "was trained with --segnet {it}, but this run has swiftnet; use the same"),
+    "another mapping": (["--segnet", "{folder}/net.py:scaled"], "net.py:scaled: mean is [0.0, 0.0, 0.0], but the "
+                                                                "propagation was trained with [123.675, "),
     "other weights": (["--segnet", "{it}", "--segnet-weights", "{folder}/other.pth"], "--segnet {it}: digest "),
     "another grid": (["--segnet", "{it}", "--grid", "8"],
                      "was trained with --grid 4, but this run has 8; use the same"),
