@@ -46,6 +46,7 @@ def described(segmenter: Segmenter) -> dict[str, Any]:
     return {
         "mean": list(segmenter.pixel_mean), "std": list(segmenter.pixel_std), "scores": segmenter.scores,
         "multiple": segmenter.multiple, "own classes": list(segmenter.own_names),
+        "channels of each class (--class-map)": getattr(segmenter.merged, "members", []),
     }
 
 

@@ -69,16 +69,18 @@ def loaded_segmenter(options: Options, file: WeightsFile | None, trained: Segmen
                 f"--segnet {options.segnet}: digest {found}, but the propagation was trained on "
                 f"{trained.specification} {trained.file} (digest {trained.digest}); name that segmenter"
             )
-        for key, value in described(segmenter).items():
-            if trained is not None and (before := trained.description.get(key, value)) != value:
-                raise UserError(f"--segnet {options.segnet}: {key} is {value}, but the propagation was trained with "
-                                f"{before}; use the same")
     elif file is not None:
         names = names_in(file, options)
         segmenter = build_segmenter(name=options.segnet, classes=len(names))
         released.load_segmenter(segmenter, file, options.segnet)
         segmenter.names = names
-    return _for_classes(segmenter, wanted, options)
+    segmenter = _for_classes(segmenter, wanted, options)
+    recorded = trained.description if trained is not None else {}
+    for key, value in described(segmenter).items():
+        if (before := recorded.get(key, value)) != value:
+            raise UserError(f"--segnet {options.segnet}: {key} is {value}, but the propagation was trained with "
+                            f"{before}; use the same")
+    return segmenter
 
 
 def _for_classes(segmenter: Segmenter, wanted: tuple[str, ...], options: Options) -> Segmenter:

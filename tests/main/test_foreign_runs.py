@@ -23,6 +23,7 @@ from models.guided_conv import GuidedConv
 from models.identity import described, digest_of
 from models.label_map import label_map
 from models.released import read_propagation
+from models.segmenters.base import MergedClasses
 from tests.main.program import refusal, training
 from tests.models.tiny_networks import CLASSES, extra, randomised, user_file
 from tests.released import fill
@@ -99,6 +100,7 @@ def run(tmp_path_factory, streets, weights):
 def test_checkpoint_names_its_segmenter(run):
     content = read_propagation(run.folder / LATEST).content
     segmenter = build_foreign(name=run.specification, file=WeightsFile.read(run.file, "weights"))
+    segmenter.merged = MergedClasses([[18 - number] for number in range(19)])  # the file lists them in reverse order
     assert content["segmenter"] == {
         "specification": run.specification, "file": str(run.file), "digest": digest_of(segmenter),
         "classes": list(CITYSCAPES.classes), "description": described(segmenter),
@@ -125,6 +127,8 @@ REFUSED = {
                      "was trained with --segnet {it}, but this run has swiftnet; use the same"),
     "another mapping": (["--segnet", "{folder}/net.py:scaled"], "net.py:scaled: mean is [0.0, 0.0, 0.0], but the "
                                                                 "propagation was trained with [123.675, "),
+    "another class map": (["--segnet", "{it}", "--class-map", "{folder}/map.yaml"],
+                          "(--class-map) is [[0], "),
     "other weights": (["--segnet", "{it}", "--segnet-weights", "{folder}/other.pth"], "--segnet {it}: digest "),
     "another grid": (["--segnet", "{it}", "--grid", "8"],
                      "was trained with --grid 4, but this run has 8; use the same"),
@@ -135,6 +139,8 @@ REFUSED = {
 def test_other_segmenters_and_grids_are_refused(run, capsys, case):
     values = {"it": run.specification, "folder": run.file.parent}
     states_of(run.specification, run.file.with_name("other.pth"))
+    swapped = zip(CITYSCAPES.classes[::-1], CITYSCAPES.classes)
+    run.file.with_name("map.yaml").write_text("".join(f"{own}: {name}\n" for own, name in swapped))
     other = torch.load(run.file.with_name("other.pth"), weights_only=True)
     torch.save({name: x + 1 if name == "3.bias" else x for name, x in other.items()}, run.file.with_name("other.pth"))
     run.ran()
@@ -144,7 +150,7 @@ def test_other_segmenters_and_grids_are_refused(run, capsys, case):
     line = refusal(capsys.readouterr().err)
     assert message.format(**values) in line, line
     assert case != "other weights" or f"was trained on {run.specification} {run.file} (digest " in line
-    assert run.ran() == (case in ("other weights", "another mapping"))
+    assert run.ran() == (case in ("other weights", "another mapping", "another class map"))
 
 
 def test_another_function_is_taken_for_its_weights_alone(run):
