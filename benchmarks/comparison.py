@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +35,21 @@ ROUNDS = {"cpu": 20, "cuda": 100}
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the published comparison. flow: None if every frame is segmented. published: see `ROWS`."""
+    """A row of the published comparison, or one of our own. flow: None if every frame is segmented. published: see
+    `ROWS`."""
 
     segnet: str
     scale: float
     flow: str | None = None
     published: tuple[float | None, ...] = (None,) * 5
+    method: str = "gsv"
 
     @property
     def name(self) -> str:
         """The model's name in the tables."""
         segmenter = f"{ {'swiftnet': 'SwiftNet-R18', 'bisenet': 'BiSeNet-R18'}[self.segnet]} {self.scale:g}"
+        if self.method == "warp":
+            return f"{segmenter}, warped along {self.flow}"
         return segmenter if self.flow is None else f"GSVNet {segmenter}, {self.flow} flow"
 
 
@@ -55,6 +59,8 @@ ROWS = (
     Row("bisenet", 0.75, "light", (72.0, 70.5, 123, None, None)),
     Row("swiftnet", 0.75, "flownet"),
     Row("bisenet", 0.75, "flownet"),
+    Row("swiftnet", 0.75, "dis", method="warp"),
+    Row("bisenet", 0.75, "dis", method="warp"),
     Row("swiftnet", 1.0),
     Row("swiftnet", 0.75, None, (74.4, 74.4, 63, 47.2, 58.5)),
     Row("swiftnet", 0.5, None, (None, None, None, 47.2, 26.0)),
@@ -102,9 +108,11 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
     with torch.device("meta"):  # allocates and initialises nothing
         net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
     key = keyframe_gmac(net, *measure.SIZE, row.scale)
-    propagated = key if row.flow is None else propagated_gmac(net, *measure.SIZE)
     count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
-    count += parameters(net.flow) + parameters(net.guided) if row.flow is not None else 0
+    propagated = key
+    if row.flow is not None:
+        propagated = propagated_gmac(net, *measure.SIZE, row.method)
+        count += parameters(net.flow) + (parameters(net.guided) if row.method == "gsv" else 0)
     return {
         "parameters": count, "megabytes": count * 4 / 1e6,
         "gmac": {"keyframe": key, "propagated": propagated, "average": (key + (interval - 1) * propagated) / interval},
@@ -117,7 +125,8 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     before = measure.memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
-    engine = build_engine(options.engine, net, scale=row.scale, device=device, amp=options.amp)
+    settings: dict[str, Any] = dict(device=device, amp=options.amp, method=row.method)
+    engine = build_engine(options.engine, net, scale=row.scale, **settings)
     image, logits = sample_inputs(classes, measure.frame_size(options))
     logits = logits.to(device)
     measure.reset_peak(device)
@@ -154,24 +163,26 @@ def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: 
     scaled = image[:, :height, :width].contiguous().to(engine.device)
     alone = GSVNet(net.segmenter, NoFlow(), net.guided)  # an engine copies its networks, and FlowNet2-S is large
     segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, amp=engine.amp)
-    view = engine.view(image)
-    works = {"network keyframe": lambda: segmenter.keyframe(scaled, view)}
+    seen = engine.see(image)
+    following, keyframe = engine.see(image, seen), segmenter.see(scaled)
+    works = {"network keyframe": lambda: segmenter.first(keyframe)}
     if row.flow is not None:
-        works["network propagated"] = lambda: engine.propagate(State(logits, view), view)
+        works["network propagated"] = lambda: engine.next(State(logits, seen.view), following)
     return works
 
 
 def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) -> dict[str, Callable]:
     """From the frame's bytes to the label map's; the label map is that of `logits`, see `sample_inputs`."""
-    size, previous = (image.shape[1], image.shape[2]), engine.view(image)
+    seen = engine.see(image)
+    state = State(logits, seen.view)
 
     def keyframe() -> None:
-        engine.keyframe(image, previous if row.flow is None else engine.view(image))  # no flow: no view of its own
-        engine.labels(logits, size)
+        engine.first(seen if row.flow is None else engine.see(image))  # no flow: no view of its own
+        engine.labels(state, seen.size)
 
     def propagated() -> None:
-        engine.propagate(State(logits, previous), engine.view(image))
-        engine.labels(logits, size)
+        engine.next(state, engine.see(image, seen))
+        engine.labels(state, seen.size)
 
     return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.flow is not None else {})
 
@@ -179,7 +190,7 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
 def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
     """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last
     result of this row that is no ablation; None without one."""
-    method = "per-frame" if row.flow is None else "gsv"
+    method = "per-frame" if row.flow is None else row.method
     keys = ("dataset", "frames", "avg_miou", "pooled_miou", "min_miou")
     found: dict = dict.fromkeys(keys)
     for metrics in results:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
 from models.resize import grid_size
 
@@ -40,12 +41,15 @@ def keyframe_gmac(net: GSVNet, height: int, width: int, scale: float) -> float:
     return _counted(net.segmenter, (1, 3, *net.segmenter.input_size(height, width, scale)))
 
 
-def propagated_gmac(net: GSVNet, height: int, width: int) -> float:
-    """GMAC of propagating to a frame of height x width, with the guided convolution in its published form."""
+def propagated_gmac(net: GSVNet, height: int, width: int, method: str = "gsv") -> float:
+    """GMAC of propagating to a frame of height x width, with the guided convolution in its published form. The counter
+    leaves out DIS and the warp, which neither convolve nor multiply matrices."""
     (h, w), classes = grid_size(height, width, net.grid), net.guided.classes
     view = (1, 3, h, w)
-    count = _counted(net.flow, view, view) + _counted(net.guided, (1, classes, h, w), view)
-    return count + published_fusion_gmac(classes, h, w)
+    count = 0.0 if isinstance(net.flow, DISFlow) else _counted(net.flow, view, view)
+    if method != "gsv":
+        return count
+    return count + _counted(net.guided, (1, classes, h, w), view) + published_fusion_gmac(classes, h, w)
 
 
 def _counted(module: nn.Module, *shapes: tuple[int, ...]) -> float:

@@ -18,6 +18,7 @@ from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.eval_videos import VideoDataset, videos_of
 from dataloaders.loaders import labelled_frames
 from evaluation.evaluated_frames import evaluated_frames
+from inference.engines import build_engines
 from models.gsvnet import GSVNet
 from models.resize import size_of
 from utils.text_table import Table
@@ -74,8 +75,9 @@ def one_pass_counts(
 ) -> Tensor:
     """Confusion counts (P,C,C) int64 of all positions, in one pass over the frames."""
     videos = videos_of([frame])
+    engines = build_engines(net, ["gsv"], scale=scale, device=device)
     *_, labelled = evaluated_frames(
-        net, videos, VideoDataset(videos, dataset), positions=positions, methods=["gsv"], scale=scale, device=device
+        engines, videos, VideoDataset(videos, dataset), positions=positions, device=device
     )
     return torch.stack([labelled.counts["gsv"][position] for position in positions])  # (P,C,C)
 

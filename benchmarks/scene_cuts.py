@@ -58,7 +58,7 @@ def benchmark_schedule(options: Options, device: torch.device) -> dict:
 
 def changes(segmenter: VideoSegmenter, items: VideoDataset, cut: Video) -> tuple[float, float]:
     """Largest change between neighbours within a shot, smallest at a cut: a threshold must lie between them."""
-    views = [segmenter.engine.view(items[i]["image"][None]) for i in range(len(items))]
+    views = [segmenter.engine.see(items[i]["image"][None]).view for i in range(len(items))]
     follows = [b.labelled is not None and b.labelled.frames[-2:-1] == (a.path,) for a, b in pairwise(cut)]
     found = [(change(a, b), same) for (a, b), same in zip(pairwise(views), follows)]
     return max(x for x, same in found if same), min(x for x, same in found if not same)

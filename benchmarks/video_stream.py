@@ -84,7 +84,8 @@ def usable_engines(
     found = {}
     for name in names if options.engine == "auto" else [options.engine]:
         try:
-            engine = build_engine(name, net, scale=options.scale, device=device, amp=options.amp)
+            settings: dict[str, Any] = dict(method=options.method, carry=options.carry, amp=options.amp)
+            engine = build_engine(name, net, scale=options.scale, device=device, **settings)
             list(VideoSegmenter(net, engine=engine).stream(frames[:2]))
             found[name] = engine
         except UserError as error:
@@ -97,15 +98,15 @@ def usable_engines(
 def engine_works(name: str, engine: Engine, net: GSVNet, frames: Sequence[np.ndarray]) -> Works:
     """What is timed of an engine: "NAME t" (frame t of a stream), "NAME alone" (a keyframe), "NAME STAGE"."""
     stream, alone = (VideoSegmenter(net, engine=engine, schedule=FixedInterval(n)) for n in (len(frames), 1))
-    image = torch.from_numpy(frames[0])[None]
-    size, view = (image.shape[1], image.shape[2]), engine.view(image)
-    state = engine.keyframe(image, view)
+    first, second = (torch.from_numpy(frames[t])[None] for t in (0, len(frames) > 1))
+    seen = engine.see(first)
+    following, state = engine.see(second, seen), engine.first(seen)
     return {
         **{f"{name} {t}": partial(stream, frame) for t, frame in enumerate(frames)},
         f"{name} alone": partial(alone, frames[-1]),
-        f"{name} view": partial(engine.view, image), f"{name} keyframe": partial(engine.keyframe, image, view),
-        f"{name} propagate": partial(engine.propagate, state, view),
-        f"{name} labels": partial(engine.labels, state.logits, size),
+        f"{name} view": partial(engine.see, second, seen), f"{name} keyframe": partial(engine.first, seen),
+        f"{name} propagate": partial(engine.next, state, following),
+        f"{name} labels": partial(engine.labels, state, seen.size),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from config.datasets import CUSTOM, dataset_config
 from config.errors import UserError, did_you_mean
-from config.options import FIELDS, Options, flag, groups, tasks
+from config.options import FIELDS, LEARNED_FLOWS, Options, flag, groups, tasks
 from config.recipes import RECIPES, STAGE_DEFAULTS
 from config.segmenters import NATIVE, OF_PAPER, check_segmenter_name
 
@@ -80,11 +80,24 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     if plain.stage == "segnet":
         defaults["method"] = "per-frame"
+    if plain.video and plain.stage == "gsv":
+        defaults["method"] = "auto"
     options = Options(**{**defaults, **chosen}, given=tuple(sorted(named)))
-    if options.optical_flow_network == "none":
-        options = dataclasses.replace(options, load_flow=False)
+    if options.method == "auto" and options.video:
+        options = with_method(options)
+    if options.optical_flow_network not in LEARNED_FLOWS:
+        options = dataclasses.replace(options, load_flow=False, train_optical_flow=False)
     check_contradictions(options, given)
     return options
+
+
+def with_method(options: Options) -> Options:
+    """The method that `auto` means: the propagation that is named, else warping, along DIS if no flow is named."""
+    if options.resume != "0":
+        return dataclasses.replace(options, method="gsv")
+    named = {"optical_flow_network", "flow_weights"} & {*options.given}
+    flow = options.optical_flow_network if named else "dis"
+    return dataclasses.replace(options, method="warp", optical_flow_network=flow)
 
 
 def _parser() -> Parser:
@@ -190,17 +203,33 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
     if options.evaluate and len(options.split) > 1:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     _check_segmenter(options, given)
-    if options.stage == "flow" and options.optical_flow_network == "none":
-        raise UserError("--stage flow needs a flow network; --optical-flow-network none has nothing to train")
+    _check_method(options, given)
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
         raise UserError(f"--stage segnet --evaluate 1: --method must be per-frame or copy, not {options.method}")
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
-    if not todo and options.method in ("copy", "warp"):
-        raise UserError(f"--method {options.method} is a baseline without training; use it with --evaluate 1")
     _check_output(options)
+
+
+def _check_method(options: Options, given: Mapping[str, Any]) -> None:
+    """The method, its flow, and what it carries."""
+    flow, todo = options.optical_flow_network, tasks(options)
+    if flow not in LEARNED_FLOWS:
+        if options.stage == "flow":
+            raise UserError(f"--stage flow trains a flow network; --optical-flow-network {flow} has nothing to train")
+        if given.get("flow_weights"):
+            raise UserError(f"--flow-weights: --optical-flow-network {flow} has no weights; drop one of the two")
+    for name in ("dis_side", "dis_preset"):
+        if name in given and flow != "dis":
+            raise UserError(f"{flag(name)} has an effect only with --optical-flow-network dis; add that or drop it")
+    if not todo and options.method in ("copy", "warp"):
+        raise UserError(f"--method {options.method} needs no training; use it with --evaluate 1 or --video")
+    if options.method == "auto":
+        raise UserError("--method auto is for --video; choose gsv, warp, copy or per-frame")
+    if options.carry == "labels" and options.method not in ("copy", "warp"):
+        raise UserError(f"--carry labels works with --method warp or copy, not {options.method}, which needs logits")
 
 
 def _check_segmenter(options: Options, given: Mapping[str, Any]) -> None:
@@ -241,9 +270,13 @@ def _check_output(options: Options) -> None:
     if len(options.output) > (1 if options.check else 2):
         takes = "one folder with --check 1" if options.check else "one video, one folder, or both"
         raise UserError(f"--output takes {takes}, not {len(options.output)} names")
-    if options.video and (options.stage != "gsv" or options.method in ("copy", "warp")):
-        raise UserError("--video requires --stage gsv, and --method gsv or per-frame")
+    if options.video and options.stage != "gsv":
+        raise UserError("--video requires --stage gsv")
     if options.schedule == "budget" and not options.budget:
         raise UserError("--schedule budget requires --budget MILLISECONDS, the average time per frame")
-    if options.export and (options.stage, options.method) not in (("gsv", "gsv"), ("segnet", "per-frame")):
-        raise UserError("--export requires --stage gsv with --method gsv, or --stage segnet for the segmenter alone")
+    exported = (("gsv", "gsv"), ("gsv", "warp"), ("segnet", "per-frame"))
+    if options.export and ((options.stage, options.method) not in exported or options.carry == "labels"):
+        raise UserError(
+            "--export requires --stage gsv with --method gsv or warp and --carry logits, or --stage segnet for the "
+            "segmenter alone"
+        )

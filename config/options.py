@@ -8,8 +8,9 @@ from config.recipes import RECIPES
 from config.segmenters import FOREIGN, NATIVE
 
 STAGES = ("gsv", "segnet", "flow")
-FLOW_NETWORKS = ("light", "flownet", "none")
-METHODS = ("gsv", "per-frame", "copy", "warp")
+FLOW_NETWORKS = ("light", "flownet", "none", "dis")
+LEARNED_FLOWS = ("light", "flownet")
+METHODS = ("gsv", "per-frame", "copy", "warp", "auto")
 ENGINES = ("auto", "eager", "compile", "onnx")
 BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule")
 DOWNLOADS = ("swiftnet", "bisenet", "flownet", "gsvnet", "all")
@@ -46,7 +47,10 @@ class Options:
     # networks
     segnet: str = _option("swiftnet", f"keyframe segmenter: {', '.join(NATIVE)}; or anybody's, see docs/segmenters.md: "
                           f"{', '.join(FOREIGN)}", shown="NAME")
-    optical_flow_network: str = _option("light", "flow network; none: assume no motion", choices=FLOW_NETWORKS)
+    optical_flow_network: str = _option("light", "flow network; dis: OpenCV's DIS, which needs no training; none: "
+                                        "assume no motion", choices=FLOW_NETWORKS)
+    dis_side: int = _option(256, "shorter side of the pictures that DIS compares, pixels", low=16)
+    dis_preset: str = _option("fast", "preset of DIS", choices=("ultrafast", "fast", "medium"))
     grid: int = _option(8, "stride of the grid on which the segmentation is propagated", choices=(8, 4))
     intra: bool = _option(True, "feed the intra features of the current frame to the guided block")
     edge: bool = _option(True, "feed the edge map of the warped labels to the guided block")
@@ -99,7 +103,11 @@ class Options:
                                                count="*")
     eval_single: bool = _option(True, "evaluate position 0, the keyframe itself, too")
     eval_interval: int = _option(1, "epochs between evaluations", low=1)
-    method: str = _option("gsv", "how the segmentation gets from keyframes to other frames", choices=METHODS)
+    method: str = _option("gsv", "how the segmentation gets from keyframes to other frames; auto, the default of "
+                          "--video: gsv with --resume, else warp, along DIS if no flow is named",
+                          choices=METHODS)
+    carry: str = _option("logits", "what --method warp and copy move: logits on the grid, or labels at full size",
+                         choices=("logits", "labels"))
     scale: float = _option(0.75, "scale at which keyframes are segmented in evaluation", above=0, high=2)
     temporal: bool = _option(True, "also measure consistency over time (TC, mVC) in --evaluate 1")
     results: tuple[str, ...] = _option((), "metrics.json files for the accuracy columns of --benchmark table", kind=str,
@@ -163,7 +171,8 @@ TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark", "download"
 # What to do, where, and on what machine: never taken from an earlier run. --resume auto takes all others that are not
 # given from its run, --resume FILE those of NETWORK.
 NOT_OF_RUN = {*TASKS, "recipe", "resume", "checkname", "log_folder", "metrics_file", "device", "local_rank", "debug"}
-NETWORK = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "data_path", "class_map", "scale")
+NETWORK = ("segnet", "optical_flow_network", "dis_side", "dis_preset", "grid", "intra", "edge", "dataset", "data_path",
+           "class_map", "scale")
 # With another value, the optimizer's state or the place in training would mean something else.
 FIXED_IN_RUN = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "clip_source", "optim",
                 "batch_size", "multi_step", "seed")

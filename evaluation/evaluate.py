@@ -17,6 +17,7 @@ from evaluation.evaluated_frames import EvaluatedFrame, evaluated_frames
 from evaluation.metrics_json import Metrics
 from evaluation.optical_flow import TORCH_WEIGHTS, FlowBetween
 from evaluation.temporal import TemporalMeasures, flow_source
+from inference.engines import build_engines
 from models.gsvnet import GSVNet
 from utils.distributed import Ranks, add_over_ranks
 from utils.logging import logger
@@ -103,9 +104,10 @@ class Evaluation:
 
     def frames(self, net: GSVNet, methods: Sequence[str]) -> Iterator[EvaluatedFrame]:
         """This rank's frames in order, as `net` segments them by each of the methods, with a progress bar."""
+        engines = build_engines(net, methods, scale=self.options.scale, carry=self.options.carry, device=self.device)
         return evaluated_frames(
-            net, self.videos, self.loader, positions=self.positions, methods=methods, scale=self.options.scale,
-            device=self.device, intervals=self.intervals, show=self.ranks.first,
+            engines, self.videos, self.loader, positions=self.positions, device=self.device, intervals=self.intervals,
+            show=self.ranks.first,
         )
 
     def tally(self, methods: Sequence[str]) -> Tally:

@@ -1,14 +1,12 @@
 """All positions of a video in one pass: groups that begin at different keyframes are propagated together."""
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from models.gsvnet import GSVNet, State
-from models.steps import KeyframeStep, ViewStep
-
-CARRIED = ("warp", "gsv")  # methods that move logits from frame to frame
+from inference.engines import Engine
+from models.gsvnet import State, joined
+from models.methods.base import SeenFrame
 
 
 @dataclass(frozen=True)
@@ -34,46 +32,29 @@ def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: It
 
 class VideoPropagation:
     """Goes through one video frame by frame. A keyframe is segmented once for all methods; the flow between two frames
-    and a frame's intra features are computed once for all groups."""
+    and a frame's intra features are computed once for all groups of a method."""
 
-    def __init__(self, net: GSVNet, segment: KeyframeStep, see: ViewStep, plan: Plan, *, methods: Sequence[str]):
-        self.net, self.segment, self.see, self.plan, self.methods = net, segment, see, plan, methods
-        self.time = 0
-        self.view: Tensor | None = None  # of the previous frame
-        # Logits of the current groups, by method and keyframe.
-        self.groups: dict[str, dict[int, Tensor]] = {method: {} for method in methods if method != "per-frame"}
+    def __init__(self, engines: Mapping[str, Engine], plan: Plan):
+        self.engines, self.plan, self.time = engines, plan, 0
+        self.seen: dict[str, SeenFrame] = {}  # by method, the previous frame
+        self.groups: dict[str, dict[int, State]] = {method: {} for method in engines}  # by method and keyframe
 
-    @torch.inference_mode()
-    def advance(self, image: Tensor) -> dict[str, dict[int, Tensor]]:
-        """The video's next frame, (H,W,3) uint8 RGB -> the logits (1,C,h,w) of the plan, by method and keyframe."""
-        t, needed = self.time, self.plan.keyframes[self.time]
-        view = self.see(image[None])  # (1,3,h,w)
-        if self.view is not None:
-            self._carry(self.view, view)
-        begins = bool(self.groups) and t in self.plan.last_use
-        alone: dict[int, Tensor] = {}  # of method per-frame
-        if begins or ("per-frame" in self.methods and needed):
-            keyframe = self.segment(image[None])  # (1,C,h,w)
-            alone = dict.fromkeys(needed, keyframe)
-            if begins:
-                for groups in self.groups.values():
-                    groups[t] = keyframe
-        found = {method: {start: groups[start] for start in needed} for method, groups in self.groups.items()}
-        self.groups = {
-            method: {start: x for start, x in groups.items() if self.plan.last_use[start] > t}
-            for method, groups in self.groups.items()
-        }
-        self.view, self.time = view, t + 1
-        return {method: found.get(method, alone) for method in self.methods}
-
-    def _carry(self, before: Tensor, view: Tensor) -> None:
-        """Propagate all groups by one frame, from the view `before` to `view`; copied logits stay the same."""
-        carried = [method for method in self.methods if method in CARRIED and self.groups[method]]
-        if not carried:
-            return
-        flow = self.net.motion(before, view)  # (1,2,h,w)
-        for method in carried:
-            state = State(torch.cat([*self.groups[method].values()]), before)  # (M,C,h,w)
-            warps = method == "warp"
-            logits = self.net.warp(state, view, flow) if warps else self.net.propagate(state, view, flow).logits
-            self.groups[method] = dict(zip(self.groups[method], logits.split(1)))  # M of (1,C,h,w)
+    def advance(self, image: Tensor) -> dict[str, dict[int, State]]:
+        """The video's next frame, (H,W,3) uint8 RGB on the CPU -> the states of the plan, by method and keyframe."""
+        t, needed, keyframe = self.time, self.plan.keyframes[self.time], None
+        for method, engine in self.engines.items():
+            seen = self.seen[method] = engine.see(image[None], self.seen.get(method))
+            groups = {start: x for start, x in self.groups[method].items() if self.plan.last_use[start] >= t}
+            if method == "per-frame":
+                groups = {}
+            elif groups:
+                state = joined([*groups.values()], one_view=True)
+                groups = dict(zip(groups, engine.next(state, seen).split()))
+            if needed if method == "per-frame" else t in self.plan.last_use:
+                groups[t] = engine.first(seen, keyframe)
+                keyframe = groups[t].logits
+            if method == "per-frame":  # at every position the same
+                groups = dict.fromkeys(needed, groups[t]) if needed else {}
+            self.groups[method] = groups
+        self.time = t + 1
+        return {method: {start: groups[start] for start in needed} for method, groups in self.groups.items()}

@@ -1,6 +1,7 @@
 """Choose the engine of a stream: by name, or the fastest on this machine for its frame size."""
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ FIXES = {
 
 def choose_engine(
     name: str, net: GSVNet, *, size: tuple[int, int], interval: int, scale: float, device: torch.device,
-    amp: str = "off", frames: int | None = None,
+    amp: str = "off", method: str = "gsv", carry: str = "logits", frames: int | None = None,
 ) -> Engine:
     """The engine for frames of `size` (H,W) with a keyframe every `interval` frames, set up unless "eager".
 
@@ -30,8 +31,9 @@ def choose_engine(
     few for its set-up, and takes the fastest; one log line reports why. Raises UserError if the named engine does not
     work here; auto skips it.
     """
+    settings = dict(scale=scale, device=device, amp=amp, method=method, carry=carry)
     if name != "auto":
-        return _set_up(name, net, size, scale=scale, device=device, amp=amp)
+        return _set_up(name, net, size, **settings)
     logger.info("--engine auto: trying which is the fastest here")
     found: dict[str, tuple[float, Engine]] = {}
     remarks = []
@@ -41,7 +43,7 @@ def choose_engine(
             remarks.append(f"{candidate} not tried, {frames} frames are not worth its set-up")
             continue
         try:
-            engine = _set_up(candidate, net, size, scale=scale, device=device, amp=amp)
+            engine = _set_up(candidate, net, size, **settings)
         except UserError as error:
             remarks.append(f"{candidate} skipped: {str(error).removeprefix(f'--engine {candidate}').lstrip(' :')}")
             continue
@@ -54,13 +56,12 @@ def choose_engine(
 
 def seconds_a_frame(engine: Engine, size: tuple[int, int], interval: int, device: torch.device) -> float:
     """Seconds of the networks for an average frame at that keyframe interval, without view and label map."""
-    image = noise(size)
-    view = engine.view(image)
-    state = engine.keyframe(image, view)
-    keyframe = _seconds(lambda: engine.keyframe(image, view), device)
+    seen = engine.see(noise(size))
+    state, following = engine.first(seen), engine.see(noise(size), seen)
+    keyframe = _seconds(lambda: engine.first(seen), device)
     if interval == 1:
         return keyframe
-    return (keyframe + (interval - 1) * _seconds(lambda: engine.propagate(state, view), device)) / interval
+    return (keyframe + (interval - 1) * _seconds(lambda: engine.next(state, following), device)) / interval
 
 
 def noise(size: tuple[int, int]) -> torch.Tensor:
@@ -68,15 +69,14 @@ def noise(size: tuple[int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def _set_up(name: str, net: GSVNet, size: tuple[int, int], *, scale: float, device: torch.device, amp: str) -> Engine:
+def _set_up(name: str, net: GSVNet, size: tuple[int, int], **settings: Any) -> Engine:
     """Build the engine and, unless "eager", run it on two frames, before which some do not fail. Raises UserError."""
     if name == Engine.name:
-        return build_engine(name, net, scale=scale, device=device, amp=amp)
+        return build_engine(name, net, **settings)
     try:
-        engine = build_engine(name, net, scale=scale, device=device, amp=amp)
-        image = noise(size)
-        view = engine.view(image)
-        engine.propagate(engine.keyframe(image, view), view)
+        engine = build_engine(name, net, **settings)
+        seen = engine.see(noise(size))
+        engine.next(engine.first(seen), engine.see(noise(size), seen))
     except UserError:
         raise
     except Exception as error:  # compilers and runtimes raise errors of many kinds

@@ -1,10 +1,11 @@
 """Engines compute the steps of a stream: in plain PyTorch, compiled, or by ONNX Runtime. All find the same labels."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.errors import UserError
 from inference.onnx_graphs import (
@@ -17,19 +18,21 @@ from inference.onnx_graphs import (
     run_session,
     session,
 )
+from models.build import build_method
 from models.gsvnet import GSVNet, State
 from models.label_map import label_map
-from models.steps import KeyframeStep, PropagationStep, ViewStep
+from models.methods.base import Method, SeenFrame
+from models.resize import nearest
+from models.steps import KeyframeStep, ViewStep
 from utils.device import PRECISIONS, autocast
 from utils.logging import logger
 
 Step = Callable[..., Tensor]
 SESSIONS = 8  # of ONNX Runtime that are kept; a frame size has two
-INPUTS = {"keyframe": ("image",), "propagation": ("previous_logits", "previous_view", "view")}
 
 
 class Engine:
-    """The steps of a stream in plain PyTorch ("eager"): BatchNorm folded, channels last, no gradients.
+    """Computes a method's steps in plain PyTorch ("eager"): BatchNorm folded, channels last, no gradients.
 
     Frames are (N,H,W,3) uint8 RGB on the CPU; views and states stay on `device`. Only `labels` waits for a GPU.
     amp: "off", or "bf16" or "fp16" for the networks on a GPU. `batched`: whether N may be more than one.
@@ -38,37 +41,46 @@ class Engine:
     name = "eager"
     batched = True
 
-    def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
-        self.device, self.scale, self.amp = device, scale, amp
-        self.foldable, self.plain = net.segmenter.foldable, set[str]()  # plain: networks that the engine cannot run
+    def __init__(self, net: GSVNet, method: Method, *, device: torch.device, amp: str = "off"):
+        self.method, self.device, self.amp = method, device, amp
+        self.plain = set[str]()  # names of networks that the engine cannot run
         self._view = ViewStep(net)  # on the CPU, so that a propagated frame sends a GPU 1/64 of its pixels
-        self.networks: dict[str, nn.Module] = {
-            "keyframe": KeyframeStep(net, scale).to(device).eval(),
-            "propagation": PropagationStep(net).to(device).eval(),
-        }
-        self._keyframe, self._propagation = self._step("keyframe"), self._step("propagation")
+        self.networks = {name: network.to(device).eval() for name, network in method.networks.items()}
+        self._steps = {name: self._step(name) for name in self.networks}
 
     @torch.inference_mode()
-    def view(self, image: Tensor) -> Tensor:
-        """What flow and guided networks see of a frame: (N,3,h,w)."""
-        return self._sent(self._view(image))
+    def see(self, image: Tensor, before: SeenFrame | None = None) -> SeenFrame:
+        """A frame (N,H,W,3) as the method and schedules see it. before: the frame that it follows."""
+        view, flow = self._sent(self._view(image)), self.method.flow
+        if flow is None:
+            return SeenFrame(image, view)
+        looks = tuple(flow.look(frame) for frame in image.numpy())
+        if before is None or before.size != (size := (image.shape[1], image.shape[2])):
+            return SeenFrame(image, view, looks)
+        flows = [flow.between(*pair, self.method.flow_size(size)) for pair in zip(before.looks, looks)]  # (2,h,w) each
+        return SeenFrame(image, view, looks, self._sent(torch.from_numpy(np.stack(flows))))
 
     @torch.inference_mode()
-    def keyframe(self, image: Tensor, view: Tensor) -> State:
-        """The state after a frame that is segmented by itself; `view` (N,3,h,w) is its own."""
+    def first(self, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
+        """The state after a stream's first frame, or any keyframe; see `Method.first`."""
+        return self.method.first(self.run, seen, keyframe)
+
+    @torch.inference_mode()
+    def next(self, state: State, seen: SeenFrame) -> State:
+        """The state after the frame that follows that of `state`."""
+        return self.method.next(self.run, state, seen)
+
+    @torch.inference_mode()
+    def labels(self, state: State, size: tuple[int, int]) -> Tensor:
+        """The state of one stream -> class indices (H,W) uint8 at `size`, on the CPU."""
+        if state.labels is None:
+            return label_map(state.logits, size).cpu()
+        return nearest(state.labels[0], size).cpu()
+
+    def run(self, name: str, *inputs: Tensor) -> Tensor:
+        """The output of one of the method's networks."""
         with autocast(self.device, self.amp):
-            return State(self._keyframe(self._sent(image)), view)
-
-    @torch.inference_mode()
-    def propagate(self, state: State, view: Tensor) -> State:
-        """The state after the next frame, of which only `view` (N,3,h,w) is needed."""
-        with autocast(self.device, self.amp):
-            return State(self._propagation(state.logits, state.view, view), view)
-
-    @torch.inference_mode()
-    def labels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (1,C,h,w) -> class indices (H,W) uint8 at `size`, on the CPU."""
-        return label_map(logits, size).cpu()
+            return self._steps[name](*map(self._sent, inputs))
 
     def _step(self, name: str) -> Step:
         """What computes one of `networks`, from tensors to a tensor."""
@@ -76,7 +88,7 @@ class Engine:
 
     def _stays_plain(self, name: str, error: Exception) -> None:
         """Log that a foreign segmenter stays in plain PyTorch; raise the error for all other networks."""
-        if self.foldable or name != "keyframe":
+        if self.method.foldable or name != "keyframe":
             raise error
         self.plain.add(name)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -125,7 +137,7 @@ class OnnxEngine(Engine):
     name = "onnx"
     batched = False
 
-    def __init__(self, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off"):
+    def __init__(self, net: GSVNet, method: Method, *, device: torch.device, amp: str = "off"):
         """Raises UserError if a package or the provider is missing, or for half precision."""
         runtime, *_ = require_packages("--engine onnx")
         if amp != "off":
@@ -137,7 +149,7 @@ class OnnxEngine(Engine):
                 "--engine onnx: this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of "
                 "onnxruntime, or use --device cpu, or --engine eager or compile"
             )
-        super().__init__(net, scale=scale, device=torch.device("cpu"))
+        super().__init__(net, method, device=torch.device("cpu"))
         self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)
         # Frames of ever new sizes would fill the memory with sessions.
         self._session = lru_cache(SESSIONS)(self._create_session)
@@ -149,7 +161,7 @@ class OnnxEngine(Engine):
         if name not in self.plain:
             try:
                 made = self._session(name, *((x.shape, x.dtype) for x in inputs))
-                return run_session(made, **dict(zip(INPUTS[name], inputs, strict=True)))
+                return run_session(made, **dict(zip(self.networks[name].inputs, inputs, strict=True)))
             except UserError:
                 raise
             except Exception as error:  # the exporter raises errors of many kinds
@@ -157,7 +169,7 @@ class OnnxEngine(Engine):
         return self.networks[name](*inputs)
 
     def _create_session(self, name: str, *kinds: tuple[torch.Size, torch.dtype]) -> Any:
-        like = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in zip(INPUTS[name], kinds)}
+        like = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in zip(self.networks[name].inputs, kinds)}
         graph = Graph(name, self.networks[name], like, "logits")
         return session(onnx_model(graph, exported(graph)), self.providers)
 
@@ -165,12 +177,27 @@ class OnnxEngine(Engine):
 ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine)}
 
 
-def build_engine(name: str, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off") -> Engine:
-    """The engine of that name in `ENGINES`. Raises UserError if it does not work here."""
+def build_engine(
+    name: str, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off", method: str = "gsv",
+    carry: str = "logits",
+) -> Engine:
+    """The engine of that name in `ENGINES`, for a way to carry the segmentation (`build_method`). Raises UserError if
+    it does not work here."""
     if name not in ENGINES:
         raise UserError(f"no engine {name!r}; choose one of: {', '.join(ENGINES)} (auto works with --video only)")
     if amp not in PRECISIONS:
         raise UserError(f"no precision {amp!r}; choose one of: {', '.join(PRECISIONS)}")
     if not 0 < scale < float("inf"):
         raise UserError(f"scale must be a number above 0, not {scale!r}: keyframes are resized by it")
-    return ENGINES[name](net, scale=scale, device=device, amp=amp)
+    return ENGINES[name](net, build_method(name=method, net=net, scale=scale, carry=carry), device=device, amp=amp)
+
+
+def build_engines(
+    net: GSVNet, methods: Sequence[str], *, scale: float, device: torch.device, carry: str = "logits"
+) -> dict[str, Engine]:
+    """Engines in plain PyTorch for several methods, by name, which share the keyframe segmenter."""
+    keyframe = KeyframeStep(net, scale)
+    built = {
+        name: build_method(name=name, net=net, scale=scale, keyframe=keyframe, carry=carry) for name in methods
+    }
+    return {name: Engine(net, method, device=device) for name, method in built.items()}

@@ -12,10 +12,12 @@ from torch.export import ExportedProgram
 from config.errors import UserError
 from config.options import Options
 from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_packages, run_session, session
+from models.build import build_method
+from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
 from models.load_segmenter import classes_of
 from models.resize import grid_size
-from models.steps import FixedViewStep, KeyframeStep, PropagationStep, SegmenterStep
+from models.steps import FixedViewStep, SegmenterStep
 from utils.files import file_errors, write_bytes, write_json
 from utils.logging import logger
 
@@ -30,6 +32,7 @@ _LAYOUTS = {
     "image": "N,H,W,3: a frame, RGB, 0..255", "view": "N,3,h,w: the frame on the grid, BGR, normalised",
     "previous_view": "N,3,h,w: the view of the frame before", "logits": "N,C,h,w: one plane a class, on the grid",
     "previous_logits": "N,C,h,w: the logits of the frame before",
+    "flow": "N,2,h,w: from this frame to the one before, x first, in pixels of the grid",
     "segmenter's logits": "N,C,h',w': one plane a class, at the segmenter's stride of the scaled frame",
 }
 _ALONE = (
@@ -43,9 +46,17 @@ _LOOP = (
     "labels = argmax over classes of logits, bilinearly upsampled to the frame's size with corners aligned",
     "keep logits and view: they are the next frame's previous_logits and previous_view",
 )
-_LOOP_WITHOUT_KEYFRAME = (
-    _LOOP[0], _LOOP[1].partition(":")[0] + ": logits = those of your segmenter, in the order of `classes`, resized "
-    "bilinearly to the grid's size with corners aligned", *_LOOP[2:],
+_FLOW_LOOP = (
+    "for every frame: view = view(image); look = the frame in grey (OpenCV's COLOR_RGB2GRAY), resized by area so that "
+    "its shorter side is `flow.side`, if that is smaller",
+    _LOOP[1], "for the others: flow = DIS with the preset `flow.preset`, from look to previous_look; resized by area "
+    "to the grid, and scaled with it: x by (w - 1) / (w' - 1), y by (h - 1) / (h' - 1), for a look of h' x w'",
+    "then logits = propagation(previous_logits, flow, view)", _LOOP[3],
+    "keep logits and look: they are the next frame's previous_logits and previous_look",
+)
+_OWN_KEYFRAME = (
+    _LOOP[1].partition(":")[0] + ": logits = those of your segmenter, in the order of `classes`, resized bilinearly to "
+    "the grid's size with corners aligned"
 )
 
 
@@ -62,7 +73,8 @@ def run_export(net: GSVNet, options: Options) -> dict:
         tempfile.TemporaryFile(dir=folder).close()
     described: dict[str, dict] = {}
     files: dict[str, bytes] = {}
-    for graph in graphs(net.eval(), options.export_size, options.scale, alone=options.stage == "segnet"):
+    method = "segmenter" if options.stage == "segnet" else options.method
+    for graph in graphs(net.eval(), options.export_size, options.scale, method):
         try:
             program = exported(graph)
             model = onnx_model(graph, program)
@@ -90,21 +102,19 @@ def run_export(net: GSVNet, options: Options) -> dict:
     return content
 
 
-def graphs(net: GSVNet, size: tuple[int, int], scale: float, *, alone: bool = False) -> list[Graph]:
-    """The three steps for frames of `size` (H,W); the segmenter `alone` is one."""
+def graphs(net: GSVNet, size: tuple[int, int], scale: float, method: str = "gsv") -> list[Graph]:
+    """The three steps for frames of `size` (H,W); method "segmenter": the segmenter alone, which is one."""
     image = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    if alone:
+    if method == "segmenter":
         return [Graph("segmenter", SegmenterStep(net, scale).eval(), {"image": image}, "logits")]
     view = torch.zeros(1, 3, *grid_size(*size, net.grid))  # (1,3,h,w)
     logits = torch.zeros(1, net.guided.classes, *grid_size(*size, net.grid))  # (1,C,h,w)
-    return [
-        Graph("view", FixedViewStep(net, size).eval(), {"image": image}, "view"),
-        Graph("keyframe", KeyframeStep(net, scale).eval(), {"image": image}, "logits"),
-        Graph(
-            "propagation", PropagationStep(net).eval(),
-            {"previous_logits": logits, "previous_view": view, "view": view}, "logits",
-        ),
-    ]
+    flow = torch.zeros(1, 2, *grid_size(*size, net.grid))  # (1,2,h,w)
+    inputs = {"image": image, "previous_logits": logits, "previous_view": view, "flow": flow, "view": view}
+    found = [Graph("view", FixedViewStep(net, size).eval(), {"image": image}, "view")]
+    for name, step in build_method(name=method, net=net, scale=scale).networks.items():
+        found.append(Graph(name, step.eval(), {key: inputs[key] for key in step.inputs}, "logits"))
+    return found
 
 
 def compared(graph: Graph, model: "onnx.ModelProto") -> dict[str, float]:
@@ -158,8 +168,14 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
     """Everything needed to use the files without this program."""
     dataset, size = classes_of(options, net.segmenter), options.export_size
     classes, alone = zip(dataset.classes, dataset.label_ids, dataset.colours), "segmenter" in described
+    flow: str | dict = options.optical_flow_network
+    loop: tuple[str, ...] = _ALONE if alone else _LOOP
+    if isinstance(net.flow, DISFlow) and not alone:
+        flow, loop = {"name": "dis", "side": net.flow.side, "preset": net.flow.preset}, _FLOW_LOOP
+    if not alone and "keyframe" not in described:
+        loop = (loop[0], _OWN_KEYFRAME, *loop[2:])
     content = {
-        "segnet": options.segnet, "flow": options.optical_flow_network, "dataset": dataset.name,
+        "segnet": options.segnet, "method": options.method, "flow": flow, "dataset": dataset.name,
         "frame": {"size": list(size), "dtype": "uint8", "channel_order": "RGB"},
         "grid": {"size": list(grid_size(*size, net.grid)), "stride": net.grid},
         "keyframe": {
@@ -171,7 +187,7 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
             "range": "0..255", "where": "inside view and keyframe: feed the frame's bytes as they are",
         },
         "graphs": described,
-        "loop": list(_ALONE if alone else _LOOP if "keyframe" in described else _LOOP_WITHOUT_KEYFRAME),
+        "loop": list(loop),
         "labels": {
             "from": "logits", "upsample": "bilinear", "align_corners": True, "size": list(size),
             "then": "argmax over classes",

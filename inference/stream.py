@@ -15,19 +15,20 @@ from config.errors import UserError
 from config.options import Options
 from inference.engines import Engine, build_engine
 from inference.keyframe_schedule import FixedInterval, Schedule
-from models.gsvnet import GSVNet, State
+from models.gsvnet import GSVNet, State, joined
 from models.load import networks_for_inference
+from models.methods.base import SeenFrame, together
 from models.resize import align
 from utils.run_folder import run_options
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """Where a stream is: the networks' state after its last frame (N = 1), that frame's size (H,W), and the number of
-    frames since the last keyframe."""
+    """Where a stream is: the method's state after its last frame (N = 1), that frame, and the number of frames since
+    the last keyframe."""
 
     last: State
-    size: tuple[int, int]
+    seen: SeenFrame
     since: int
 
     @property
@@ -47,19 +48,22 @@ class VideoSegmenter:
 
     def __init__(
         self, net: GSVNet, *, schedule: Schedule | None = None, scale: float = 0.75, engine: str | Engine = "eager",
-        device: torch.device | str = "cpu", amp: str = "off",
+        device: torch.device | str = "cpu", amp: str = "off", method: str = "gsv", carry: str = "logits",
     ):
         """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: one
-        of `engines.ENGINES`, or an engine, which several segmenters may share."""
+        of `engines.ENGINES`, or an engine, which several segmenters may share. method: gsv, warp, copy or per-frame;
+        carry: what warp and copy move, logits or labels."""
         if isinstance(engine, str):
-            engine = build_engine(engine, net, scale=scale, device=torch.device(device), amp=amp)
+            device = torch.device(device)
+            engine = build_engine(engine, net, scale=scale, device=device, amp=amp, method=method, carry=carry)
         self.engine, self.schedule, self.classes = engine, schedule or FixedInterval(3), net.segmenter.names
         self.state: StreamState | None = None
 
     @classmethod
     def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings: Any) -> "VideoSegmenter":
         """From the networks that the command line's options name."""
-        settings = {"scale": options.scale, "schedule": FixedInterval(options.interval), "amp": options.amp, **settings}
+        found = {"scale": options.scale, "amp": options.amp, "method": options.method, "carry": options.carry}
+        settings = {**found, "schedule": FixedInterval(options.interval), **settings}
         return cls(networks_for_inference(options), device=device, **settings)
 
     @classmethod
@@ -94,9 +98,20 @@ class VideoSegmenter:
     def __call__(self, frame: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
         """The next frame -> its labels at `size`, the frame's own by default. Raises UserError and keeps the state."""
         began = time.perf_counter()
-        image, size = as_image(frame), None if size is None else as_size(size)  # (1,H,W,3)
-        self.state = self.advance(self.state, image)
-        labels = self.engine.labels(self.state.last.logits, size or self.state.size).numpy()  # (H,W)
+        return self.labels_of(self.see(frame, None if self.state is None else self.state.seen), size, began)
+
+    def see(self, frame: np.ndarray, before: SeenFrame | None) -> SeenFrame:
+        """What `labels_of` takes, of a frame (H,W,3); another thread may compute it. before: that of the frame that it
+        follows. Raises UserError."""
+        return self.engine.see(as_image(frame), before)
+
+    def labels_of(
+        self, seen: SeenFrame, size: tuple[int, int] | None = None, began: float | None = None
+    ) -> np.ndarray:
+        """As a call, for the next frame as `see` returns it; began: when work on it did, if not now."""
+        began, size = began or time.perf_counter(), None if size is None else as_size(size)
+        self.state = self.advance(self.state, seen)
+        labels = self.engine.labels(self.state.last, size or seen.size).numpy()  # (H,W)
         self.schedule.spent(self.state.is_keyframe, time.perf_counter() - began)
         return labels
 
@@ -104,17 +119,18 @@ class VideoSegmenter:
         """Logits (C,h,w) float32 of the last frame on the propagation grid, or align-upsampled to `size`."""
         if self.state is None:
             raise UserError("VideoSegmenter.logits: no frame has been segmented yet")
+        if self.state.last.labels is not None:
+            raise UserError("VideoSegmenter.logits: with carry=\"labels\" there are none after a keyframe")
         logits = self.state.last.logits
         return (logits if size is None else align(logits, as_size(size)))[0].cpu().numpy()  # (C,h,w) or (C,H,W)
 
-    def advance(self, state: StreamState | None, image: Tensor) -> StreamState:
-        """The state after a frame (1,H,W,3) that follows `state`; keeps nothing."""
-        size, view = (image.shape[1], image.shape[2]), self.engine.view(image)
-        if state is not None and state.size == size:
+    def advance(self, state: StreamState | None, seen: SeenFrame) -> StreamState:
+        """The state after a frame that follows `state`; keeps nothing."""
+        if state is not None and state.seen.size == seen.size:
             since = state.since + 1
-            if not self.schedule.needs_keyframe(since, state.last.view, view):
-                return StreamState(self.engine.propagate(state.last, view), size, since)
-        return StreamState(self.engine.keyframe(image, view), size, 0)
+            if not self.schedule.needs_keyframe(since, state.seen.view, seen.view):
+                return StreamState(self.engine.next(state.last, seen), seen, since)
+        return StreamState(self.engine.first(seen), seen, 0)
 
 
 class CameraGroup:
@@ -148,26 +164,24 @@ class CameraGroup:
         images = [as_image(frame) for frame in frames]
         if len({image.shape for image in images}) > 1:
             raise UserError("CameraGroup: the frames of a call differ in size; use a VideoSegmenter for each stream")
-        views = self.engine.view(torch.cat(images)).split(1)  # N times (1,3,h,w)
-        size = (images[0].shape[1], images[0].shape[2])
+        before = [None if state is None else state.seen for state in self.states]
+        seen = [self.engine.see(*pair) for pair in zip(images, before)]
         propagated = {
             i: state for i, state in enumerate(self.states)
-            if state is not None and state.size == size and (self.time + self.phase[i]) % self.interval
+            if state is not None and state.seen.size == seen[i].size and (self.time + self.phase[i]) % self.interval
         }
-        logits: dict[int, Tensor] = {}  # of each stream, (1,C,h,w)
+        after: dict[int, State] = {}  # of each stream
         for part in self._batches([i for i in range(len(frames)) if i not in propagated]):
-            image, view = (torch.cat([x[i] for i in part]) for x in (images, views))  # (n,H,W,3), (n,3,h,w)
-            logits |= zip(part, self.engine.keyframe(image, view).logits.split(1))
+            after |= zip(part, self.engine.first(together([seen[i] for i in part])).split())
         for part in self._batches(list(propagated)):
-            before, view = [propagated[i].last for i in part], torch.cat([views[i] for i in part])  # (n,3,h,w)
-            state = State(torch.cat([x.logits for x in before]), torch.cat([x.view for x in before]))
-            logits |= zip(part, self.engine.propagate(state, view).logits.split(1))
+            state = joined([propagated[i].last for i in part])
+            after |= zip(part, self.engine.next(state, together([seen[i] for i in part])).split())
         self.states = [
-            StreamState(State(logits[i], views[i]), size, propagated[i].since + 1 if i in propagated else 0)
+            StreamState(after[i], seen[i], propagated[i].since + 1 if i in propagated else 0)
             for i in range(len(frames))
         ]
         self.time += 1
-        return [self.engine.labels(logits[i], size).numpy() for i in range(len(frames))]
+        return [self.engine.labels(after[i], seen[i].size).numpy() for i in range(len(frames))]
 
     def _batches(self, numbers: list[int]) -> list[list[int]]:
         """The streams as one batch, or one by one for an engine that takes no more."""

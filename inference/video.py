@@ -1,6 +1,6 @@
 """Segmenting a video from end to end: `--video IN --output OUT`."""
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output
 from models.gsvnet import GSVNet
 from models.load import networks_for_inference
 from models.load_segmenter import classes_of
+from models.methods.base import SeenFrame
 from utils.interrupts import Interrupt
 from utils.logging import logger, progress_bar
 from utils.visualize import colourise, overlay
@@ -47,6 +48,9 @@ def run_video(options: Options, device: torch.device) -> int:
     net = networks_for_inference(options).eval()
     classes, segmenter = classes_of(options, net.segmenter), segmenter_of(net, options, frames, device)
     height, width = frames.size
+    if "method" not in options.given:
+        flow = f", {options.optical_flow_network} flow" if options.method in ("gsv", "warp") else ""
+        logger.info("--method auto: %s%s", options.method, flow)
     logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, width, height, frames.fps)
     began = time.perf_counter()
     with Interrupt() as interrupt, ExitStack() as stack:
@@ -75,7 +79,7 @@ def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.de
     interval = 1 if per_frame else options.interval
     engine = choose_engine(
         options.engine, net, size=frames.size, interval=interval, scale=options.scale, device=device, amp=options.amp,
-        frames=frames.count,
+        method=options.method, carry=options.carry, frames=frames.count,
     )
     schedules = {
         "fixed": FixedInterval(interval), "cut": SceneCut(interval, options.cut_threshold),
@@ -115,11 +119,12 @@ def segment(
     segmenter.reset()
     with (
         closing(read_ahead(frames)) as images,
+        closing(read_ahead(_seen(images, segmenter))) as seen_images,
         progress_bar(total=frames.count, description=frames.name, unit="frame") as bar,
     ):
-        for image in images:
+        for image, seen in seen_images:
             began = time.perf_counter()
-            labels = segmenter(image)
+            labels = segmenter.labels_of(seen)
             seconds += time.perf_counter() - began
             for writer in writers:
                 writer.put(frames.title(number), image, labels)
@@ -129,6 +134,14 @@ def segment(
             if interrupt.number:
                 break
     return number, keyframes, seconds
+
+
+def _seen(images: Iterable[np.ndarray], segmenter: VideoSegmenter) -> Iterator[tuple[np.ndarray, SeenFrame]]:
+    """The frames, each with what the segmenter sees of it: a classical flow, if any, is computed here."""
+    seen = None
+    for image in images:
+        seen = segmenter.see(image, seen)
+        yield image, seen
 
 
 def _writers(

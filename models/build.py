@@ -6,11 +6,14 @@ from torch import nn
 
 from config.errors import UserError
 from config.segmenters import HUGGING_FACE, SMP, TORCHVISION
+from models.flow_dis import DISFlow
 from models.flow_light import LightFlow
 from models.flow_none import NoFlow
 from models.flownet_s import FlowNetS
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
+from models.methods.base import Method
+from models.methods.keyframes import CarryLabels, CarryLogits, Copy, PerFrame, Unguided
 from models.segmenters.base import Segmenter
 from models.segmenters.bisenet import BiSeNet
 from models.segmenters.bisenetv2 import BiSeNetV2
@@ -23,6 +26,7 @@ from models.segmenters.from_transformers import from_transformers
 from models.segmenters.pidnet import PIDNet
 from models.segmenters.swiftnet import SwiftNet
 from models.segmenters.xception39 import Xception39
+from models.steps import KeyframeStep
 from utils.checkpoint import WeightsFile
 
 SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and what distinguishes this size of it
@@ -36,7 +40,9 @@ SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and wh
     "bisenet-xception39": (BiSeNet, dict(trunk=Xception39, auxiliary=128, label_stride=8)),
     "bisenetv2": (BiSeNetV2, {}),
 }
-FLOW_NETWORKS: dict[str, type[nn.Module]] = {"light": LightFlow, "flownet": FlowNetS, "none": NoFlow}
+FLOW_NETWORKS: dict[str, type[nn.Module]] = {
+    "light": LightFlow, "flownet": FlowNetS, "none": NoFlow, "dis": DISFlow,
+}
 
 
 def segmenter_class(name: str) -> type[Segmenter]:
@@ -69,9 +75,24 @@ def build_foreign(
     return from_file(name, file=file)
 
 
-def build_flow(*, name: str) -> nn.Module:
-    """Return the flow network: (current, previous) views (N,3,h,w) -> flow (N,2,h',w'), see `warp.grid_flow`."""
-    return FLOW_NETWORKS[name]()
+def build_flow(*, name: str, **settings: Any) -> nn.Module:
+    """Return the flow network: (current, previous) views (N,3,h,w) -> flow (N,2,h',w'), see `warp.grid_flow`; or "dis",
+    with its `settings`, which is none and compares frames."""
+    return FLOW_NETWORKS[name](**settings)
+
+
+def build_method(*, name: str, net: GSVNet, scale: float, carry: str = "logits", keyframe: KeyframeStep | None = None
+                 ) -> Method:
+    """Return the way to carry a segmentation through video. scale: of keyframes. carry: "logits" or "labels". keyframe:
+    the step of another method with the same segmenter and scale, to share it."""
+    keyframe = keyframe or KeyframeStep(net, scale).eval()
+    if name == "per-frame":
+        return PerFrame(net, keyframe)
+    if carry == "labels":
+        return CarryLabels(net, keyframe, moves=name == "warp")
+    if name == "copy":
+        return Copy(net, keyframe)
+    return CarryLogits(net, keyframe, {"warp": Unguided(), "gsv": net.guided}[name])
 
 
 def build_gsvnet(*, segmenter: str, flow: str, classes: int) -> GSVNet:

@@ -1,4 +1,5 @@
 """GSVNet: joins keyframe segmenter, flow network, warp and guided convolution. It keeps no state between frames."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,28 @@ class State:
     """What the next frame needs of one frame.
 
     logits: (N,C,h,w) float32. view: (N,3,h,w), the frame as flow network and guided block see it (`FrameView`).
+    labels: (N,H,W) uint8, where a method carries the label map; the logits are then those of the keyframe.
     """
 
     logits: Tensor
     view: Tensor
+    labels: Tensor | None = None
+
+    def split(self) -> "list[State]":
+        """The states of the N streams."""
+        count = len(self.logits)
+        labels = [None] * count if self.labels is None else self.labels.split(1)
+        views = [self.view] * count if len(self.view) < count else self.view.split(1)
+        return [State(*parts) for parts in zip(self.logits.split(1), views, labels)]
+
+
+def joined(states: Sequence[State], *, one_view: bool = False) -> State:
+    """The states of several streams, or of several groups of one stream, whose view is the same (`one_view`)."""
+    views, labels = [state.view for state in states], [state.labels for state in states if state.labels is not None]
+    return State(
+        torch.cat([state.logits for state in states]), views[0] if one_view else torch.cat(views),
+        torch.cat(labels) if labels else None,
+    )
 
 
 class Propagation(nn.Module):
@@ -28,7 +47,7 @@ class Propagation(nn.Module):
     The parts are injected: `flow` ((current, previous) views -> flow) and `guided` ((warped logits, view) -> logits).
     """
 
-    def __init__(self, flow: nn.Module, guided: GuidedConv):
+    def __init__(self, flow: nn.Module, guided: nn.Module):
         super().__init__()
         self.flow, self.guided = flow, guided
 
@@ -57,6 +76,8 @@ class GSVNet(Propagation):
     All three parts are injected. grid: stride of the propagation grid. view: a frame as flow network and guided block
     see it.
     """
+
+    guided: GuidedConv
 
     def __init__(self, segmenter: Segmenter, flow: nn.Module, guided: GuidedConv, grid: int = GRID_STRIDE):
         super().__init__(flow, guided)

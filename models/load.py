@@ -47,7 +47,12 @@ def fresh_networks(options: Options) -> GSVNet:
 def _around(segmenter: Segmenter, options: Options) -> GSVNet:
     """The whole network with this segmenter, and a propagation of its classes."""
     guided = _guided(len(segmenter.names), options)
-    return GSVNet(segmenter, build_flow(name=options.optical_flow_network), guided, options.grid)
+    return GSVNet(segmenter, _flow(options), guided, options.grid)
+
+
+def _flow(options: Options) -> nn.Module:
+    settings = {"side": options.dis_side, "preset": options.dis_preset} if options.optical_flow_network == "dis" else {}
+    return build_flow(name=options.optical_flow_network, **settings)
 
 
 def _guided(classes: int, options: Options) -> GuidedConv:
@@ -77,12 +82,12 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
             released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)
         return GSVNet(segmenter, nothing, nothing, options.grid)
     if options.stage == "flow":
-        return _load(GSVNet(Segmenter(), build_flow(name=options.optical_flow_network), nothing), weights, options)
+        return _load(GSVNet(Segmenter(), _flow(options), nothing), weights, options)
     # In this order, the flow network twice: a seed always gave these weights.
     guided = _guided(_classes(options), options)
     segmenter = loaded_segmenter(options, weights.segmenter, weights.trained)
     for _ in range(2 if resumed is None or not options.load_flow else 1):
-        flow = build_flow(name=options.optical_flow_network)
+        flow = _flow(options)
     return _load(GSVNet(segmenter, flow, guided, options.grid), weights, options)
 
 
@@ -137,14 +142,15 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
         task = next(iter(tasks(options)), "--method gsv")
         raise UserError(
             f"{task} requires a trained propagation: --resume 1 (released file), --resume PATH or auto (a run's); or "
-            "choose --method per-frame, copy, or warp with --flow-weights"
+            "choose --method per-frame, copy, or warp with --flow-weights or --optical-flow-network dis"
         )
     flow = resumed if resumed is not None and options.load_flow else _flow_file(options)
     if flow is None and options.optical_flow_network == "light" and not training:
         raise UserError(
-            f"--method {options.method} requires a flow network: --flow-weights PATH, or --resume with --load-flow 1"
+            f"--method {options.method} requires a flow network: --flow-weights PATH, --resume with --load-flow 1, or "
+            "--optical-flow-network dis, which needs no weights"
         )
-    return Weights(segmenter=segmenter, guided=resumed, flow=flow, trained=trained)
+    return Weights(segmenter=segmenter, guided=resumed if options.method == "gsv" else None, flow=flow, trained=trained)
 
 
 def resume_path(options: Options) -> Path | None:

@@ -1,6 +1,7 @@
 """The two bilinear resizings that the networks use, and the sizes of the propagation grid and the keyframe."""
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +31,15 @@ def half_pixel(x: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)  # (N,C,*size)
+
+
+def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize labels (H,W) to `size`, each pixel the nearest with corners aligned, type kept."""
+    for dim, (source, target) in enumerate(zip(labels.shape, size)):
+        if source != target:
+            step = (source - 1) / max(target - 1, 1)
+            labels = labels.index_select(dim, (torch.arange(target, device=labels.device) * step).round().long())
+    return labels
 
 
 def grid_size(height: int, width: int, stride: int = GRID_STRIDE) -> tuple[int, int]:

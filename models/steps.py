@@ -60,11 +60,19 @@ class FixedViewStep(nn.Module):
         return channels_first(x).contiguous()  # (1,3,h,w)
 
 
-class KeyframeStep(nn.Module):
+class Step(nn.Module):
+    """A step that engines run and exports contain: tensors, named by `inputs` -> a tensor."""
+
+    inputs: tuple[str, ...]
+
+
+class KeyframeStep(Step):
     """Frame (N,H,W,3) uint8 RGB -> its logits (N,C,h,w) float32, segmented at `scale`.
 
     BatchNorm is folded and the memory order is channels last: equal to the network up to rounding.
     """
+
+    inputs = ("image",)
 
     def __init__(self, net: GSVNet, scale: float):
         super().__init__()
@@ -82,14 +90,40 @@ class SegmenterStep(KeyframeStep):
         return segment(self.segmenter, channels_first(image), self.scale)
 
 
-class PropagationStep(Propagation):
+class PropagationStep(Propagation, Step):
     """Logits (N,C,h,w) of the previous frame, its view (N,3,h,w), the current view -> the current logits, float32.
 
     BatchNorm of both networks is folded.
     """
 
-    def __init__(self, net: GSVNet):
+    inputs = ("previous_logits", "previous_view", "view")
+
+    def __init__(self, net: Propagation):
         super().__init__(folded(net.flow), folded(net.guided))
 
     def forward(self, logits: Tensor, previous: Tensor, view: Tensor) -> Tensor:
         return self.propagate(State(logits, previous), view).logits.float()  # (N,C,h,w)
+
+
+class PropagationStepWithFlow(Propagation, Step):
+    """As `PropagationStep`, with the flow (N,2,h,w) in grid pixels, as in `warp`, in place of the previous view."""
+
+    inputs = ("previous_logits", "flow", "view")
+
+    def __init__(self, net: Propagation):
+        super().__init__(nn.Identity(), folded(net.guided))
+
+    def forward(self, logits: Tensor, flow: Tensor, view: Tensor) -> Tensor:
+        return self.propagate(State(logits, view), view, flow).logits.float()  # (N,C,h,w)
+
+
+class FlowStep(Propagation, Step):
+    """Views (N,3,h,w) of the previous and the current frame -> flow (N,2,h,w) in grid pixels, as in `warp`."""
+
+    inputs = ("previous_view", "view")
+
+    def __init__(self, net: Propagation):
+        super().__init__(folded(net.flow), nn.Identity())
+
+    def forward(self, previous: Tensor, view: Tensor) -> Tensor:
+        return self.motion(previous, view)  # (N,2,h,w)

@@ -36,3 +36,21 @@ def sample_at(x: Tensor, columns: Tensor, rows: Tensor, mode: str = "bilinear") 
     gy = rows * (2.0 / max(height - 1, 1)) - (1.0 if height > 1 else 0.0)  # (N,h,w)
     grid = torch.stack([gx, gy], dim=-1)  # (N,h,w,2)
     return F.grid_sample(x.float(), grid, mode=mode, padding_mode="zeros", align_corners=True)
+
+
+def warp_labels(labels: Tensor, flow: Tensor) -> Tensor:
+    """Labels (M,H,W) uint8 of the nearest pixel to p + flow(p), inside the frame: (M,H,W).
+
+    flow: (M,2,h,w), or (1,2,h,w) for all labels, in pixels of h x w, x first; brought to (H,W) if it is smaller.
+    """
+    height, width = labels.shape[-2:]
+    if flow.shape[-2:] != labels.shape[-2:]:
+        ratio = [(full - 1) / max(side - 1, 1) for full, side in zip((width, height), (flow.shape[-1], flow.shape[-2]))]
+        flow = align(flow, (height, width)) * flow.new_tensor(ratio).view(1, 2, 1, 1)  # (M,2,H,W)
+    rows = torch.arange(height, device=flow.device, dtype=torch.float32).view(1, height, 1)
+    columns = torch.arange(width, device=flow.device, dtype=torch.float32).view(1, 1, width)
+    row = (rows + flow[:, 1]).round_().clamp_(0, height - 1)  # (M,H,W)
+    column = (columns + flow[:, 0]).round_().clamp_(0, width - 1)
+    index = row.mul_(width).add_(column).int().flatten(1)  # (M,H*W); exact in float32 up to 2^24 pixels
+    found = [x.flatten()[where] for x, where in zip(labels, index.expand(len(labels), -1))]
+    return torch.stack(found).view(labels.shape)  # (M,H,W)

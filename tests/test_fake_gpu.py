@@ -91,7 +91,7 @@ def test_stream_stays_on_the_gpu_until_its_labels(gpu, segnet, flow, amp):
         segmenter = VideoSegmenter(net, engine="eager", device=DEVICE, amp=amp)
         states = [None]
         for _ in range(3):
-            states.append(segmenter.advance(states[-1], frame))
+            states.append(segmenter.advance(states[-1], segmenter.engine.see(frame)))
         labels = label_map(states[-1].last.logits, (64, 128))
     assert [state.is_keyframe for state in states[1:]] == [True, False, False]
     for state in states[1:]:

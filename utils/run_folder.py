@@ -9,7 +9,7 @@ from typing import Any
 
 from config.command_line import resolve
 from config.errors import UserError
-from config.options import FIELDS, NETWORK, NOT_OF_RUN, Options, recorded
+from config.options import FIELDS, LEARNED_FLOWS, NETWORK, NOT_OF_RUN, Options, recorded
 from config.segmenters import check_recorded, plain_name
 from utils.files import write_json
 from utils.folder_lock import FolderLock
@@ -151,7 +151,7 @@ def run_options(folder: Path, segnet: str = "") -> Options:
     weights = next((folder / name for name in (BEST, LATEST) if (folder / name).is_file()), None)
     if options.stage != "gsv" or weights is None:
         raise UserError(f"{folder}: contains no trained propagation ({BEST}); name the folder of a --stage gsv run")
-    load_flow = options.optical_flow_network != "none"
+    load_flow = options.optical_flow_network in LEARNED_FLOWS
     return dataclasses.replace(options, evaluate=True, method="gsv", resume=str(weights), load_flow=load_flow)
 
 

@@ -1,4 +1,4 @@
-"""Label maps of a video from exported graphs, without PyTorch: numpy, onnxruntime and Pillow.
+"""Label maps of a video from exported graphs, without PyTorch: numpy, onnxruntime and Pillow, for DIS also OpenCV.
 
 python onnx_numpy.py EXPORTED OUTPUT FRAME [FRAME ...]     frames in their order: pictures, or .npy (H,W,3) uint8 RGB
 """
@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from PIL import Image
+
+try:
+    import cv2
+except ImportError:  # it computes DIS, which only some exports need
+    cv2 = None
 
 
 def read(path: Path) -> np.ndarray:
@@ -22,6 +27,23 @@ def between(points: int, pixels: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(points))).astype(np.float32)
 
 
+def look_of(image: np.ndarray, side: int) -> np.ndarray:
+    """Frame (H,W,3) -> the grey picture of it that DIS compares."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    shrink = min(1, side / min(grey.shape))
+    height, width = (max(1, round(length * shrink)) for length in grey.shape)
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def flow_between(previous: np.ndarray, look: np.ndarray, preset: str, rows: int, columns: int) -> np.ndarray:
+    """Two looks -> flow (1,2,rows,columns) from the second to the first, in pixels of the grid."""
+    dis = cv2.DISOpticalFlow.create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}"))
+    flow = dis.calc(look, previous, None)
+    grid = cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA)  # (rows,columns,2)
+    grid *= np.float32([(columns - 1) / (flow.shape[1] - 1), (rows - 1) / (flow.shape[0] - 1)])
+    return grid.transpose(2, 0, 1)[None]
+
+
 def main(exported: Path, output: Path, frames: list[Path]) -> None:
     model = json.loads((exported / "model.json").read_text())
     view_of, keyframe, propagation = (
@@ -32,18 +54,23 @@ def main(exported: Path, output: Path, frames: list[Path]) -> None:
     down, across = between(rows, height), between(columns, width)
     ids = np.array([each["label_id"] for each in model["classes"]], np.uint8)
     output.mkdir(parents=True, exist_ok=True)
-    logits = previous = None  # of the previous frame, and its view
+    classical = model["flow"] if isinstance(model["flow"], dict) else None
+    logits = previous = None  # of the previous frame, and its view or, for DIS, its look
     for number, path in enumerate(frames):
         image = read(path)[None]  # (1,H,W,3)
         if image.shape[1:3] != (height, width):
             found = f"{image.shape[2]} x {image.shape[1]} pixels"
             sys.exit(f"{path}: has {found}, the export is for {width} x {height}; see --export-size")
         view = view_of.run(None, {"image": image})[0]  # (1,3,h,w)
+        current = look_of(image[0], classical["side"]) if classical else view
         if number % model["keyframe"]["interval"] == 0:
             logits = keyframe.run(None, {"image": image})[0]  # (1,C,h,w)
+        elif classical:
+            flow = flow_between(previous, current, classical["preset"], rows, columns)
+            logits = propagation.run(None, {"previous_logits": logits, "flow": flow, "view": view})[0]
         else:
             logits = propagation.run(None, {"previous_logits": logits, "previous_view": previous, "view": view})[0]
-        previous = view
+        previous = current
         labels = (down @ logits[0] @ across.T).argmax(axis=0)  # (C,H,W) -> (H,W)
         Image.fromarray(ids[labels]).save(output / f"{path.stem}.png")
 

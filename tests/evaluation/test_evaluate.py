@@ -12,8 +12,8 @@ from dataloaders.loaders import labelled_frames
 from evaluation.evaluate import Tally
 from evaluation.evaluated_frames import evaluated_frames
 from evaluation.keyframe_groups import VideoPropagation, plan_video
+from inference.engines import build_engines
 from models.label_map import label_map
-from models.steps import KeyframeStep, ViewStep
 from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet
 from utils.metrics import ConfusionMatrix
@@ -42,8 +42,16 @@ def one_by_one(net, clip, position):
 
 
 def walk(net, clip, plan, methods):
-    propagation = VideoPropagation(net, KeyframeStep(net, 0.75), ViewStep(net), plan, methods=methods)
-    return [propagation.advance(image.permute(1, 2, 0)) for image in clip]
+    propagation = VideoPropagation(engines_of(net, methods), plan)
+    found = [propagation.advance(image.permute(1, 2, 0)) for image in clip]
+    return [
+        {method: {start: state.logits for start, state in states.items()} for method, states in by_method.items()}
+        for by_method in found
+    ]
+
+
+def engines_of(net, methods):
+    return build_engines(net, methods, scale=0.75, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("positions", [(0, 1, 2, 3, 4), (1, 3)])
@@ -79,17 +87,16 @@ def test_baselines(net, clip):
 @pytest.mark.parametrize("methods, passes", [(METHODS, 3), (("copy",), 3), (("per-frame",), 1)])
 def test_segmenter_and_flow_run_once_per_frame(net, clip, methods, passes):
     calls = {"segmenter": 0, "flow": 0}
-    segment = KeyframeStep(net, 0.75)
-    handles = [
-        segment.segmenter.register_forward_hook(lambda *_: calls.update(segmenter=calls["segmenter"] + 1)),
-        net.flow.register_forward_hook(lambda *_: calls.update(flow=calls["flow"] + 1)),
-    ]
-    plan = plan_video([False, False, True], (0, 1, 2))
-    propagation = VideoPropagation(net, segment, ViewStep(net), plan, methods=methods)
+    engines = engines_of(net, methods)
+    segmenter = engines[methods[0]].networks["keyframe"].segmenter
+    assert all(engine.networks["keyframe"].segmenter is segmenter for engine in engines.values())
+    segmenter.register_forward_hook(lambda *_: calls.update(segmenter=calls["segmenter"] + 1))
+    if "gsv" in methods:
+        flow = engines["gsv"].networks["propagation"].flow
+        flow.register_forward_hook(lambda *_: calls.update(flow=calls["flow"] + 1))
+    propagation = VideoPropagation(engines, plan_video([False, False, True], (0, 1, 2)))
     for image in clip[:3]:
         propagation.advance(image.permute(1, 2, 0))
-    for handle in handles:
-        handle.remove()
     assert calls == {"segmenter": passes, "flow": 2 if "gsv" in methods else 0}
 
 
@@ -100,9 +107,8 @@ def test_confusion_matrices_equal_those_of_frame_by_frame_evaluation(net, street
     videos = videos_of(frames)
     items = VideoDataset(videos, dataset)
     tally = Tally(19, methods=["gsv"], positions=positions)
-    for frame in evaluated_frames(
-        net, videos, items, positions=positions, methods=["gsv"], scale=0.75, device=torch.device("cpu")
-    ):
+    engines, device = engines_of(net, ["gsv"]), torch.device("cpu")
+    for frame in evaluated_frames(engines, videos, items, positions=positions, device=device):
         tally.add(frame)
     found = tally.matrices["gsv"]
     images, labels = ([items[i][name] for i in range(5)] for name in ("image", "label"))
@@ -138,6 +144,5 @@ def test_frames_of_different_size_are_named(net, tmp_path):
     videos = videos_of([LabelledFrame("b", tuple(paths), tmp_path / "l.png", "b_pred.png")])
     with pytest.raises(UserError, match=r"b.png: 56 x 32 pixels, but .*a.png of the same video has 48 x 32"):
         items = VideoDataset(videos, DATASETS["synthetic"])
-        list(evaluated_frames(
-            net, videos, items, positions=(0, 1), methods=["gsv"], scale=0.75, device=torch.device("cpu")
-        ))
+        engines = engines_of(net, ["gsv"])
+        list(evaluated_frames(engines, videos, items, positions=(0, 1), device=torch.device("cpu")))

@@ -9,6 +9,7 @@ from dataloaders.loaders import labelled_frames
 from evaluation import temporal
 from evaluation.evaluated_frames import evaluated_frames
 from evaluation.temporal import TRUE_FLOW, TemporalMeasures, flow_source
+from inference.engines import build_engines
 from models.resize import align
 from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet
@@ -44,9 +45,10 @@ def test_equals_a_frame_by_frame_program(net, videos, monkeypatch):
     assert (name, flow) == (TRUE_FLOW, None)
     measures = TemporalMeasures(CLASSES, methods=["gsv", "per-frame"], intervals=[1, INTERVAL], flow=None)
     items = VideoDataset(videos, dataset, with_flow=True)
+    device = torch.device("cpu")
+    engines = build_engines(net, ["gsv", "per-frame"], scale=0.75, device=device)
     for frame in evaluated_frames(
-        net, videos, items, positions=(0,), methods=["gsv", "per-frame"], scale=0.75, device=torch.device("cpu"),
-        intervals=measures.intervals,
+        engines, videos, items, positions=(0,), device=device, intervals=measures.intervals
     ):
         measures.add(frame)
     found = measures.results(torch.device("cpu"))

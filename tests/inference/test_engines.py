@@ -17,9 +17,10 @@ from inference import onnx_graphs as graphs
 from inference.engine_choice import choose_engine
 from inference.engines import ENGINES, OnnxEngine, build_engine
 from inference.stream import CameraGroup, VideoSegmenter
-from models.build import build_flow
+from models.build import build_flow, build_method
 from models.gsvnet import GSVNet, State
 from models.guided_conv import GuidedConv
+from models.methods.base import SeenFrame
 from models.released import released_name
 from models.segmenters.base import Segmenter
 from tests.released import fill, filled_gsvnet
@@ -82,7 +83,8 @@ def test_onnx_is_finite_where_no_kernel_is_above_zero(tiny_net):
     engines_ = [build_engine(name, tiny_net, scale=0.75, device=CPU) for name in ("eager", "onnx")]
     view = torch.randn(1, 3, 8, 16)
     state = State(torch.randn(1, 5, 8, 16), view)
-    eager, onnx = (engine.propagate(state, view).logits for engine in engines_)
+    seen = SeenFrame(torch.zeros(1, 64, 128, 3, dtype=torch.uint8), view)
+    eager, onnx = (engine.next(state, seen).logits for engine in engines_)
     assert torch.isfinite(eager).all() and torch.equal(eager, onnx)
 
 
@@ -126,7 +128,7 @@ def test_onnx_names_what_it_does_not_support(monkeypatch, tiny_net, device, amp,
     runtime = SimpleNamespace(get_available_providers=lambda: [graphs.CPU_PROVIDER])
     monkeypatch.setattr(engines, "require_packages", lambda wanted_by: (runtime, None, None))
     with pytest.raises(UserError, match=message):
-        OnnxEngine(tiny_net, scale=0.75, device=torch.device(device), amp=amp)
+        OnnxEngine(tiny_net, build_method(name="gsv", net=tiny_net, scale=0.75), device=torch.device(device), amp=amp)
 
 
 class Fake:
@@ -137,13 +139,13 @@ class Fake:
     def __init__(self, name, costs):
         self.name, self.costs = name, costs
 
-    def view(self, image):
+    def see(self, image, before=None):
         return image
 
-    def keyframe(self, image, view):
+    def first(self, seen):
         Fake.clock += self.costs[0]
 
-    def propagate(self, state, view):
+    def next(self, state, seen):
         Fake.clock += self.costs[1]
 
 

@@ -17,6 +17,7 @@ from inference.stream import CameraGroup, VideoSegmenter
 from main import main
 from models.gsvnet import State
 from models.label_map import label_map
+from models.methods.base import SeenFrame
 from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet
 from utils.run_folder import BEST
@@ -253,10 +254,10 @@ def test_load_of_a_group_is_even(count, interval):
 
     class Nothing:
         batched = True
-        view = staticmethod(lambda image: torch.zeros(len(image), 3, 1, 1))
-        keyframe = staticmethod(lambda image, view: State(torch.zeros(len(image), 2, 1, 1), view))
-        propagate = staticmethod(lambda state, view: State(state.logits, view))
-        labels = staticmethod(lambda logits, size: torch.zeros(size, dtype=torch.uint8))
+        see = staticmethod(lambda image, before: SeenFrame(image, torch.zeros(len(image), 3, 1, 1)))
+        first = staticmethod(lambda seen: State(torch.zeros(len(seen.image), 2, 1, 1), seen.view))
+        next = staticmethod(lambda state, seen: State(state.logits, seen.view))
+        labels = staticmethod(lambda state, size: torch.zeros(size, dtype=torch.uint8))
 
     group, frame = CameraGroup(Nothing(), count, interval), np.zeros((8, 8, 3), np.uint8)
     loads, keyframes = [], [[] for _ in range(count)]

@@ -1,0 +1,53 @@
+"""Optical flow without training: dense inverse search (DIS; Kroeger et al., ECCV 2016) of OpenCV, on the CPU."""
+import threading
+
+import cv2
+import numpy as np
+from torch import nn
+
+PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+SIDE, PRESET = 256, "fast"
+LEAST = 16  # pixels that DIS requires of a side
+_of_thread = threading.local()  # DIS keeps its working memory, so threads cannot share one
+
+
+class DISFlow(nn.Module):
+    """A classical flow: it compares small grey pictures of two frames. It has no parameters.
+
+    side: the pictures' shorter side in pixels; frames that are smaller keep their size. preset: a name of PRESETS.
+    """
+
+    def __init__(self, side: int = SIDE, preset: str = PRESET):
+        super().__init__()
+        self.side, self.preset = side, preset
+
+    def look(self, frame: np.ndarray) -> np.ndarray:
+        """Frame (H,W,3) uint8 RGB -> the grey picture (H',W') uint8 of it that `between` compares."""
+        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)  # (H,W)
+        shrink = min(1.0, self.side / min(grey.shape))
+        height, width = (max(1, round(side * shrink)) for side in grey.shape)
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        bottom, right = max(0, LEAST - height), max(0, LEAST - width)
+        return cv2.copyMakeBorder(grey, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else grey
+
+    def between(self, previous: np.ndarray, current: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Two looks (H',W') of frames in their order -> flow (2,h,w) float32 at `size`, from the current frame to the
+        previous one, x first, in pixels of `size` with corners aligned."""
+        flow = _engine(self.preset).calc(current, previous, None)  # type: ignore[call-overload]  # no initial flow
+        height, width = size
+        way = cv2.INTER_AREA if height < flow.shape[0] else cv2.INTER_LINEAR
+        resized = cv2.resize(flow, (width, height), interpolation=way)  # (h,w,2)
+        # A frame of one row or column has no displacement across it.
+        resized *= np.array([(width - 1) / (flow.shape[1] - 1), (height - 1) / (flow.shape[0] - 1)], np.float32)
+        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+
+
+def _engine(preset: str) -> cv2.DISOpticalFlow:
+    """This thread's DIS with a preset."""
+    engines = _of_thread.__dict__
+    if preset not in engines:
+        engines[preset] = cv2.DISOpticalFlow.create(PRESETS[preset])
+    return engines[preset]

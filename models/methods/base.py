@@ -1,0 +1,67 @@
+"""What every way to carry a segmentation through video offers: the state after a first frame, and after the next."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.flow_dis import DISFlow
+from models.gsvnet import State
+from models.steps import Step
+
+Run = Callable[..., Tensor]  # the name of one of a method's networks, and its inputs -> its output
+
+
+@dataclass(frozen=True)
+class SeenFrame:
+    """N frames, one of each stream, as methods and schedules see them.
+
+    image: (N,H,W,3) uint8 RGB, on the CPU. view: (N,3,h,w), see `FrameView`. looks: N of `DISFlow.look`, where the
+    method uses a classical flow. flow: with it, and after a frame of the same size, (N,2,h,w) from these frames to
+    the previous ones, at the method's `flow_size`.
+    """
+
+    image: Tensor
+    view: Tensor
+    looks: tuple[np.ndarray, ...] = ()
+    flow: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[1], self.image.shape[2]
+
+
+def together(frames: Sequence[SeenFrame]) -> SeenFrame:
+    """Frames of several streams, all of one size, as one batch."""
+    flows = [frame.flow for frame in frames if frame.flow is not None]
+    return SeenFrame(
+        torch.cat([frame.image for frame in frames]), torch.cat([frame.view for frame in frames]),
+        tuple(look for frame in frames for look in frame.looks),
+        torch.cat(flows) if len(flows) == len(frames) else None,
+    )
+
+
+class Method:
+    """A way to carry a segmentation through video. It keeps no state between frames.
+
+    networks: by name. Who calls `first` and `next` runs them (`run`): in PyTorch, compiled, or in another runtime.
+    flow: the classical flow that the frames come with, if any.
+    """
+
+    networks: dict[str, Step]
+    flow: DISFlow | None = None
+    foldable = True  # see `Segmenter`
+
+    def flow_size(self, frame: tuple[int, int]) -> tuple[int, int]:
+        """Size of the classical flow for frames of size (H,W)."""
+        raise NotImplementedError
+
+    def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
+        """The state after frames that are segmented by themselves. keyframe: their logits (N,C,h,w), if another method
+        with the same segmenter has computed them."""
+        raise NotImplementedError
+
+    def next(self, run: Run, state: State, seen: SeenFrame) -> State:
+        """The state after the frames that follow those of `state`. One frame serves a state of any N."""
+        raise NotImplementedError

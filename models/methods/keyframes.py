@@ -1,0 +1,87 @@
+"""Methods that segment keyframes and carry the result through the frames in between: per-frame, copy, warp, gsv."""
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from models.flow_dis import DISFlow
+from models.gsvnet import GSVNet, Propagation, State
+from models.label_map import label_map
+from models.methods.base import Method, Run, SeenFrame
+from models.resize import grid_size
+from models.steps import FlowStep, KeyframeStep, PropagationStep, PropagationStepWithFlow, Step
+from models.warp import warp_labels
+
+
+class Unguided(nn.Module):
+    """forward: warped logits, the current view -> the warped logits as they are: propagation by warping alone."""
+
+    def forward(self, warped: Tensor, frame: Tensor) -> Tensor:
+        return warped
+
+
+class PerFrame(Method):
+    """Segments every frame."""
+
+    def __init__(self, net: GSVNet, keyframe: KeyframeStep):
+        self.networks: dict[str, Step] = {"keyframe": keyframe}
+        self.foldable, self.grid = net.segmenter.foldable, net.grid
+
+    def flow_size(self, frame: tuple[int, int]) -> tuple[int, int]:
+        return grid_size(*frame, self.grid)
+
+    def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
+        return State(run("keyframe", seen.image) if keyframe is None else keyframe, seen.view)
+
+    def next(self, run: Run, state: State, seen: SeenFrame) -> State:
+        return self.first(run, seen)
+
+
+class Copy(PerFrame):
+    """Leaves the keyframe's segmentation where it was."""
+
+    def next(self, run: Run, state: State, seen: SeenFrame) -> State:
+        return replace(state, view=seen.view)
+
+
+class CarryLogits(PerFrame):
+    """Warps the logits on the grid and lets `guided` correct them: the paper's propagation, or warping alone."""
+
+    def __init__(self, net: GSVNet, keyframe: KeyframeStep, guided: nn.Module):
+        super().__init__(net, keyframe)
+        if isinstance(net.flow, DISFlow):
+            self.flow = net.flow
+        step = PropagationStep if self.flow is None else PropagationStepWithFlow
+        self.networks["propagation"] = step(Propagation(net.flow, guided))
+
+    def next(self, run: Run, state: State, seen: SeenFrame) -> State:
+        motion = state.view if self.flow is None else seen.flow
+        return State(run("propagation", state.logits, motion, seen.view), seen.view)
+
+
+class CarryLabels(PerFrame):
+    """Moves the keyframe's label map at full size along the flow, each pixel to the nearest."""
+
+    def __init__(self, net: GSVNet, keyframe: KeyframeStep, *, moves: bool):
+        super().__init__(net, keyframe)
+        self.moves = moves
+        if moves and isinstance(net.flow, DISFlow):
+            self.flow = net.flow
+        elif moves:
+            self.networks["flow"] = FlowStep(net)
+
+    def flow_size(self, frame: tuple[int, int]) -> tuple[int, int]:
+        return frame
+
+    def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
+        state = super().first(run, seen, keyframe)
+        maps = [label_map(logits, seen.size) for logits in state.logits.split(1)]
+        return replace(state, labels=torch.stack(maps))  # (N,H,W)
+
+    def next(self, run: Run, state: State, seen: SeenFrame) -> State:
+        assert state.labels is not None  # from `first`
+        if not self.moves:
+            return replace(state, view=seen.view)
+        flow = seen.flow if self.flow else run("flow", state.view, seen.view)  # (N,2,H,W) or (N,2,h,w)
+        assert flow is not None  # `seen` follows the state's frame
+        return replace(state, view=seen.view, labels=warp_labels(state.labels, flow))
