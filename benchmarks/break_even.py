@@ -9,13 +9,15 @@ INTERVALS = range(1, 9)
 WORTH = 1.1  # gain, however long the interval, below which propagation does not pay
 
 
-def break_even(net: GSVNet, size: tuple[int, int], scale: float, row: dict[str, Any]) -> dict[str, Any]:
+def break_even(
+    net: GSVNet, size: tuple[int, int], scale: float, row: dict[str, Any], method: str = "gsv"
+) -> dict[str, Any]:
     """Costs at frames of `size` (H,W). row: an engine's `figures`, of interval 2 at least.
 
     Returns `keyframe_gmac`, `propagated_gmac`, and `rows`: `interval`, `gmac` and `milliseconds` of a frame on average,
     end to end, `gain` in time and `gmac_gain` over segmenting every frame.
     """
-    key, carried = keyframe_gmac(net, *size, scale), propagated_gmac(net, *size)
+    key, carried = keyframe_gmac(net, *size, scale), propagated_gmac(net, *size, method)
     alone, propagated = row["per_frame_ms"][0], row["propagated_ms"][0]
     rows = []
     for interval in INTERVALS:

@@ -4,6 +4,7 @@ It computes the same values at the cost of the published form: every frame is no
 CPU, labels are mapped class by class, networks run as built (NCHW, BatchNorm apart), keyframe and teacher take one pass
 each, the guided block stacks its filtered candidates, and all logits are upsampled.
 """
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,11 +16,20 @@ from torch.nn import functional as F
 from config.schema import DatasetConfig
 from dataloaders.clips import LabelledFrame, SizedDataset, with_past
 from dataloaders.transforms import Augmentation
+from models.flow_dis import DISFlow
+from models.flow_light import LightFlow
 from models.gsvnet import GSVNet
 from models.guided_conv import edge_map
 from models.losses import PropagationLoss
 from models.resize import align, grid_size, size_of
 from models.warp import grid_flow, warp
+
+
+def published_networks(net: GSVNet) -> GSVNet:
+    """A copy of the networks; where they take a classical flow, which the published program does not know, with an
+    untrained light network."""
+    flow = LightFlow() if isinstance(net.flow, DISFlow) else net.flow
+    return copy.deepcopy(GSVNet(net.segmenter, flow, net.guided, net.grid))
 
 
 def plain_frame(picture: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,5 +1,4 @@
 """--benchmark train: the time of each part of a training step, in the published way and in this program."""
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -8,7 +7,14 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Parts, Rounds
-from benchmarks.published_way import PlainClips, plain_augment, plain_frozen, plain_loss, plain_propagation
+from benchmarks.published_way import (
+    PlainClips,
+    plain_augment,
+    plain_frozen,
+    plain_loss,
+    plain_propagation,
+    published_networks,
+)
 from config.options import Options
 from dataloaders.loaders import TrainingLoader
 from models.gsvnet import GSVNet
@@ -30,8 +36,9 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     options = replace(options, multi_step=(max(options.multi_step),), eval_multi_step=(), eval_single=True)
     torch.manual_seed(options.seed)
     net, rounds = fresh_networks(options), Rounds.of(options, STEPS)
+    plain_net = published_networks(net)
     parts = {"published": Parts(device, rounds), "ours": Parts(device, rounds)}
-    plain_way = plain_steps(options, device, copy.deepcopy(net), parts["published"])
+    plain_way = plain_steps(options, device, plain_net, parts["published"])
     our_way = stage_steps(options, PropagationStage(options, device, Ranks(), None, net=net), parts["ours"])
     for _ in zip(plain_way, our_way):
         pass
@@ -66,12 +73,12 @@ def stage_steps(options: Options, stage: PropagationStage, part: Parts) -> Itera
     stage.train_mode()
     for step, batch in enumerate(timed_batches(lambda n: loader.start(interval, seed=(options.seed, n))[1], part)):
         with part("augment"):
-            ends, views, label = stage.inputs(batch, (options.seed, step))
+            ends, views, label, flows = stage.inputs(batch, (options.seed, step))
         with part("keyframe + teacher"), stage.autocast():
             key_logits, teacher = keyframe_and_teacher(stage.frozen, ends, distil=options.distil, grid=stage.net.grid)
         with part("propagation forward, loss"):
             with stage.autocast():
-                logits = stage.trained(key_logits, views)
+                logits = stage.trained(key_logits, views, flows)
             loss = stage.criterion(logits.float(), label, teacher)["total"]
         with part("backward"):
             stage.optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.break_even import break_even, break_even_table, verdict
 from benchmarks.measure import Rounds, frame_size, median_and_p95, milliseconds, networks_to_measure, turns
-from benchmarks.published_way import PlainStream
+from benchmarks.published_way import PlainStream, published_networks
 from config.errors import UserError
 from config.options import Options
 from inference.engines import ENGINES, CompiledEngine, Engine, build_engine
@@ -40,13 +40,14 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     """Time frames, from the uint8 frame in memory to the uint8 label map of its size, and their stages, all in turn.
 
     Returns `settings`, `rows` (name -> `figures`; "plain" is the published way), `agreement` (engine -> share of pixels
-    with the published way's label), `break_even` (that of the fastest engine), `table` (lines).
+    with the published way's label, for its own method), `break_even` (that of the fastest engine), `table` (lines).
     """
     net, weights = networks_to_measure(options)
     size, interval = options.frame_size if "frame_size" in options.given else frame_size(options), options.interval
     street = render_sequence(StreetSettings(*size, 1, 1, interval), "val", 0)
     frames = [x.image for x in islice(street, interval)]
-    engines, plain = usable_engines(options, net.eval(), device, frames), PlainStream(net, options.scale, device)
+    engines = usable_engines(options, net.eval(), device, frames)
+    plain = PlainStream(published_networks(net), options.scale, device)
     works: Works = {f"plain {t}": partial(plain, t, frame) for t, frame in enumerate(frames)}
     for name, engine in engines.items():
         works |= engine_works(name, engine, net, frames)
@@ -55,22 +56,28 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     rounds = Rounds.of(options, *(FEW_GROUPS if time.perf_counter() - began > SLOW else GROUPS))
     seconds = turns(works, rounds, partial(synchronise, device))
     rows = {name: figures(name, seconds, interval) for name in ("plain", *engines)}
-    agree = {}
-    for name, engine in engines.items():
+    agree, published = {}, options.method == "gsv" and options.optical_flow_network != "dis"
+    for name, engine in engines.items() if published else ():
         stream = VideoSegmenter(net, engine=engine, schedule=FixedInterval(interval))
         pairs = [(torch.from_numpy(stream(frame)), plain(t, frame)) for t, frame in enumerate(frames)]
         agree[name] = float(np.mean([(a == b).float().mean().item() for a, b in pairs]))
     settings = (
-        f"{size[1]} x {size[0]}, batch 1, {options.segnet}, {options.optical_flow_network} flow, {weights}, scale "
+        f"{size[1]} x {size[0]}, batch 1, {options.segnet}, {way_of(options)}, {weights}, scale "
         f"{options.scale:g}, interval {interval}, --amp {options.amp}; synthetic street"
     )
     table = [settings, *times_table(rows, agree).console(), *stages_table(rows).console()]
     found = {"settings": settings, "rows": rows, "agreement": agree, "table": table}
     if interval > 1:
         best = min(engines, key=lambda name: rows[name]["group_ms"][0])
-        found["break_even"] = worth = break_even(net, size, options.scale, rows[best])
+        found["break_even"] = worth = break_even(net, size, options.scale, rows[best], options.method)
         table += [*break_even_table(best, worth).console(), verdict(worth, rows[best])]
     return found
+
+
+def way_of(options: Options) -> str:
+    """Method, flow and what is carried, in words."""
+    carried = f", {options.carry} carried" if options.method in ("warp", "copy") else ""
+    return f"{options.method}, {options.optical_flow_network} flow{carried}"
 
 
 def usable_engines(
@@ -149,7 +156,7 @@ def times_table(rows: dict[str, dict], agree: dict[str, float]) -> Table:
             cells.append(("published way", *cell, "1.00", "", "", ""))
         else:
             cell += [f"{row['speedup']:.2f}", milliseconds(row["per_frame_ms"]), f"{row['per_frame_speedup']:.2f}"]
-            cells.append((name, *cell, f"{100 * agree[name]:.2f} %"))
+            cells.append((name, *cell, f"{100 * agree[name]:.2f} %" if name in agree else "-"))
     head = (
         "", "keyframe", "propagated", "group", "FPS", "x published", "every frame segmented", "x that", "same labels",
     )

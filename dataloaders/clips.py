@@ -14,6 +14,7 @@ from dataloaders.boundaries import boundary_target
 from dataloaders.cache import Decode, PictureCache
 from dataloaders.images import read_image
 from dataloaders.reader import Reader
+from models.flow_dis import DISFlow
 
 
 class SizedDataset(Dataset[dict]):
@@ -50,15 +51,15 @@ class ClipDataset(SizedDataset):
 
     Items: `clip` (T,H,W,3) uint8 RGB, as decoded (networks take `resize.channels_first` of it); `label` (H,W) uint8
     class indices (`ignore` where unlabelled); `name`; with `border`, `boundary` (H,W), the `boundary_target` of the
-    label. Normalising and resizing happen on the device. Reading raises UserError for unreadable files and for sizes
-    that differ.
+    label; with a classical `flow`, `flow` (T-1,2,H',W') float32 of `DISFlow.along`. Normalising and resizing happen on
+    the device. Reading raises UserError for unreadable files and for sizes that differ.
     """
 
     def __init__(
         self, frames: Sequence[LabelledFrame], interval: int, dataset: DatasetConfig, cache: PictureCache | None = None,
-        *, border: int | None = None,
+        *, border: int | None = None, flow: DISFlow | None = None,
     ):
-        self.border = border
+        self.border, self.flow = border, flow
         self.frames, self.interval = with_past(frames, interval), interval
         self.reader = Reader(dataset, cache, labels=[frame.label for frame in self.frames])
 
@@ -70,6 +71,8 @@ class ClipDataset(SizedDataset):
         item = {"clip": clip, "label": torch.from_numpy(label), "name": frame.name}
         if self.border is not None:
             item["boundary"] = torch.from_numpy(boundary_target(label, border=self.border))
+        if self.flow is not None:
+            item["flow"] = torch.from_numpy(self.flow.along(clip.numpy()))
         return item
 
 

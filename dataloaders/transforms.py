@@ -32,6 +32,17 @@ class Augmentation:
         rows, columns = ((place + first) * step for place, _, first, step in self._axes(frame, size))
         return rows, columns
 
+    def flow(self, flow: Tensor, frame: Sequence[int], size: tuple[int, int]) -> Tensor:
+        """Flow (...,2,h',w') between frames (H,W), in its own pixels, x first -> (...,2,*size) between the results when
+        they are brought to `size`, in pixels of `size`; corners aligned."""
+        rows, columns = (
+            places * aligned_step(side, whole)
+            for places, side, whole in zip(self.positions(frame, size), flow.shape[-2:], frame)
+        )  # in pixels of the flow
+        # Pixels of the result per pixel of the flow; where the result is flipped, the step is negative.
+        across, down = (1 / (places[1] - places[0]) if len(places) > 1 else 0.0 for places in (columns, rows))
+        return sample(flow, rows, columns) * torch.tensor([across, down], device=flow.device).view(2, 1, 1)
+
     def views(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """`images` resized once more to `size` (h,w), corner-aligned: RGB (...,3,*size) float32, not normalised.
 

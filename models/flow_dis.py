@@ -1,5 +1,6 @@
 """Optical flow without training: dense inverse search (DIS; Kroeger et al., ECCV 2016) of OpenCV, on the CPU."""
 import threading
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -24,14 +25,24 @@ class DISFlow(nn.Module):
         super().__init__()
         self.side, self.preset = side, preset
 
+    def look_size(self, frame: tuple[int, int]) -> tuple[int, int]:
+        """Size (H',W') of the grey pictures of frames (H,W), before small ones are padded."""
+        shrink = min(1.0, self.side / min(frame))
+        return max(1, round(frame[0] * shrink)), max(1, round(frame[1] * shrink))
+
     def look(self, frame: np.ndarray) -> np.ndarray:
         """Frame (H,W,3) uint8 RGB -> the grey picture (H',W') uint8 of it that `between` compares."""
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)  # (H,W)
-        shrink = min(1.0, self.side / min(grey.shape))
-        height, width = (max(1, round(side * shrink)) for side in grey.shape)
+        height, width = self.look_size((grey.shape[0], grey.shape[1]))
         grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
         bottom, right = max(0, LEAST - height), max(0, LEAST - width)
         return cv2.copyMakeBorder(grey, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else grey
+
+    def along(self, clip: np.ndarray) -> np.ndarray:
+        """Frames (T,H,W,3) uint8 RGB of a clip -> flow (T-1,2,H',W') from each to the one before it, in pixels of the
+        grey pictures."""
+        looks, size = [self.look(frame) for frame in clip], self.look_size(clip.shape[1:3])
+        return np.stack([self.between(previous, current, size) for previous, current in pairwise(looks)])
 
     def between(self, previous: np.ndarray, current: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Two looks (H',W') of frames in their order -> flow (2,h,w) float32 at `size`, from the current frame to the

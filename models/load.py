@@ -47,10 +47,11 @@ def fresh_networks(options: Options) -> GSVNet:
 def _around(segmenter: Segmenter, options: Options) -> GSVNet:
     """The whole network with this segmenter, and a propagation of its classes."""
     guided = _guided(len(segmenter.names), options)
-    return GSVNet(segmenter, _flow(options), guided, options.grid)
+    return GSVNet(segmenter, flow_of(options), guided, options.grid)
 
 
-def _flow(options: Options) -> nn.Module:
+def flow_of(options: Options) -> nn.Module:
+    """The flow that the options name, as it is built."""
     settings = {"side": options.dis_side, "preset": options.dis_preset} if options.optical_flow_network == "dis" else {}
     return build_flow(name=options.optical_flow_network, **settings)
 
@@ -82,12 +83,12 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
             released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)
         return GSVNet(segmenter, nothing, nothing, options.grid)
     if options.stage == "flow":
-        return _load(GSVNet(Segmenter(), _flow(options), nothing), weights, options)
+        return _load(GSVNet(Segmenter(), flow_of(options), nothing), weights, options)
     # In this order, the flow network twice: a seed always gave these weights.
     guided = _guided(_classes(options), options)
     segmenter = loaded_segmenter(options, weights.segmenter, weights.trained)
     for _ in range(2 if resumed is None or not options.load_flow else 1):
-        flow = _flow(options)
+        flow = flow_of(options)
     return _load(GSVNet(segmenter, flow, guided, options.grid), weights, options)
 
 

@@ -20,8 +20,9 @@ class ClipPropagation(Propagation):
         super().__init__(net.flow, net.guided)
         self.finetune_all = finetune_all
 
-    def forward(self, key_logits: Tensor, views: Sequence[Tensor]) -> Tensor:
-        """Keyframe logits (N,C,h,w) and the views (N,3,h,w) of all T frames -> logits (N,C,h,w) of the last.
+    def forward(self, key_logits: Tensor, views: Sequence[Tensor], flows: Sequence[Tensor] = ()) -> Tensor:
+        """Keyframe logits (N,C,h,w) and the views (N,3,h,w) of all T frames -> logits (N,C,h,w) of the last. flows:
+        T-1 of (N,2,h,w), as in `warp`, in place of those of the flow network.
 
         Steps before the last two run without gradient and with the guided block in evaluation mode, as in the released
         recipe; `finetune_all` trains them like the others. The flow network keeps its mode throughout.
@@ -32,7 +33,7 @@ class ClipPropagation(Propagation):
             trained = self.finetune_all or steps - step <= TRAINED_STEPS
             self.guided.train(guided_mode and trained)
             with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-                state = self.propagate(state, view)
+                state = self.propagate(state, view, flows[step] if flows else None)
         self.guided.train(guided_mode)
         return state.logits
 

@@ -169,3 +169,21 @@ def test_random_rectangles_equal_resizing_the_whole_frame(outcomes, drawn, grid,
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
     assert torch.allclose(a.views(torch.stack([y, x]), grid), places, atol=1e-2)
     outcomes["equal to resizing the whole frame"] += 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flow_is_cropped_scaled_and_flipped_like_the_frames(seed):
+    """A point of the result and where its flow points to are, in the frame, a point and where the frame's flow points."""
+    rng, frame, size = np.random.default_rng(seed), (96, 160), (12, 17)
+    a = draw_augmentation(rng, frame, crop=(96, 128), scales=(0.7, 1.6), continuous=True, flip=0.5)
+    rows, columns = np.mgrid[:25, :41].astype(np.float32)  # the flow's own pixels
+    own = np.stack([0.8 + 0.02 * columns - 0.01 * rows, -0.5 + 0.03 * rows])  # (2,h',w'), x first
+    found = a.flow(torch.from_numpy(own)[None], frame, size)[0].numpy()  # (2,h,w)
+    places = a.positions(frame, size)
+    steps = [place[1] - place[0] for place in places]
+    for axis in (0, 1):  # x, y
+        side, whole = own.shape[2 - axis], frame[1 - axis]
+        to_own = (side - 1) / (whole - 1)
+        at_y, at_x = np.meshgrid(places[0] * 24 / 95, places[1] * 40 / 159, indexing="ij")
+        there = 0.8 + 0.02 * at_x - 0.01 * at_y if axis == 0 else -0.5 + 0.03 * at_y
+        assert np.allclose(found[axis] * steps[1 - axis], there / to_own, atol=2e-3)

@@ -42,7 +42,7 @@ def test_bisenet_trains_on_full_size_auxiliary_logits():
 
 
 @pytest.mark.parametrize("size", [(32, 64), (11, 15), (5, 7), (1, 1)])
-@pytest.mark.parametrize("name", FLOW_NETWORKS)
+@pytest.mark.parametrize("name", sorted({*FLOW_NETWORKS} - {"dis"}))
 def test_flow_takes_any_size(name, size):
     flow = build_flow(name=name).eval()
     out = flow(torch.randn(1, 3, *size), torch.randn(1, 3, *size))

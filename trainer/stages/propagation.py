@@ -1,6 +1,7 @@
 """Stage gsv: the propagation."""
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -9,13 +10,15 @@ from torch import Tensor
 from config.errors import UserError
 from config.options import Options
 from dataloaders.clips import ClipDataset, SizedDataset
-from dataloaders.stills import StillsDataset
+from dataloaders.stills import MadeClips, StillsDataset
+from dataloaders.transforms import Augmentation
 from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
+from models.flow_dis import DISFlow
 from models.fold import folded
 from models.gsvnet import GSVNet
 from models.identity import SegmenterIdentity
-from models.load import networks_for_training
+from models.load import flow_of, networks_for_training
 from models.losses import PropagationLoss
 from models.released import released_state
 from models.resize import grid_size, size_of
@@ -38,6 +41,8 @@ class PropagationStage(Stage):
         net: GSVNet | None = None,
     ):
         super().__init__(options, device, ranks)
+        # A classical flow is computed where the clips are read.
+        self.dis = flow if isinstance(flow := flow_of(options), DISFlow) else None
         self.passes = self._clips()
         self.net = (net or networks_for_training(options, resumed)).to(device)
         self.net.segmenter.to(memory_format=torch.channels_last).requires_grad_(False)
@@ -71,7 +76,10 @@ class PropagationStage(Stage):
         cache = self._prepare_cache(frames)
         if stills:
             return {interval: StillsDataset(frames, interval, self.dataset, cache) for interval in options.multi_step}
-        clips = {interval: ClipDataset(frames, interval, self.dataset, cache) for interval in options.multi_step}
+        clips = {
+            interval: ClipDataset(frames, interval, self.dataset, cache, flow=self.dis)
+            for interval in options.multi_step
+        }
         for interval, found in clips.items():
             missing = len(frames) - len(found)
             if missing:
@@ -91,23 +99,23 @@ class PropagationStage(Stage):
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total`, `ce` and `distillation` of `PropagationLoss` (paper section 3.4)."""
-        ends, views, label = self.inputs(batch, seed)
+        ends, views, label, flows = self.inputs(batch, seed)
         with self.autocast():
             distil, grid = self.options.distil, self.net.grid
             key_logits, teacher = keyframe_and_teacher(self.frozen, ends, distil=distil, grid=grid)
-            logits = self.trained(key_logits, views)  # (N,C,h,w)
+            logits = self.trained(key_logits, views, flows)  # (N,C,h,w)
         return self.criterion(logits.float(), label, teacher)
 
-    def inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor]:
+    def inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
         """Return a batch, augmented: first and last frame (N,2,3,H,W) RGB 0..255 float32, views (N,3,h,w) of all T
-        frames, label (N,H,W) int64.
+        frames, label (N,H,W) int64, and with a classical flow (N,2,h,w) of T-1 steps, else nothing.
 
         Only the two frames that the segmenter sees are computed in full, all others on the grid.
         """
         if isinstance(batch["label"], list):  # of several sizes; all augmented in the same way
             parts = [self.inputs(one, seed) for one in self._singles(batch)]
-            frames = zip(*(part[1] for part in parts))
-            return torch.cat([x[0] for x in parts]), [torch.cat(x) for x in frames], torch.cat([x[2] for x in parts])
+            views, flows = ([torch.cat(x) for x in zip(*(part[i] for part in parts))] for i in (1, 3))
+            return torch.cat([x[0] for x in parts]), views, torch.cat([x[2] for x in parts]), flows
         clip, label = self._to_device(batch)
         augmentation, view = self.draw(np.random.default_rng(list(seed)), size_of(clip)), self.net.view
         grid = grid_size(*augmentation.output, self.net.grid)
@@ -120,9 +128,30 @@ class PropagationStage(Stage):
             places = augmentation.positions(size_of(clip), grid)
             middle = [view.colours(made.frame(back, *places)) for back in range(steps - 1, 0, -1)]  # (N,3,h,w) each
             views = [view(first), *middle, *views]
+            flows = self._made_flows(self.dis, made, steps, augmentation, clip) if self.dis is not None else []
         else:
             ends = augmentation.images(clip[:, :: clip.shape[1] - 1])  # (N,2,3,H,W)
-        return ends, views, augmentation.label(label).long()
+            found = batch["flow"].to(self.device, non_blocking=True) if "flow" in batch else None  # (N,T-1,2,h',w')
+            flows = [] if found is None else [*augmentation.flow(found, size_of(clip), grid).unbind(1)]
+        return ends, views, augmentation.label(label).long(), flows
+
+    def _made_flows(
+        self, dis: DISFlow, made: MadeClips, steps: int, augmentation: Augmentation, clip: Tensor
+    ) -> list[Tensor]:
+        """Flow (N,2,h,w) of each step of clips that are made from stills (N,1,3,H,W): DIS between their pictures."""
+        output = augmentation.output
+        size, grid = dis.look_size(output), grid_size(*output, self.net.grid)
+        places = augmentation.positions(size_of(clip), size)
+        frames = [*(made.frame(back, *places) for back in range(steps, 0, -1)), augmentation.views(clip, size)[:, 0]]
+        pictures = [x.round().byte().movedim(1, -1).cpu().numpy() for x in frames]  # (N,H',W',3) each
+        looks = [[dis.look(picture) for picture in batch] for batch in pictures]
+        flows = [[dis.between(*pair, grid) for pair in zip(*both)] for both in pairwise(looks)]  # (2,h,w) each
+        return [torch.from_numpy(np.stack(flow)).to(self.device) for flow in flows]
+
+    def _flow_entry(self) -> dict:
+        """What the checkpoint records of the flow."""
+        settings = {"side": self.dis.side, "preset": self.dis.preset} if self.dis is not None else {}
+        return {"name": self.options.optical_flow_network, **settings}
 
     def evaluate(self) -> Metrics | None:
         return self.validate(self.net, "gsv")
@@ -135,6 +164,6 @@ class PropagationStage(Stage):
     def state(self) -> dict:
         return {
             "state_dict": released_state(self.net.guided), "state_dict_of": self.net.flow.state_dict(),
-            "segmenter": self.identity.as_entry(), "flow": {"name": self.options.optical_flow_network},
+            "segmenter": self.identity.as_entry(), "flow": self._flow_entry(),
             "grid": self.net.grid,
         }
