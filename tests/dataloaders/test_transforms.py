@@ -173,7 +173,7 @@ def test_random_rectangles_equal_resizing_the_whole_frame(outcomes, drawn, grid,
 
 @pytest.mark.parametrize("seed", range(6))
 def test_flow_is_cropped_scaled_and_flipped_like_the_frames(seed):
-    """A point of the result and where its flow points to are, in the frame, a point and where the frame's flow points."""
+    """The displacement of a point of the result is, in pixels of the frame, that of the frame at that point."""
     rng, frame, size = np.random.default_rng(seed), (96, 160), (12, 17)
     a = draw_augmentation(rng, frame, crop=(96, 128), scales=(0.7, 1.6), continuous=True, flip=0.5)
     rows, columns = np.mgrid[:25, :41].astype(np.float32)  # the flow's own pixels
