@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from config.datasets import CUSTOM, dataset_config
+from config.datasets import CUSTOM, UNLABELLED, dataset_config
 from config.errors import UserError, did_you_mean
 from config.options import FIELDS, LEARNED_FLOWS, Options, flag, groups, tasks
 from config.recipes import RECIPES, STAGE_DEFAULTS
@@ -15,6 +15,7 @@ from config.segmenters import NATIVE, OF_PAPER, check_segmenter_name
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
     "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", "video"),
     "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
+    "residual_threshold": ("schedule", "residual"), "reference": ("evaluate", 1),
     "budget": ("schedule", "budget"),
 }
 _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval", "--benchmark video",
@@ -204,6 +205,7 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     _check_segmenter(options, given)
     _check_method(options, given)
+    _check_data(options)
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
@@ -211,6 +213,16 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
     _check_output(options)
+
+
+def _check_data(options: Options) -> None:
+    """What has no labels, and what is evaluated as a stream."""
+    if options.dataset == UNLABELLED and not (options.evaluate and options.reference == "segmenter"):
+        raise UserError("--dataset unlabelled works with --evaluate 1 --reference segmenter; choose another data set")
+    if options.dataset == UNLABELLED and options.split:
+        raise UserError("--split: --dataset unlabelled has no splits; drop it")
+    if options.evaluate and options.schedule == "budget":
+        raise UserError("--schedule budget depends on the machine's speed; with --evaluate 1, choose cut or residual")
 
 
 def _check_method(options: Options, given: Mapping[str, Any]) -> None:

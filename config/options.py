@@ -113,6 +113,8 @@ class Options:
     results: tuple[str, ...] = _option((), "metrics.json files for the accuracy columns of --benchmark table", kind=str,
                                        count="*", shown="FILE")
     metrics_file: str = _option("", "also write metrics.json to this file", shown="FILE")
+    reference: str = _option("labels", "what --evaluate 1 compares with: the data set's labels, or the segmenter's own "
+                             "of the same frame", choices=("labels", "segmenter"))
     save_predictions: str = _option("", "folder for predicted label maps", shown="DIR")
     visualization: bool = _option(False, "write overlay pictures of the evaluated frames to the run folder")
     # video and export
@@ -122,10 +124,13 @@ class Options:
         (), "of --video: a video (.mp4, .avi, .mkv), a folder for label maps, or one of each; of --check: a folder "
         "(default: check)", kind=str, count="+", shown="OUT")
     interval: int = _option(3, "keyframe interval: every so many frames is a keyframe", low=1)
-    schedule: str = _option("fixed", "keyframes of --video: one every --interval; also at scene cuts; as many as "
-                            "--budget allows", choices=("fixed", "cut", "budget"))
+    schedule: str = _option("fixed", "keyframes of --video, also of --evaluate 1 if not fixed: one every --interval; at "
+                            "scene cuts too; where warping has failed; as many as --budget allows",
+                            choices=("fixed", "cut", "residual", "budget"))
     cut_threshold: float = _option(0.5, "of --schedule cut: mean change of the picture at a cut, standard deviations",
                                    above=0)
+    residual_threshold: float = _option(0.4, "of --schedule residual: to what the shares of pixels that differ from "
+                                        "the keyframe, carried along, add up until the next one", above=0)
     budget: float = _option(0.0, "of --schedule budget: milliseconds per frame, on average", above=0)
     style: str = _option("overlay", "what the written video shows: colours over the frame, colours alone, or both",
                          choices=("overlay", "colour", "side-by-side"))

@@ -1,9 +1,10 @@
 """Videos to evaluate on: runs of consecutive frames, some of them labelled."""
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from config.schema import DatasetConfig
 from dataloaders.cache import PictureCache
@@ -21,6 +22,13 @@ class VideoFrame:
 
 
 Video = tuple[VideoFrame, ...]
+
+
+def with_own_label(frame: VideoFrame) -> VideoFrame:
+    """The frame as a labelled one: it is compared with a label that is made of it."""
+    path = frame.path
+    own = LabelledFrame(str(path), (path,), path, f"{path.parent.name}_{path.stem}_pred.png")
+    return replace(frame, labelled=frame.labelled or own)
 
 
 def videos_of(frames: Sequence[LabelledFrame]) -> list[Video]:
@@ -41,6 +49,14 @@ def videos_of(frames: Sequence[LabelledFrame]) -> list[Video]:
     return [tuple(video) for video in videos]
 
 
+def whole_videos_of(videos: Sequence[Video], *, rank: int, ranks: int) -> list[Video]:
+    """The videos of process `rank` of `ranks`, about as many frames as the others have."""
+    shares: list[list[Video]] = [[] for _ in range(ranks)]
+    for video in sorted(videos, key=len, reverse=True):
+        min(shares, key=lambda found: sum(map(len, found))).append(video)
+    return shares[rank]
+
+
 def share(frames: Sequence[LabelledFrame], *, rank: int, ranks: int, whole_videos: bool) -> list[Video]:
     """Return the videos that process `rank` of `ranks` evaluates; together they hold every labelled frame exactly once.
 
@@ -50,16 +66,13 @@ def share(frames: Sequence[LabelledFrame], *, rank: int, ranks: int, whole_video
     if not whole_videos:
         cuts = [round(len(frames) * part / ranks) for part in (rank, rank + 1)]
         return videos_of(frames[cuts[0] : cuts[1]])
-    shares: list[list[Video]] = [[] for _ in range(ranks)]
-    for video in sorted(videos_of(frames), key=len, reverse=True):
-        min(shares, key=lambda videos: sum(map(len, videos))).append(video)
-    return shares[rank]
+    return whole_videos_of(videos_of(frames), rank=rank, ranks=ranks)
 
 
 class VideoDataset(SizedDataset):
     """The frames of videos, one after the other, as bytes.
 
-    Items: `image` (H,W,3) uint8 RGB; `label` (H,W) uint8 class indices, empty where the frame is not labelled; `ahead`
+    Items: `image` (H,W,3) uint8 RGB; `label` (H,W) uint8 class indices, empty where there is none; `ahead`
     (H,W,2) float32, the true flow to the next frame in pixels, x first, and `visible` (H,W) bool, whether the next
     frame shows the point: both empty without `with_flow` and where the data set has none. Reading raises UserError for
     unreadable files and for labels of another aspect ratio than their frame.
@@ -67,8 +80,9 @@ class VideoDataset(SizedDataset):
 
     def __init__(
         self, videos: Sequence[Video], dataset: DatasetConfig, cache: PictureCache | None = None, *,
-        with_flow: bool = False,
+        with_flow: bool = False, with_labels: bool = True,
     ):
+        self.with_labels = with_labels
         self.frames = [frame for video in videos for frame in video]
         labels = [frame.labelled.label for frame in self.frames if frame.labelled is not None]
         self.reader, self.with_flow = Reader(dataset, cache, labels=labels), with_flow
@@ -78,13 +92,19 @@ class VideoDataset(SizedDataset):
         item = {"image": torch.tensor(self.reader.frame(frame.path)), "label": torch.empty(0, dtype=torch.uint8)}
         item |= {"ahead": torch.empty(0), "visible": torch.empty(0, dtype=torch.bool)}
         if (labelled := frame.labelled) is not None:
-            label, whole = self.reader.label(labelled.label), item["image"].shape[:2]
-            # Unlike in training, a label may have another size than its frame, but not another aspect ratio.
-            if abs(label.shape[0] * whole[1] - label.shape[1] * whole[0]) > max(whole):
-                check_size(labelled.label, label.shape, frame.path, whole)
-            item["label"] = torch.from_numpy(label)
+            whole = item["image"].shape[:2]
+            if self.with_labels:
+                item["label"] = self._label(frame.path, labelled.label, whole)
             if self.with_flow and labelled.ahead is not None:
                 flow, visible = read_flow(labelled.ahead)
                 check_size(labelled.ahead, visible.shape, frame.path, whole)
                 item |= {"ahead": torch.from_numpy(flow), "visible": torch.from_numpy(visible)}
         return item
+
+    def _label(self, frame: Path, path: Path, whole: Sequence[int]) -> Tensor:
+        """The label (H',W') of a frame of size `whole` (H,W)."""
+        label = self.reader.label(path)
+        # Unlike in training, a label may have another size than its frame, but not another aspect ratio.
+        if abs(label.shape[0] * whole[1] - label.shape[1] * whole[0]) > max(whole):
+            check_size(path, label.shape, frame, whole)
+        return torch.from_numpy(label)

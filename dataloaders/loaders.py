@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from config.datasets import CUSTOM, dataset_config
+from config.datasets import CUSTOM, UNLABELLED, dataset_config
 from config.errors import UserError
 from dataloaders.clips import LabelledFrame, SizedDataset
 from dataloaders.find_camvid import find_camvid
@@ -28,7 +28,7 @@ def prepare_data(*, dataset: str, root: Path) -> None:
         ensure_streets(root, StreetSettings())
     if dataset == CUSTOM:
         dataset_config(dataset, str(root))  # reads the description
-    elif not root.is_dir():
+    elif dataset != UNLABELLED and not root.is_dir():
         default = dataset_config(dataset, str(root)).default_path
         hint = f"--data-path must be the folder of {dataset} (default {default})"
         if root == Path(default):  # perhaps a newcomer's first try

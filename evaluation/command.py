@@ -1,6 +1,7 @@
 """`--evaluate 1`: evaluates, prints the tables, writes metrics, tables, report and pictures."""
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -8,10 +9,12 @@ from config.options import Options
 from dataloaders.images import id_table
 from evaluation.evaluate import Evaluation
 from evaluation.example_frames import ExampleFrames, example_frame, panel
+from evaluation.frame_times import FRAMES, frame_times
 from evaluation.metrics_json import Metrics
 from evaluation.report import report
 from evaluation.tables import as_csv, console, markdown
 from models.load import networks_for_inference
+from models.load_segmenter import classes_of
 from utils.distributed import Ranks, from_all_ranks
 from utils.files import check_writable, write_json, write_text
 from utils.logging import logger
@@ -21,8 +24,13 @@ from utils.visualize import write_picture
 
 def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metrics:
     """Evaluate one method; print the tables, write metrics, tables, report and, if asked, predictions and overlays."""
-    evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
-    net = networks_for_inference(options).to(device)
+    if options.reference == "segmenter":
+        net = networks_for_inference(options).to(device)
+        classes = classes_of(options, net.segmenter)
+        evaluation = Evaluation(options, device, ranks, temporal=options.temporal, dataset=classes)
+    else:
+        evaluation = Evaluation(options, device, ranks, temporal=options.temporal)
+        net = networks_for_inference(options).to(device)
     if ranks.first and options.metrics_file:
         check_writable(Path(options.metrics_file), "--metrics-file")
     if ranks.first and options.save_predictions:
@@ -30,9 +38,12 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
     folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
     method, dataset, label_ids = options.method, evaluation.dataset, id_table(evaluation.dataset)
     tally, examples = evaluation.tally([method]), ExampleFrames(method, evaluation.positions)
+    beginning: list[torch.Tensor] = []  # of the first video
     for frame in evaluation.frames(net, [method]):
         tally.add(frame)
         examples.add(frame)
+        if len(beginning) < FRAMES and frame.time == len(beginning):
+            beginning.append(frame.image.cpu())
         if frame.source.labelled is None:
             continue
         if options.save_predictions:
@@ -44,6 +55,9 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
             write_picture(folder / "visualization" / f"{frame.source.labelled.name}.png", picture)
     worst, others = examples.worst(), examples.random()
     metrics = replace(evaluation.metrics(tally)[method], worst=tuple(example.worst_frame() for example in worst))
+    if options.reference == "segmenter" and len(beginning) > 1:
+        settings: dict[str, Any] = dict(method=method, carry=options.carry, scale=options.scale, device=device)
+        metrics = replace(metrics, milliseconds=frame_times(net, beginning, **settings))
     if ranks.first:
         for line in console(metrics):
             logger.info("%s", line)

@@ -1,47 +1,79 @@
 """Evaluation by frame position (paper section 4): each labelled frame as keyframe, first propagated frame, ..."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from config.datasets import dataset_config
+from config.datasets import UNLABELLED, dataset_config
 from config.errors import UserError
 from config.options import Options
+from config.schema import DatasetConfig
 from dataloaders.cache import picture_cache
 from dataloaders.clips import LabelledFrame, with_past
-from dataloaders.eval_videos import VideoDataset, share, videos_of
+from dataloaders.eval_videos import (
+    Video,
+    VideoDataset,
+    share,
+    videos_of,
+    whole_videos_of,
+    with_own_label,
+)
 from dataloaders.label_check import check_frames, check_labels
 from dataloaders.loaders import DRY_RUN_FRAMES, labelled_frames, video_loader
 from dataloaders.reader import Reader
 from evaluation.evaluated_frames import EvaluatedFrame, evaluated_frames
-from evaluation.metrics_json import Metrics
-from evaluation.optical_flow import TORCH_WEIGHTS, FlowBetween
-from evaluation.temporal import TemporalMeasures, flow_source
+from evaluation.metrics_json import Metrics, ScheduleUse
+from evaluation.optical_flow import TORCH_WEIGHTS
+from evaluation.temporal import REFERENCE, TemporalMeasures, flow_source
+from evaluation.unlabelled import StreamedFrames, sources_in, unlabelled_video
 from inference.engines import build_engines
+from inference.keyframe_schedule import build_schedule
 from models.gsvnet import GSVNet
-from utils.distributed import Ranks, add_over_ranks
+from utils.distributed import Ranks, add_over_ranks, from_all_ranks
 from utils.logging import logger
 from utils.metrics import ConfusionMatrix
 
+Read = Callable[[bool], Iterable[Mapping[str, Tensor]]]  # whether with the true flow -> items of `VideoDataset`
 TEMPORAL_PAST = 12  # frames before a labelled one that measures over time look at; a multiple of 2, 3 and 4
 
 
 class Tally:
-    """Sums over the frames added: confusion matrices by method and position, and measures over time, if any."""
+    """Sums over the frames added: confusion matrices by method and position, numbers of frames and keyframes, and
+    measures over time, if any."""
 
     def __init__(
         self, classes: int, *, methods: Sequence[str], positions: Sequence[int],
         temporal: TemporalMeasures | None = None,
     ):
+        self.classes, self.temporal = classes, temporal
         self.matrices = {method: {k: ConfusionMatrix(classes) for k in positions} for method in methods}
-        self.temporal = temporal
+        self.frames = self.keyframes = 0
 
     def add(self, frame: EvaluatedFrame) -> None:
+        self.frames += 1
+        self.keyframes += any(frame.time in states for states in frame.states.values())
         for method, by_position in frame.counts.items():
             for position, counts in by_position.items():
-                self.matrices[method][position].add_counts(counts)
+                self.matrices[method].setdefault(position, ConfusionMatrix(self.classes)).add_counts(counts)
         if self.temporal is not None:
             self.temporal.add(frame)
+
+    def use_of(self, name: str) -> ScheduleUse:
+        """What metrics.json says of the schedule `name`."""
+        return ScheduleUse(name=name, frames=self.frames, keyframes=self.keyframes)
+
+    def sum_over_ranks(self, device: torch.device) -> None:
+        """Add what the other ranks have found; called once, by every rank."""
+        positions = sorted({k for found in from_all_ranks({*next(iter(self.matrices.values()))}) for k in found})
+        for method, by_position in self.matrices.items():
+            matrices = {k: by_position.get(k) or ConfusionMatrix(self.classes) for k in positions}
+            for matrix in matrices.values():
+                matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], device)
+                matrix.frames = int(frames)
+            self.matrices[method] = matrices
+        (sums,) = add_over_ranks([torch.tensor([self.frames, self.keyframes])], device)
+        self.frames, self.keyframes = sums.tolist()
 
 
 class Evaluation:
@@ -56,26 +88,53 @@ class Evaluation:
     temporal: measure consistency over time too, for every keyframe interval whose positions are all evaluated.
     """
 
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks, *, temporal: bool = False):
+    def __init__(
+        self, options: Options, device: torch.device, ranks: Ranks, *, temporal: bool = False,
+        dataset: DatasetConfig | None = None,
+    ):
+        """dataset: the classes, where they are not those of the options' data set. Raises UserError."""
         self.options, self.device, self.ranks = options, device, ranks
-        self.dataset = dataset_config(options.dataset, options.data_path)
+        self.dataset = dataset or dataset_config(options.dataset, options.data_path)
         self.split = options.split[0] if options.split else "val"
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
-        frames = self._labelled_frames(temporal)
-        self.videos = share(frames, rank=ranks.rank, ranks=ranks.count, whole_videos=temporal)
+        self.reference = options.reference == "segmenter"
+        self.schedule = None if options.schedule == "fixed" else build_schedule(options)  # of one stream a video
+        temporal &= self.schedule is None
+        self.loader: Iterable[Mapping[str, Tensor]]
+        self.flow_name, self.flow = "", None
+        videos, read = (self._unlabelled if options.dataset == UNLABELLED else self._labelled)(temporal)
         # Intervals n of which all positions 0..n-1 are evaluated.
         intervals = [n for n in range(1, max(self.positions) + 2) if set(range(n)) <= set(self.positions)]
         self.intervals = intervals if temporal else []
         if temporal and not self.intervals:
             logger.info("no table by keyframe interval and no consistency over time: position 0 is not evaluated")
-        self.flow_name: str | None = None
-        self.flow: FlowBetween | None = None
         if self.intervals:
-            folders = [Path(options.weights_dir), TORCH_WEIGHTS]
-            self.flow_name, self.flow = flow_source(videos_of(frames), folders, device)
-        with_flow = bool(self.intervals) and self.flow is None
-        items = VideoDataset(self.videos, self.dataset, picture_cache(options.cache_dir), with_flow=with_flow)
-        self.loader = video_loader(items, workers=options.num_worker)
+            self.flow_name, self.flow = flow_source(videos, [Path(options.weights_dir), TORCH_WEIGHTS], device)
+        self.loader = read(bool(self.intervals) and self.flow is None)
+
+    def _unlabelled(self, temporal: bool) -> tuple[list[Video], Read]:
+        """The videos without labels, and how to read this rank's."""
+        found = {source: unlabelled_video(source) for source in sources_in(self.options.data_path)}
+        if self.options.early_stop:
+            found = {source: video[:DRY_RUN_FRAMES] for source, video in [*found.items()][:1]}
+        self.videos = whole_videos_of([*found.values()], rank=self.ranks.rank, ranks=self.ranks.count)
+        mine = [source for video in self.videos for source, other in found.items() if other is video]
+        return [*found.values()], lambda _: StreamedFrames(mine, sum(map(len, self.videos)))
+
+    def _labelled(self, temporal: bool) -> tuple[list[Video], Read]:
+        """The data set's videos, and how to read this rank's."""
+        options, frames, ranks = self.options, self._labelled_frames(temporal), self.ranks
+        whole = temporal or self.schedule is not None
+        self.videos = share(frames, rank=ranks.rank, ranks=ranks.count, whole_videos=whole)
+        if self.reference:
+            self.videos = [tuple(map(with_own_label, video)) for video in self.videos]
+
+        def read(with_flow: bool) -> Iterable[Mapping[str, Tensor]]:
+            cache, labels = picture_cache(options.cache_dir), not self.reference
+            items = VideoDataset(self.videos, self.dataset, cache, with_flow=with_flow, with_labels=labels)
+            return video_loader(items, workers=options.num_worker)
+
+        return videos_of(frames), read
 
     def _labelled_frames(self, temporal: bool) -> list[LabelledFrame]:
         """Labelled frames with their past; drops positions that none of them reaches. Raises UserError."""
@@ -85,9 +144,10 @@ class Evaluation:
         loaded = max(past, TEMPORAL_PAST, 2 * (past + 1)) if temporal else past
         root, split = Path(options.data_path), self.split
         frames = labelled_frames(dataset=options.dataset, root=root, split=split, past=loaded)
-        reader = Reader(self.dataset, labels=[frame.label for frame in frames])
-        check_labels(frames, reader, split)
-        check_frames(frames, reader)
+        if not self.reference:
+            reader = Reader(self.dataset, labels=[frame.label for frame in frames])
+            check_labels(frames, reader, split)
+            check_frames(frames, reader)
         for position in list(self.positions):
             enough = len(with_past(frames, position))
             if enough < len(frames):
@@ -107,27 +167,33 @@ class Evaluation:
         engines = build_engines(net, methods, scale=self.options.scale, carry=self.options.carry, device=self.device)
         return evaluated_frames(
             engines, self.videos, self.loader, positions=self.positions, device=self.device, intervals=self.intervals,
-            show=self.ranks.first,
+            schedule=self.schedule, reference=self.reference, show=self.ranks.first,
         )
 
     def tally(self, methods: Sequence[str]) -> Tally:
         """An empty tally for what `frames` yields."""
         classes, temporal = self.dataset.num_classes, None
         if self.intervals:
-            temporal = TemporalMeasures(classes, methods=methods, intervals=self.intervals, flow=self.flow)
-        return Tally(classes, methods=methods, positions=self.positions, temporal=temporal)
+            temporal = TemporalMeasures(
+                classes, methods=methods, intervals=self.intervals, flow=self.flow, reference=self.reference
+            )
+        positions = self.positions if self.schedule is None else ()
+        return Tally(classes, methods=methods, positions=positions, temporal=temporal)
 
     def metrics(self, tally: Tally) -> dict[str, Metrics]:
         """Metrics by method over all ranks; called once for a tally, by every rank."""
-        for matrix in (matrix for by_position in tally.matrices.values() for matrix in by_position.values()):
-            matrix.counts, frames = add_over_ranks([matrix.counts, torch.tensor([matrix.frames])], self.device)
-            matrix.frames = int(frames)
+        tally.sum_over_ranks(self.device)
         options, temporal = self.options, tally.temporal.results(self.device) if tally.temporal is not None else {}
+        settings = dict(
+            dataset=dataset_config(options.dataset, options.data_path).name, split=self.split, segnet=options.segnet,
+            flow=options.optical_flow_network, intra=options.intra, edge=options.edge, scale=options.scale,
+            carry=options.carry, reference=options.reference, temporal_flow=self.flow_name or None,
+            reference_temporal=temporal.get(REFERENCE, {}).get(1),
+            schedule=None if self.schedule is None else tally.use_of(options.schedule),
+        )
         return {
             method: Metrics.from_matrices(
-                by_position, classes=self.dataset.classes, temporal=temporal.get(method), temporal_flow=self.flow_name,
-                dataset=self.dataset.name, segnet=options.segnet, flow=options.optical_flow_network, method=method,
-                intra=options.intra, edge=options.edge, scale=options.scale, split=self.split,
+                by_position, classes=self.dataset.classes, temporal=temporal.get(method), method=method, **settings
             )
             for method, by_position in tally.matrices.items()
         }

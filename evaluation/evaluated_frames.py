@@ -8,9 +8,13 @@ from torch import Tensor
 
 from config.errors import UserError
 from dataloaders.eval_videos import Video, VideoFrame
-from evaluation.keyframe_groups import VideoPropagation, plan_video
+from evaluation.keyframe_groups import VideoPropagation, VideoStream, plan_video
 from inference.engines import Engine
-from models.gsvnet import State
+from inference.keyframe_schedule import Schedule
+from models.gsvnet import State, segment
+from models.label_map import label_map
+from models.resize import channels_first, size_of
+from models.steps import KeyframeStep
 from utils.logging import watched
 from utils.metrics import confusion_counts, scores
 
@@ -70,19 +74,23 @@ class EvaluatedFrame:
 
 def evaluated_frames(
     engines: Mapping[str, Engine], videos: Sequence[Video], items: Iterable[Mapping[str, Tensor]], *,
-    positions: Sequence[int], device: torch.device, intervals: Sequence[int] = (), show: bool = False,
+    positions: Sequence[int], device: torch.device, intervals: Sequence[int] = (), schedule: Schedule | None = None,
+    reference: bool = False, show: bool = False,
 ) -> Iterator[EvaluatedFrame]:
     """Go once through `videos`, whose frames (items of VideoDataset, one after the other) are `items`; engines: by
     method.
 
     A labelled frame has predictions at every position that its video reaches back to. With `intervals`, every frame has
-    the states of the streams with these keyframe intervals, which begin with the video. show: a progress bar. Raises
-    UserError where the frames of a video differ in size.
+    the states of the streams with these keyframe intervals, which begin with the video. With a `schedule`, it has
+    predictions at one position, that of the stream with the schedule's keyframes. reference: labels are the segmenter's
+    own of the frame. show: a progress bar. Raises UserError where the frames of a video differ in size.
     """
+    own = OwnLabels(next(iter(engines.values()))) if reference else None
     loaded = iter(watched(items, description=f"evaluate {', '.join(engines)}", unit="frame", show=show))
     for video in videos:
         plan = plan_video([frame.labelled is not None for frame in video], positions, intervals)
-        propagation, size = VideoPropagation(engines, plan), None
+        walk = VideoStream(engines, schedule) if schedule is not None else VideoPropagation(engines, plan)
+        size: torch.Size | None = None
         for time, source in enumerate(video):
             read = next(loaded)
             item = {name: x.to(device, non_blocking=True) for name, x in read.items()}
@@ -92,9 +100,30 @@ def evaluated_frames(
                     f"{source.path}: {found[1]} x {found[0]} pixels, but {video[0].path} of the same video has "
                     f"{size[1]} x {size[0]}"
                 )
-            possible = tuple(k for k in positions if k <= time) if source.labelled is not None else ()
-            states = propagation.advance(read["image"])
+            label, keyframe = own(read["image"]) if own is not None else (item["label"], None)
+            states = walk.advance(read["image"], keyframe)
+            possible = tuple(k for k in positions if k <= time)
+            if schedule is not None:
+                possible = tuple(time - start for start in next(iter(states.values())))
             yield EvaluatedFrame(
-                source, time, item["image"], item["label"], item["ahead"], item["visible"], states, engines, possible
+                source, time, item["image"], label.to(device), item["ahead"], item["visible"], states, engines,
+                possible if source.labelled is not None else (),
             )
     next(loaded, None)  # ends the progress bar
+
+
+class OwnLabels:
+    """The segmenter's own labels of a frame at full size, and its logits."""
+
+    def __init__(self, engine: Engine):
+        """engine: of a method that segments keyframes."""
+        step = engine.networks["keyframe"]
+        assert isinstance(step, KeyframeStep)
+        self.step, self.device = step, engine.device
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Frame (H,W,3) uint8 RGB -> class indices (H,W) uint8, logits (1,C,h',w') at the segmenter's own stride."""
+        frame, step = channels_first(image[None].to(self.device)), self.step
+        logits = segment(step.segmenter, frame, step.scale)  # (1,C,h',w')
+        return label_map(logits, size_of(frame)), logits

@@ -65,14 +65,14 @@ class ExampleFrames:
     """Keeps the frames that lose most mIoU between the first and the last position, and a few chosen at random."""
 
     def __init__(self, method: str, positions: Sequence[int]):
-        self.method, self.first, self.last = method, min(positions), max(positions)
+        self.method, self.first, self.last = method, min(positions, default=0), max(positions, default=0)
         self._worst: list[tuple[float, int, ExampleFrame]] = []  # a heap, the least loss first
         self._random: list[ExampleFrame] = []
         self._count, self._rng = 0, np.random.default_rng(0)
 
     def add(self, frame: EvaluatedFrame) -> None:
         """Consider a frame; frames that are not evaluated at the last position are not kept."""
-        if self.last not in frame.positions:
+        if not {self.first, self.last} <= {*frame.positions}:
             return
         first, last = (frame.miou(self.method, position) for position in (self.first, self.last))
         if first is None or last is None:  # no labelled pixel

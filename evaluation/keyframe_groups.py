@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from inference.engines import Engine
+from inference.keyframe_schedule import Schedule
 from models.gsvnet import State, joined
 from models.methods.base import SeenFrame
 
@@ -39,9 +40,12 @@ class VideoPropagation:
         self.seen: dict[str, SeenFrame] = {}  # by method, the previous frame
         self.groups: dict[str, dict[int, State]] = {method: {} for method in engines}  # by method and keyframe
 
-    def advance(self, image: Tensor) -> dict[str, dict[int, State]]:
-        """The video's next frame, (H,W,3) uint8 RGB on the CPU -> the states of the plan, by method and keyframe."""
-        t, needed, keyframe = self.time, self.plan.keyframes[self.time], None
+    def advance(self, image: Tensor, keyframe: Tensor | None = None) -> dict[str, dict[int, State]]:
+        """The video's next frame, (H,W,3) uint8 RGB on the CPU -> the states of the plan, by method and keyframe.
+        keyframe: the frame's logits at the
+        segmenter's own stride, if they are known."""
+        t, needed = self.time, self.plan.keyframes[self.time]
+        found: dict[int, Tensor] = {}  # logits of the frame by the step that computed them
         for method, engine in self.engines.items():
             seen = self.seen[method] = engine.see(image[None], self.seen.get(method))
             groups = {start: x for start, x in self.groups[method].items() if self.plan.last_use[start] >= t}
@@ -51,10 +55,36 @@ class VideoPropagation:
                 state = joined([*groups.values()], one_view=True)
                 groups = dict(zip(groups, engine.next(state, seen).split()))
             if needed if method == "per-frame" else t in self.plan.last_use:
-                groups[t] = engine.first(seen, keyframe)
-                keyframe = groups[t].logits
+                step = id(engine.networks["keyframe"])
+                groups[t] = engine.first(seen, found.get(step, keyframe))
+                found[step] = groups[t].logits
             if method == "per-frame":  # at every position the same
                 groups = dict.fromkeys(needed, groups[t]) if needed else {}
             self.groups[method] = groups
         self.time = t + 1
         return {method: {start: groups[start] for start in needed} for method, groups in self.groups.items()}
+
+
+class VideoStream:
+    """Goes through one video as one stream of each method, with the keyframes that a schedule chooses."""
+
+    def __init__(self, engines: Mapping[str, Engine], schedule: Schedule):
+        self.engines, self.schedule, self.time = engines, schedule, 0
+        self.streams: dict[str, tuple[State, SeenFrame, int]] = {}  # by method: state, frame, number of the keyframe
+        schedule.reset()
+
+    def advance(self, image: Tensor, keyframe: Tensor | None = None) -> dict[str, dict[int, State]]:
+        """As of `VideoPropagation`: each method has one keyframe, its last."""
+        renew = True  # the views, and with them the schedule's decision, are the same for all methods
+        for number, (method, engine) in enumerate(self.engines.items()):
+            state, before, start = self.streams.get(method, (None, None, self.time))
+            seen = engine.see(image[None], before)
+            if number == 0 and before is not None:
+                renew = self.schedule.needs_keyframe(self.time - start, before, seen)
+            if state is None or renew:
+                state, start = engine.first(seen, keyframe), self.time
+            else:
+                state = engine.next(state, seen)
+            self.streams[method] = state, seen, start
+        self.time += 1
+        return {method: {start: state} for method, (state, _, start) in self.streams.items()}

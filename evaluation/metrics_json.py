@@ -66,10 +66,22 @@ class WorstFrame:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleUse:
+    """The keyframe schedule that was evaluated as one stream a video, and how many keyframes it chose."""
+
+    name: str
+    frames: int
+    keyframes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """What an evaluation of one method found; the fields are in the order of the file's keys. avg_miou: mean of the
     positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, the released program's
-    average. `temporal_flow` and `worst` are written only where they were determined, `split` unless it is val."""
+    average. reference: what the labels are, the data set's or the segmenter's own. schedule: of streams, in place of
+    positions that all frames have. milliseconds: of a frame on average, by keyframe interval. Written only where they
+    were determined: `temporal_flow`, `reference_temporal`, `schedule`, `milliseconds`, `worst`; and unless they are
+    val, labels and logits: `split`, `reference`, `carry`."""
 
     dataset: str
     split: str = "val"
@@ -79,6 +91,9 @@ class Metrics:
     edge: bool = True
     method: str
     scale: float | int
+    carry: str = "logits"
+    reference: str = "labels"
+    schedule: ScheduleUse | None = None
     classes: Sequence[str] = ()
     positions: tuple[PositionScores, ...]
     avg_miou: Fraction = None
@@ -86,6 +101,8 @@ class Metrics:
     min_miou: Fraction = None
     intervals: tuple[IntervalScores, ...] = ()
     temporal_flow: str | None = None
+    reference_temporal: TemporalScores | None = None
+    milliseconds: dict[str, Fraction] | None = None
     worst: tuple[WorstFrame, ...] | None = None
 
     @classmethod
@@ -108,7 +125,8 @@ class Metrics:
         content = asdict(self)
         for row in content["intervals"]:
             row |= row.pop("temporal") or {}
-        usual = {"temporal_flow": None, "worst": None, "split": "val"}  # not written
+        usual: dict[str, Any] = {"split": "val", "reference": "labels", "carry": "logits"}  # not written
+        usual |= dict.fromkeys(("temporal_flow", "reference_temporal", "schedule", "milliseconds", "worst"))
         return {key: x for key, x in content.items() if key not in usual or x != usual[key]}
 
     @classmethod
@@ -159,10 +177,12 @@ def _read(kind: type[T], content: object) -> T:
         if not isinstance(content[name], hint if hint in SIMPLE else list | dict):
             raise ValueError(f"{name} is {str(content[name])[:40]!r}")
     found = {x: tuple(_read(ROWS[x], row) for row in content[x]) if x in ROWS else content[x] for x in types}
+    found |= {x: _read(PARTS[x], content[x]) for x in types if x in PARTS and content[x] is not None}
     if kind is IntervalScores and "tc" in content:
         found["temporal"] = _read(TemporalScores, content)
     return kind(**found)
 
 
 ROWS = {"positions": PositionScores, "intervals": IntervalScores, "worst": WorstFrame}
+PARTS = {"schedule": ScheduleUse, "reference_temporal": TemporalScores}
 SIMPLE = (str, int, bool, float | int, Fraction, str | None)

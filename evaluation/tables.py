@@ -44,6 +44,7 @@ def interval_columns(metrics: Metrics) -> dict[str, list[float | None]]:
 def tables(metrics: Metrics) -> list[Table]:
     """All tables that have rows: by position, by keyframe interval, by class, and the frames that lost most."""
     columns, positions, worst = interval_columns(metrics), metrics.positions, metrics.worst or ()
+    times = metrics.milliseconds or {}
     by_interval = [(str(row.interval), *map(percent, x)) for row, x in zip(metrics.intervals, zip(*columns.values()))]
     by_class = [(name, *(percent(row.class_iou[name]) for row in positions)) for name in metrics.classes]
     ends = [f"mIoU at position {k}" for x in worst[:1] for k in (x.first_position, x.last_position)]
@@ -52,6 +53,8 @@ def tables(metrics: Metrics) -> list[Table]:
         positions_table(metrics), Table("By keyframe interval", ("interval", *columns), tuple(by_interval)),
         Table("IoU by class and position", ("class", *(str(row.position) for row in positions)), tuple(by_class)),
         Table("Frames that lost most", ("frame", *ends, "lost"), tuple(lost)),
+        Table("Milliseconds a frame by keyframe interval", ("interval", "ms", "x faster than every frame segmented"),
+              tuple((n, f"{x or 0:.1f}", f"{(times['1'] or 0) / (x or 1):.2f}") for n, x in times.items())),
     )
     return [table for table in found if table.rows]
 
@@ -61,14 +64,35 @@ def averages(metrics: Metrics) -> list[str]:
     return [f"mIoU, {text}: {percent(getattr(metrics, key))}" for key, text in AVERAGES]
 
 
+def stream_line(metrics: Metrics) -> list[str]:
+    """What a schedule chose and reached, if one was evaluated."""
+    if metrics.schedule is None:
+        return []
+    use = metrics.schedule
+    return [
+        f"schedule {use.name}: {use.keyframes} keyframes in {use.frames} frames, {percent(use.keyframes / use.frames)} "
+        f"%, one in {use.frames / use.keyframes:.2f}; mIoU of the stream {percent(metrics.pooled_miou)}"
+    ]
+
+
+def reference_lines(metrics: Metrics) -> list[str]:
+    """How consistent the labels themselves are, where they are the segmenter's own."""
+    found = metrics.reference_temporal
+    if found is None:
+        return []
+    return [f"TC of the segmenter's own labels: {percent(found.tc)}, visible: {percent(found.tc_visible)}"]
+
+
 def heading(metrics: Metrics) -> str:
     """Data set, method, networks and scale in a line."""
     flow = f", {metrics.flow} flow" if metrics.method in ("gsv", "warp") else ""
     if metrics.method == "gsv":
         flow += "" if metrics.intra else ", without intra features"
         flow += "" if metrics.edge else ", without edge map"
+    flow += f", {metrics.carry} carried" if metrics.carry != "logits" else ""
+    against = ", compared with the segmenter's own labels" if metrics.reference == "segmenter" else ""
     data = f"{metrics.dataset} {metrics.split}"
-    return f"{data}: {metrics.method}, {metrics.segnet}{flow}, keyframes at scale {metrics.scale:g}"
+    return f"{data}: {metrics.method}, {metrics.segnet}{flow}, keyframes at scale {metrics.scale:g}{against}"
 
 
 def notes(metrics: Metrics) -> list[str]:
@@ -78,6 +102,12 @@ def notes(metrics: Metrics) -> list[str]:
         "confusion matrices, which the published program calls average. Classes that are neither labelled nor "
         "predicted are left out."
     ]
+    if metrics.reference == "segmenter":
+        lines.append(
+            "Labels are the segmenter's own of the same frame, at full size: pixel accuracy is the share of pixels "
+            "that agree with them, and position 0 shows what the grid costs."
+        )
+    lines += [*stream_line(metrics), *reference_lines(metrics)]
     if metrics.temporal_flow:
         lines.append(
             "TC: mIoU between the label map of each frame and the next frame's, brought back by optical flow "
@@ -90,7 +120,8 @@ def notes(metrics: Metrics) -> list[str]:
 
 def console(metrics: Metrics) -> list[str]:
     """Lines for a terminal."""
-    return [heading(metrics), *(line for table in tables(metrics) for line in table.console()), *averages(metrics)]
+    return [heading(metrics), *(line for table in tables(metrics) for line in table.console()), *averages(metrics),
+            *stream_line(metrics), *reference_lines(metrics)]
 
 
 def markdown(metrics: Metrics) -> str:

@@ -17,6 +17,7 @@ from utils.metrics import scores
 WINDOWS = (8, 16)
 Stream = tuple[str, int]  # method, keyframe interval
 TRUE_FLOW = "true flow of the data set"
+REFERENCE = "reference"  # among the methods: the labels themselves, which are the segmenter's
 
 
 def flow_source(
@@ -31,14 +32,17 @@ def flow_source(
 
 class TemporalMeasures:
     """TC and mVC of streams, one for each method and keyframe interval; the first keyframe is the video's first frame.
-    flow: between two frames; None where the frames carry their true flow."""
+    flow: between two frames; None where the frames carry their true flow. reference: measure the labels too."""
 
-    def __init__(self, classes: int, *, methods: Sequence[str], intervals: Sequence[int], flow: FlowBetween | None):
+    def __init__(
+        self, classes: int, *, methods: Sequence[str], intervals: Sequence[int], flow: FlowBetween | None,
+        reference: bool = False,
+    ):
         self.classes, self.intervals, self.flow = classes, tuple(intervals), flow
         # Segmenting every frame is the same at every interval.
         self.streams: list[Stream] = [
             (method, interval) for method in methods for interval in (intervals if method != "per-frame" else (1,))
-        ]
+        ] + ([(REFERENCE, 1)] if reference else [])
         self.consistency = {stream: TemporalConsistency(classes) for stream in self.streams}
         self.windows = {stream: [VideoConsistency(window) for window in WINDOWS] for stream in self.streams}
         self.pairs = 0
@@ -64,6 +68,8 @@ class TemporalMeasures:
     @staticmethod
     def _map(stream: Stream, frame: EvaluatedFrame, size: Sequence[int]) -> Tensor:
         method, interval = stream
+        if method == REFERENCE:
+            return frame.label  # as large as the frame
         return frame.label_map(method, frame.time - frame.time % interval, size)
 
     def _correspondence(self, first: EvaluatedFrame, second: EvaluatedFrame) -> tuple[Correspondence, Tensor]:

@@ -128,7 +128,7 @@ class VideoSegmenter:
         """The state after a frame that follows `state`; keeps nothing."""
         if state is not None and state.seen.size == seen.size:
             since = state.since + 1
-            if not self.schedule.needs_keyframe(since, state.seen.view, seen.view):
+            if not self.schedule.needs_keyframe(since, state.seen, seen):
                 return StreamState(self.engine.next(state.last, seen), seen, since)
         return StreamState(self.engine.first(seen), seen, 0)
 

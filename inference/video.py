@@ -13,7 +13,7 @@ from config.options import Options
 from config.schema import DatasetConfig
 from dataloaders.images import id_table
 from inference.engine_choice import choose_engine
-from inference.keyframe_schedule import Budget, FixedInterval, SceneCut
+from inference.keyframe_schedule import build_schedule
 from inference.stream import VideoSegmenter
 from inference.threads import WriteBehind, read_ahead
 from inference.video_input import Frames, open_frames
@@ -75,17 +75,12 @@ def _report(count: int, keyframes: int, seconds: float, inference: float, writte
 
 def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
     """The stream that the options ask for, with an engine for these frames. Raises UserError."""
-    per_frame = options.method == "per-frame"  # every frame is a keyframe, whatever --schedule is
-    interval = 1 if per_frame else options.interval
+    interval = 1 if options.method == "per-frame" else options.interval
     engine = choose_engine(
         options.engine, net, size=frames.size, interval=interval, scale=options.scale, device=device, amp=options.amp,
         method=options.method, carry=options.carry, frames=frames.count,
     )
-    schedules = {
-        "fixed": FixedInterval(interval), "cut": SceneCut(interval, options.cut_threshold),
-        "budget": Budget(options.budget),
-    }
-    return VideoSegmenter(net, engine=engine, schedule=schedules["fixed" if per_frame else options.schedule])
+    return VideoSegmenter(net, engine=engine, schedule=build_schedule(options))
 
 
 def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]:

@@ -26,7 +26,7 @@ from models.segmenters.from_transformers import from_transformers
 from models.segmenters.pidnet import PIDNet
 from models.segmenters.swiftnet import SwiftNet
 from models.segmenters.xception39 import Xception39
-from models.steps import KeyframeStep
+from models.steps import KeyframeStep, SegmenterStep
 from utils.checkpoint import WeightsFile
 
 SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and what distinguishes this size of it
@@ -85,11 +85,11 @@ def build_method(*, name: str, net: GSVNet, scale: float, carry: str = "logits",
                  ) -> Method:
     """Return the way to carry a segmentation through video. scale: of keyframes. carry: "logits" or "labels". keyframe:
     the step of another method with the same segmenter and scale, to share it."""
+    if carry == "labels" and name != "per-frame":
+        return CarryLabels(net, SegmenterStep(net, scale).eval(), moves=name == "warp")
     keyframe = keyframe or KeyframeStep(net, scale).eval()
     if name == "per-frame":
         return PerFrame(net, keyframe)
-    if carry == "labels":
-        return CarryLabels(net, keyframe, moves=name == "warp")
     if name == "copy":
         return Copy(net, keyframe)
     return CarryLogits(net, keyframe, {"warp": Unguided(), "gsv": net.guided}[name])

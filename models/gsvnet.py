@@ -17,7 +17,7 @@ class State:
     """What the next frame needs of one frame.
 
     logits: (N,C,h,w) float32. view: (N,3,h,w), the frame as flow network and guided block see it (`FrameView`).
-    labels: (N,H,W) uint8, where a method carries the label map; the logits are then those of the keyframe.
+    labels: (N,H,W) uint8, where a method carries the label map; the logits are then empty, (N,C,0,0).
     """
 
     logits: Tensor

@@ -18,7 +18,7 @@ def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
     cells, and nothing is read back from it.
     """
     height, width = size
-    if not logits.is_cuda:
+    if not logits.is_cuda and logits.shape[-2:] != (height, width):
         ids = logits[0].max(dim=0).indices.to(torch.uint8)  # (h,w); on CPU much faster than argmax
         mixed = _mixed(ids)
         if mixed.float().mean() < WORTH_CHOOSING:

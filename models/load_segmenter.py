@@ -6,7 +6,7 @@ from config.camvid import PIDNET_ORDER
 from config.cityscapes import CITYSCAPES
 from config.class_map import members, read_class_map, same_names
 from config.custom import distinct_colours
-from config.datasets import DATASETS, dataset_config
+from config.datasets import DATASETS, UNLABELLED, dataset_config
 from config.errors import UserError
 from config.options import Options
 from config.schema import DatasetConfig
@@ -41,6 +41,8 @@ def classes_of(options: Options, segmenter: Segmenter) -> DatasetConfig:
 
 def data_set_counts(options: Options) -> bool:
     """Whether the classes are the data set's. Without one, videos, their benchmark and exports have the segmenter's."""
+    if options.dataset == UNLABELLED:
+        return bool(options.class_map)
     by_itself = options.video or options.export or options.benchmark == "video"
     return not by_itself or bool({"dataset", "class_map"} & {*options.given})
 
@@ -105,7 +107,7 @@ def names_in(file: WeightsFile, options: Options) -> tuple[str, ...]:
     for known in (CITYSCAPES.classes, *([PIDNET_ORDER] if options.segnet.startswith("pidnet") else [])):
         if count == len(known) and (count != dataset.num_classes or {*dataset.classes} == {*known}):
             return known
-    return dataset.classes
+    return dataset.classes or tuple(f"class {index}" for index in range(count))
 
 
 def segmenter_file(options: Options, resumed: WeightsFile | None, before: str) -> WeightsFile | None:

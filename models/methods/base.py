@@ -58,8 +58,8 @@ class Method:
         raise NotImplementedError
 
     def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
-        """The state after frames that are segmented by themselves. keyframe: their logits (N,C,h,w), if another method
-        with the same segmenter has computed them."""
+        """The state after frames that are segmented by themselves. keyframe: their logits, on the grid or, as
+        any method takes them, at the segmenter's own stride, if they are known."""
         raise NotImplementedError
 
     def next(self, run: Run, state: State, seen: SeenFrame) -> State:

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from models.flow_dis import DISFlow
-from models.gsvnet import GSVNet, Propagation, State
+from models.gsvnet import GSVNet, Propagation, State, on_grid
 from models.label_map import label_map
 from models.methods.base import Method, Run, SeenFrame
 from models.resize import grid_size
-from models.steps import FlowStep, KeyframeStep, PropagationStep, PropagationStepWithFlow, Step
+from models.steps import FlowStep, KeyframeStep, PropagationStep, PropagationStepWithFlow, SegmenterStep, Step
 from models.warp import warp_labels
 
 
@@ -31,7 +31,8 @@ class PerFrame(Method):
         return grid_size(*frame, self.grid)
 
     def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
-        return State(run("keyframe", seen.image) if keyframe is None else keyframe, seen.view)
+        logits = run("keyframe", seen.image) if keyframe is None else on_grid(keyframe, seen.size, self.grid)
+        return State(logits, seen.view)  # (N,C,h,w)
 
     def next(self, run: Run, state: State, seen: SeenFrame) -> State:
         return self.first(run, seen)
@@ -60,9 +61,10 @@ class CarryLogits(PerFrame):
 
 
 class CarryLabels(PerFrame):
-    """Moves the keyframe's label map at full size along the flow, each pixel to the nearest."""
+    """Moves the keyframe's label map at full size along the flow, each pixel from the nearest. The map is made of the
+    segmenter's logits at its own stride, which may be finer than the grid."""
 
-    def __init__(self, net: GSVNet, keyframe: KeyframeStep, *, moves: bool):
+    def __init__(self, net: GSVNet, keyframe: SegmenterStep, *, moves: bool):
         super().__init__(net, keyframe)
         self.moves = moves
         if moves and isinstance(net.flow, DISFlow):
@@ -74,9 +76,9 @@ class CarryLabels(PerFrame):
         return frame
 
     def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
-        state = super().first(run, seen, keyframe)
-        maps = [label_map(logits, seen.size) for logits in state.logits.split(1)]
-        return replace(state, labels=torch.stack(maps))  # (N,H,W)
+        logits = run("keyframe", seen.image) if keyframe is None else keyframe  # (N,C,h',w')
+        labels = torch.stack([label_map(x, seen.size) for x in logits.split(1)])  # (N,H,W)
+        return State(logits[:, :, :0, :0], seen.view, labels)
 
     def next(self, run: Run, state: State, seen: SeenFrame) -> State:
         assert state.labels is not None  # from `first`

@@ -7,10 +7,12 @@ import torch
 from config.command_line import parse
 from inference.keyframe_schedule import Budget, FixedInterval, SceneCut, change
 from models.build import build_gsvnet
+from models.methods.base import SeenFrame
 from models.steps import ViewStep
 from streets import StreetSettings, render_sequence
 
 STILL = torch.zeros(1, 3, 4, 8)
+NO_IMAGE = torch.empty(0)
 
 
 def keyframes(schedule, costs=None, views=None, count: int = 40) -> list[int]:
@@ -20,7 +22,7 @@ def keyframes(schedule, costs=None, views=None, count: int = 40) -> list[int]:
     found, since = [], 0
     for t, view in enumerate(views):
         since += 1
-        key = t == 0 or schedule.needs_keyframe(since, views[t - 1], view)
+        key = t == 0 or schedule.needs_keyframe(since, SeenFrame(NO_IMAGE, views[t - 1]), SeenFrame(NO_IMAGE, view))
         if key:
             found.append(t)
             since = 0
