@@ -13,15 +13,15 @@ from config.recipes import RECIPES, STAGE_DEFAULTS
 from config.segmenters import NATIVE, OF_PAPER, check_segmenter_name
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
-    "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", "video"),
+    "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", ("video", "carry")),
     "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
     "residual_threshold": ("schedule", "residual"), "reference": ("evaluate", 1),
     "budget": ("schedule", "budget"),
 }
 _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval", "--benchmark video",
-             "--benchmark schedule")
+             "--benchmark schedule", "--benchmark carry")
 _DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark loader", "--benchmark eval",
-         "--benchmark schedule")
+         "--benchmark schedule", "--benchmark carry")
 PLACES = ("data_path", "weights_dir")  # where things are; commands may share them, whether they are needed or not
 READ_BY = {  # an option that names a file or folder -> what reads or writes it; elsewhere it is refused, not ignored
     **dict.fromkeys(("resume", "segnet_weights", "flow_weights", "class_map"), _NETWORKS),
@@ -81,10 +81,10 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     if plain.stage == "segnet":
         defaults["method"] = "per-frame"
-    if plain.video and plain.stage == "gsv":
+    if plain.stage == "gsv" and (plain.video or plain.benchmark == "carry"):
         defaults["method"] = "auto"
     options = Options(**{**defaults, **chosen}, given=tuple(sorted(named)))
-    if options.method == "auto" and options.video:
+    if options.method == "auto" and (options.video or options.benchmark == "carry"):
         options = with_method(options)
     if options.optical_flow_network not in LEARNED_FLOWS:
         options = dataclasses.replace(options, load_flow=False, train_optical_flow=False)
@@ -187,8 +187,9 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError(f"{todo[0]} and {todo[1]} exclude each other; choose one")
     for name, (other, value) in REQUIRED.items():
         actual = getattr(options, other)
-        if given.get(name) and not (actual if value is None else actual == value):
-            shown = values_of(other) if value is None else value
+        values = value if isinstance(value, tuple) else (value,)
+        if given.get(name) and not (actual if value is None else actual in values):
+            shown = values_of(other) if value is None else "|".join(map(str, values))
             raise UserError(f"{flag(name)} has an effect only with {flag(other)} {shown}; add that or drop it")
     _check_read(options, given)
     if given.get("guide_weights") and (options.stage != "gsv" or options.resume not in ("0", "auto")):
@@ -217,8 +218,11 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
 
 def _check_data(options: Options) -> None:
     """What has no labels, and what is evaluated as a stream."""
-    if options.dataset == UNLABELLED and not (options.evaluate and options.reference == "segmenter"):
-        raise UserError("--dataset unlabelled works with --evaluate 1 --reference segmenter; choose another data set")
+    compares = (options.evaluate and options.reference == "segmenter") or options.benchmark == "carry"
+    if options.dataset == UNLABELLED and not compares:
+        raise UserError(
+            "--dataset unlabelled works with --evaluate 1 --reference segmenter, and --benchmark carry; choose another"
+        )
     if options.dataset == UNLABELLED and options.split:
         raise UserError("--split: --dataset unlabelled has no splits; drop it")
     if options.evaluate and options.schedule == "budget":
@@ -238,6 +242,8 @@ def _check_method(options: Options, given: Mapping[str, Any]) -> None:
             raise UserError(f"{flag(name)} has an effect only with --optical-flow-network dis; add that or drop it")
     if not todo and options.method in ("copy", "warp"):
         raise UserError(f"--method {options.method} needs no training; use it with --evaluate 1 or --video")
+    if options.benchmark == "carry" and "method" in given:
+        raise UserError("--benchmark carry compares copying and warping by itself; drop --method")
     if options.method == "auto":
         raise UserError("--method auto is for --video; choose gsv, warp, copy or per-frame")
     if options.carry == "labels" and options.method not in ("copy", "warp"):

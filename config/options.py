@@ -12,7 +12,7 @@ FLOW_NETWORKS = ("light", "flownet", "none", "dis")
 LEARNED_FLOWS = ("light", "flownet")
 METHODS = ("gsv", "per-frame", "copy", "warp", "auto")
 ENGINES = ("auto", "eager", "compile", "onnx")
-BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule")
+BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule", "carry")
 DOWNLOADS = ("swiftnet", "bisenet", "flownet", "gsvnet", "all")
 
 
@@ -39,7 +39,8 @@ class Options:
     demo: bool = _option(False, "train and evaluate everything on synthetic streets, in a few minutes")
     check: bool = _option(False, "check frames and labels of --dataset; write check.json and pictures to --output")
     benchmark: str = _option("", "measure a training step, the loader, evaluation, the published comparison, a video "
-                             "stream, the cost of many classes, or keyframes at scene cuts", choices=BENCHMARKS)
+                             "stream, the cost of many classes, keyframe schedules, or ways to carry a segmentation",
+                             choices=BENCHMARKS)
     download: str = _option("", "download released files to --weights-dir, with the Python package gdown: a segmenter, "
                             "FlowNet2-S, the propagation for both segmenters (gsvnet, without these), or all of them",
                             choices=DOWNLOADS)
@@ -124,13 +125,13 @@ class Options:
         (), "of --video: a video (.mp4, .avi, .mkv), a folder for label maps, or one of each; of --check: a folder "
         "(default: check)", kind=str, count="+", shown="OUT")
     interval: int = _option(3, "keyframe interval: every so many frames is a keyframe", low=1)
-    schedule: str = _option("fixed", "keyframes of --video, also of --evaluate 1 if not fixed: one every --interval; at "
+    schedule: str = _option("fixed", "keyframes of --video, or if not fixed of --evaluate 1: one every --interval; at "
                             "scene cuts too; where warping has failed; as many as --budget allows",
                             choices=("fixed", "cut", "residual", "budget"))
     cut_threshold: float = _option(0.5, "of --schedule cut: mean change of the picture at a cut, standard deviations",
                                    above=0)
-    residual_threshold: float = _option(0.4, "of --schedule residual: to what the shares of pixels that differ from "
-                                        "the keyframe, carried along, add up until the next one", above=0)
+    residual_threshold: float = _option(0.4, "of --schedule residual: to what the shares of pixels that differ "
+                                        "from the keyframe, carried along, add up until the next one", above=0)
     budget: float = _option(0.0, "of --schedule budget: milliseconds per frame, on average", above=0)
     style: str = _option("overlay", "what the written video shows: colours over the frame, colours alone, or both",
                          choices=("overlay", "colour", "side-by-side"))
@@ -139,7 +140,7 @@ class Options:
     fps: float = _option(0.0, "frames per second of --video (0: its own; 30 for pictures)", low=0, high=1000)
     engine: str = _option("auto", "what runs the networks of a video: PyTorch, torch.compile, ONNX Runtime; auto: the "
                           "fastest here", choices=ENGINES)
-    frame_size: tuple[int, int] = _option((1024, 2048), "frame size of --benchmark video", low=32, count=2,
+    frame_size: tuple[int, int] = _option((1024, 2048), "frame size of --benchmark video or carry", low=32, count=2,
                                           shown=("H", "W"))
     export: str = _option("", "folder for the networks as ONNX and torch.export files, see docs/export.md", shown="DIR")
     export_size: tuple[int, int] = _option((1024, 2048), "frame size that --export is for", low=32, count=2,

@@ -97,7 +97,7 @@ class Evaluation:
         self.dataset = dataset or dataset_config(options.dataset, options.data_path)
         self.split = options.split[0] if options.split else "val"
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
-        self.reference = options.reference == "segmenter"
+        self.reference = options.reference == "segmenter" or options.dataset == UNLABELLED
         self.schedule = None if options.schedule == "fixed" else build_schedule(options)  # of one stream a video
         temporal &= self.schedule is None
         self.loader: Iterable[Mapping[str, Tensor]]
