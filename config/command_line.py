@@ -93,12 +93,13 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
 
 
 def with_method(options: Options) -> Options:
-    """The method that `auto` means: the propagation that is named, else warping, along DIS if no flow is named."""
+    """The method that `auto` means: the propagation that is named, else moving labels, along DIS if no flow is named."""
     if options.resume != "0":
         return dataclasses.replace(options, method="gsv")
     named = {"optical_flow_network", "flow_weights"} & {*options.given}
     flow = options.optical_flow_network if named else "dis"
-    return dataclasses.replace(options, method="warp", optical_flow_network=flow)
+    carry = options.carry if "carry" in options.given else "labels"
+    return dataclasses.replace(options, method="warp", optical_flow_network=flow, carry=carry)
 
 
 def _parser() -> Parser:

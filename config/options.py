@@ -51,7 +51,8 @@ class Options:
     optical_flow_network: str = _option("light", "flow network; dis: OpenCV's DIS, which needs no training; none: "
                                         "assume no motion", choices=FLOW_NETWORKS)
     dis_side: int = _option(256, "shorter side of the pictures that DIS compares, pixels", low=16)
-    dis_preset: str = _option("fast", "preset of DIS", choices=("ultrafast", "fast", "medium"))
+    dis_preset: str = _option("fine", "preset of DIS: OpenCV's, or its ultrafast with a finer last scale",
+                              choices=("ultrafast", "fast", "medium", "fine", "finest"))
     grid: int = _option(8, "stride of the grid on which the segmentation is propagated", choices=(8, 4))
     intra: bool = _option(True, "feed the intra features of the current frame to the guided block")
     edge: bool = _option(True, "feed the edge map of the warped labels to the guided block")
@@ -105,7 +106,7 @@ class Options:
     eval_single: bool = _option(True, "evaluate position 0, the keyframe itself, too")
     eval_interval: int = _option(1, "epochs between evaluations", low=1)
     method: str = _option("gsv", "how the segmentation gets from keyframes to other frames; auto, the default of "
-                          "--video: gsv with --resume, else warp, along DIS if no flow is named",
+                          "--video: gsv with --resume, else warp with --carry labels, along DIS if no flow is named",
                           choices=METHODS)
     carry: str = _option("logits", "what --method warp and copy move: logits on the grid, or labels at full size",
                          choices=("logits", "labels"))
@@ -130,8 +131,9 @@ class Options:
                             choices=("fixed", "cut", "residual", "budget"))
     cut_threshold: float = _option(0.5, "of --schedule cut: mean change of the picture at a cut, standard deviations",
                                    above=0)
-    residual_threshold: float = _option(0.4, "of --schedule residual: to what the shares of pixels that differ "
-                                        "from the keyframe, carried along, add up until the next one", above=0)
+    residual_threshold: float = _option(7.0, "of --schedule residual: how many times the usual share of pixels that "
+                                        "one warp fails on adds up until the next keyframe; about 7 for one in 5",
+                                        above=0)
     budget: float = _option(0.0, "of --schedule budget: milliseconds per frame, on average", above=0)
     style: str = _option("overlay", "what the written video shows: colours over the frame, colours alone, or both",
                          choices=("overlay", "colour", "side-by-side"))

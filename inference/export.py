@@ -13,7 +13,7 @@ from config.errors import UserError
 from config.options import Options
 from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_packages, run_session, session
 from models.build import build_method
-from models.flow_dis import DISFlow
+from models.flow_dis import PRESETS, DISFlow
 from models.gsvnet import GSVNet
 from models.load_segmenter import classes_of
 from models.resize import grid_size
@@ -49,8 +49,9 @@ _LOOP = (
 _FLOW_LOOP = (
     "for every frame: view = view(image); look = the frame in grey (OpenCV's COLOR_RGB2GRAY), resized by area so that "
     "its shorter side is `flow.side`, if that is smaller",
-    _LOOP[1], "for the others: flow = DIS with the preset `flow.preset`, from look to previous_look; resized by area "
-    "to the grid, and scaled with it: x by (w - 1) / (w' - 1), y by (h - 1) / (h' - 1), for a look of h' x w'",
+    _LOOP[1], "for the others: flow = DIS with `flow.opencv_preset` and `flow.finest_scale`, from look to "
+    "previous_look; resized by area to the grid, and scaled with it: x by (w - 1) / (w' - 1), y by (h - 1) / (h' - 1), "
+    "for a look of h' x w'",
     "then logits = propagation(previous_logits, flow, view)", _LOOP[3],
     "keep logits and look: they are the next frame's previous_logits and previous_look",
 )
@@ -171,7 +172,10 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
     flow: str | dict = options.optical_flow_network
     loop: tuple[str, ...] = _ALONE if alone else _LOOP
     if isinstance(net.flow, DISFlow) and not alone:
-        flow, loop = {"name": "dis", "side": net.flow.side, "preset": net.flow.preset}, _FLOW_LOOP
+        preset, finest = PRESETS[net.flow.preset]
+        settings = {"opencv_preset": preset, "finest_scale": finest}  # null: the preset's own
+        flow = {"name": "dis", "side": net.flow.side, "preset": net.flow.preset, **settings}
+        loop = _FLOW_LOOP
     if not alone and "keyframe" not in described:
         loop = (loop[0], _OWN_KEYFRAME, *loop[2:])
     content = {

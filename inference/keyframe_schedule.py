@@ -1,4 +1,5 @@
 """Decide when a frame of a stream becomes a keyframe."""
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,17 +51,20 @@ class SceneCut(FixedInterval):
         return super().needs_keyframe(since, before, seen) or change(before.view, seen.view) > self.threshold
 
 
-DIFFERS = 0.5  # standard deviations by which a pixel of the carried view differs from the present one, at least
-JUMP = 0.15  # share of differing pixels by which a cut exceeds the frame before
+DIFFERS = 0.5  # standard deviations: a pixel of a carried view that is further from the present one has failed
+JUMP = 0.15  # growth of the share of failed pixels from one frame to the next, at a cut
+ROUGH = 0.28  # mean change of the flow from one grid pixel to the next, at a cut
+MEMORY, CAP, LEAST = 0.02, 3.0, 0.005  # of the running average; a frame counts at most CAP times that; its least value
 
 
 class Residual(Schedule):
     """A keyframe where warping has failed.
 
-    The keyframe's view is carried along by DIS, as a segmentation is. The share of its pixels that differ from the
-    present view (mean over the channels above `DIFFERS`), or that left the frame's picture without one, is summed over
-    the frames since the keyframe; a keyframe comes when the sum exceeds `threshold`, or when the share jumps, as at a
-    cut. On a GPU it waits for the view.
+    The keyframe's view is carried along by DIS as a segmentation is. A pixel has failed where it then differs from the
+    present view, in the mean of its channels, or where nothing was carried to. The shares of failed pixels are summed
+    since the keyframe, in units of the usual share after a single frame; the next keyframe comes when the sum exceeds
+    `threshold`, and at once at a cut: where the share jumps, or the flow is rough as between unrelated pictures. Costs
+    DIS on pictures of 256 rows; on a GPU it waits for the view.
     """
 
     def __init__(self, threshold: float):
@@ -68,29 +72,43 @@ class Residual(Schedule):
         self.reset()
 
     def reset(self) -> None:
-        self.sum = self.share = 0.0
+        self.sum = self.share = self.usual = 0.0
+        self.frames = 0
         self.carried: Tensor | None = None  # (1,4,h,w): the keyframe's view, and 1 where there is one
+        self.look: tuple[SeenFrame, np.ndarray] | None = None  # the last frame and its grey picture
 
     def needs_keyframe(self, since: int, before: SeenFrame, seen: SeenFrame) -> bool:
-        now = seen.view.cpu()
+        previous, now = before.view.cpu(), seen.view.cpu()
+        single = torch.cat([previous, torch.ones_like(previous[:, :1])], dim=1)  # (1,4,h,w)
         if since == 1 or self.carried is None:
-            self.reset()
-            view = before.view.cpu()
-            self.carried = torch.cat([view, torch.ones_like(view[:, :1])], dim=1)
-        self.carried = warp(self.carried, self._flow(before, seen))  # (1,4,h,w)
-        differs = (self.carried[:, :3] - now).abs().mean(dim=1) > DIFFERS  # (1,h,w)
-        share = float((differs | (self.carried[:, 3] < 0.5)).float().mean())
-        jumps = share - self.share > JUMP
+            self.sum, self.share, self.carried = 0.0, 0.0, single
+        flow = self._flow(before, seen, size_of(now))
+        self.carried = warp(self.carried, flow)
+        share, usual = failed(self.carried, now), failed(warp(single, flow), now)
+        self.frames += 1
+        usual = usual if self.frames == 1 else min(usual, CAP * max(self.usual, LEAST))
+        self.usual += (usual - self.usual) * max(MEMORY, 1 / self.frames)
+        cut = share - self.share > JUMP or roughness(flow) > ROUGH
         self.sum, self.share = self.sum + share, share
-        return jumps or self.sum > self.threshold
+        return cut or self.sum > self.threshold * max(self.usual, LEAST)
 
-    def _flow(self, before: SeenFrame, seen: SeenFrame) -> Tensor:
-        """Flow (1,2,h,w) on the grid: the method's own, or DIS."""
-        size = size_of(seen.view)
-        if seen.flow is not None and size_of(seen.flow) == size:
-            return seen.flow.cpu()
-        looks = [frame.looks[0] if frame.looks else self.dis.look(frame.image[0].numpy()) for frame in (before, seen)]
-        return torch.from_numpy(self.dis.between(looks[0], looks[1], size))[None]
+    def _flow(self, before: SeenFrame, seen: SeenFrame, size: tuple[int, int]) -> Tensor:
+        """Flow (1,2,h,w) on the grid. Always by the same DIS, since ROUGH depends on it."""
+        known = self.look is not None and self.look[0] is before
+        previous = self.look[1] if known and self.look else self.dis.look(before.image[0].numpy())
+        self.look = seen, self.dis.look(seen.image[0].numpy())
+        return torch.from_numpy(self.dis.between(previous, self.look[1], size))[None]
+
+
+def failed(carried: Tensor, view: Tensor) -> float:
+    """Share of pixels where a carried view, with its cover (1,4,h,w), does not fit the present one (1,3,h,w)."""
+    differs = (carried[:, :3] - view).abs().mean(dim=1) > DIFFERS  # (1,h,w)
+    return float((differs | (carried[:, 3] < 0.5)).float().mean())
+
+
+def roughness(flow: Tensor) -> float:
+    """Mean absolute difference of the flow (1,2,h,w) between neighbours, across and down together."""
+    return float(flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean())
 
 
 MOST = 20  # at most so many times a frame's share are counted for the first keyframe

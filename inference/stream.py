@@ -2,7 +2,7 @@
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config.command_line import parse
+from config.command_line import parse, resolve
 from config.errors import UserError
 from config.options import Options
+from config.segmenters import check_segmenter_name
 from inference.engines import Engine, build_engine
 from inference.keyframe_schedule import FixedInterval, Schedule
 from models.gsvnet import GSVNet, State, joined
@@ -72,6 +73,16 @@ class VideoSegmenter:
         where building it runs a user's code or downloads something. Raises UserError."""
         options = run_options(Path(folder), segnet)
         return cls.from_options(options, **{"amp": "off", **settings})  # not what it was trained in
+
+    @classmethod
+    def from_segmenter(cls, segnet: str, weights: str = "", **settings: Any) -> "VideoSegmenter":
+        """Without any training: a segmenter by its name of --segnet, whose labels are moved along DIS between
+        keyframes. weights: its file, where it takes one. Raises UserError."""
+        given = {"segnet": segnet, "segnet_weights": weights, "method": "warp", "optical_flow_network": "dis",
+                 "carry": "labels"}
+        check_segmenter_name(segnet)
+        options = resolve({name: value for name, value in given.items() if value})
+        return cls.from_options(replace(options, video="frames"), **settings)  # so that the classes are its own
 
     @classmethod
     def from_released(cls, weights_dir: str | Path, segnet: str = "swiftnet", **settings: Any) -> "VideoSegmenter":

@@ -49,8 +49,8 @@ def run_video(options: Options, device: torch.device) -> int:
     classes, segmenter = classes_of(options, net.segmenter), segmenter_of(net, options, frames, device)
     height, width = frames.size
     if "method" not in options.given:
-        flow = f", {options.optical_flow_network} flow" if options.method in ("gsv", "warp") else ""
-        logger.info("--method auto: %s%s", options.method, flow)
+        carried = f", carrying {options.carry}" if options.method == "warp" else ""
+        logger.info("--method auto: %s, %s flow%s", options.method, options.optical_flow_network, carried)
     logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, width, height, frames.fps)
     began = time.perf_counter()
     with Interrupt() as interrupt, ExitStack() as stack:

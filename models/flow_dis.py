@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 from torch import nn
 
-PRESETS = {
-    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
-    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+PRESETS = {  # OpenCV's preset; the finest scale, 0 for the picture itself, where it is not the preset's own
+    "ultrafast": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, None), "fast": (cv2.DISOPTICAL_FLOW_PRESET_FAST, None),
+    "medium": (cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, None), "fine": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 1),
+    "finest": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 0),
 }
-SIDE, PRESET = 256, "fast"
+SIDE, PRESET = 256, "fine"
 LEAST = 16  # pixels that DIS requires of a side
 _of_thread = threading.local()  # DIS keeps its working memory, so threads cannot share one
 
@@ -50,15 +51,19 @@ class DISFlow(nn.Module):
         flow = _engine(self.preset).calc(current, previous, None)  # type: ignore[call-overload]  # no initial flow
         height, width = size
         way = cv2.INTER_AREA if height < flow.shape[0] else cv2.INTER_LINEAR
-        resized = cv2.resize(flow, (width, height), interpolation=way)  # (h,w,2)
         # A frame of one row or column has no displacement across it.
-        resized *= np.array([(width - 1) / (flow.shape[1] - 1), (height - 1) / (flow.shape[0] - 1)], np.float32)
-        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+        flow *= np.array([(width - 1) / (flow.shape[1] - 1), (height - 1) / (flow.shape[0] - 1)], np.float32)
+        if (height, width) != flow.shape[:2]:
+            flow = cv2.resize(flow, (width, height), interpolation=way)  # (h,w,2)
+        return np.ascontiguousarray(flow.transpose(2, 0, 1))
 
 
 def _engine(preset: str) -> cv2.DISOpticalFlow:
     """This thread's DIS with a preset."""
     engines = _of_thread.__dict__
     if preset not in engines:
-        engines[preset] = cv2.DISOpticalFlow.create(PRESETS[preset])
+        number, finest = PRESETS[preset]
+        engines[preset] = cv2.DISOpticalFlow.create(number)
+        if finest is not None:
+            engines[preset].setFinestScale(finest)
     return engines[preset]

@@ -1,9 +1,11 @@
 """Warping by optical flow: the only place that samples along a flow."""
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.resize import align
+from models.resize import align, half_pixel
 
 FLOW_DIVISOR = 4.0  # network output / 4 = displacement in pixels of the h x w grid
 
@@ -41,16 +43,26 @@ def sample_at(x: Tensor, columns: Tensor, rows: Tensor, mode: str = "bilinear") 
 def warp_labels(labels: Tensor, flow: Tensor) -> Tensor:
     """Labels (M,H,W) uint8 of the nearest pixel to p + flow(p), inside the frame: (M,H,W).
 
-    flow: (M,2,h,w), or (1,2,h,w) for all labels, in pixels of h x w, x first; brought to (H,W) if it is smaller.
+    flow: (M,2,h,w), or (1,2,h,w) for all labels, in pixels of h x w with corners aligned, x first; brought to (H,W) if
+    it is smaller.
     """
-    height, width = labels.shape[-2:]
-    if flow.shape[-2:] != labels.shape[-2:]:
-        ratio = [(full - 1) / max(side - 1, 1) for full, side in zip((width, height), (flow.shape[-1], flow.shape[-2]))]
-        flow = align(flow, (height, width)) * flow.new_tensor(ratio).view(1, 2, 1, 1)  # (M,2,H,W)
-    rows = torch.arange(height, device=flow.device, dtype=torch.float32).view(1, height, 1)
-    columns = torch.arange(width, device=flow.device, dtype=torch.float32).view(1, 1, width)
-    row = (rows + flow[:, 1]).round_().clamp_(0, height - 1)  # (M,H,W)
-    column = (columns + flow[:, 0]).round_().clamp_(0, width - 1)
-    index = row.mul_(width).add_(column).int().flatten(1)  # (M,H*W); exact in float32 up to 2^24 pixels
-    found = [x.flatten()[where] for x, where in zip(labels, index.expand(len(labels), -1))]
-    return torch.stack(found).view(labels.shape)  # (M,H,W)
+    (height, width), (h, w) = labels.shape[-2:], flow.shape[-2:]
+    flow = flow * flow.new_tensor([(width - 1) / max(w - 1, 1), (height - 1) / max(h - 1, 1)]).view(1, 2, 1, 1)
+    if not labels.is_cuda:  # OpenCV is several times faster than the same in torch
+        flows = flow.numpy().repeat(len(labels) // len(flow), axis=0)
+        moved = [_remapped(label, dx, dy) for label, (dx, dy) in zip(labels.numpy(), flows)]
+        return torch.from_numpy(np.stack(moved))  # (M,H,W)
+    flow = half_pixel(flow, (height, width))  # (M,2,H,W)
+    row = (torch.arange(height, device=flow.device).view(1, height, 1) + flow[:, 1]).round().clamp(0, height - 1)
+    column = (torch.arange(width, device=flow.device) + flow[:, 0]).round().clamp(0, width - 1)  # (M,H,W)
+    index = (row.long() * width + column.long()).flatten(1).expand(len(labels), -1)  # (M,H*W)
+    return labels.flatten(1).gather(1, index).view(labels.shape)  # (M,H,W)
+
+
+def _remapped(label: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """As `warp_labels` for one label map (H,W), with displacements (h,w) in pixels of the frame."""
+    height, width = label.shape
+    x, y = (cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR) for part in (dx, dy))  # (H,W)
+    np.add(x, np.arange(width, dtype=np.float32), out=x)
+    np.add(y, np.arange(height, dtype=np.float32)[:, None], out=y)
+    return cv2.remap(label, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)

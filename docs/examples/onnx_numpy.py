@@ -35,9 +35,11 @@ def look_of(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def flow_between(previous: np.ndarray, look: np.ndarray, preset: str, rows: int, columns: int) -> np.ndarray:
+def flow_between(previous: np.ndarray, look: np.ndarray, settings: dict, rows: int, columns: int) -> np.ndarray:
     """Two looks -> flow (1,2,rows,columns) from the second to the first, in pixels of the grid."""
-    dis = cv2.DISOpticalFlow.create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}"))
+    dis = cv2.DISOpticalFlow.create(settings["opencv_preset"])
+    if settings["finest_scale"] is not None:
+        dis.setFinestScale(settings["finest_scale"])
     flow = dis.calc(look, previous, None)
     grid = cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA)  # (rows,columns,2)
     grid *= np.float32([(columns - 1) / (flow.shape[1] - 1), (rows - 1) / (flow.shape[0] - 1)])
@@ -66,7 +68,7 @@ def main(exported: Path, output: Path, frames: list[Path]) -> None:
         if number % model["keyframe"]["interval"] == 0:
             logits = keyframe.run(None, {"image": image})[0]  # (1,C,h,w)
         elif classical:
-            flow = flow_between(previous, current, classical["preset"], rows, columns)
+            flow = flow_between(previous, current, classical, rows, columns)
             logits = propagation.run(None, {"previous_logits": logits, "flow": flow, "view": view})[0]
         else:
             logits = propagation.run(None, {"previous_logits": logits, "previous_view": previous, "view": view})[0]

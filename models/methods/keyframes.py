@@ -73,7 +73,7 @@ class CarryLabels(PerFrame):
             self.networks["flow"] = FlowStep(net)
 
     def flow_size(self, frame: tuple[int, int]) -> tuple[int, int]:
-        return frame
+        return self.flow.look_size(frame) if self.flow is not None else super().flow_size(frame)
 
     def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
         logits = run("keyframe", seen.image) if keyframe is None else keyframe  # (N,C,h',w')
@@ -84,6 +84,6 @@ class CarryLabels(PerFrame):
         assert state.labels is not None  # from `first`
         if not self.moves:
             return replace(state, view=seen.view)
-        flow = seen.flow if self.flow else run("flow", state.view, seen.view)  # (N,2,H,W) or (N,2,h,w)
+        flow = seen.flow if self.flow else run("flow", state.view, seen.view)  # (N,2,h,w) of its own size
         assert flow is not None  # `seen` follows the state's frame
         return replace(state, view=seen.view, labels=warp_labels(state.labels, flow))
