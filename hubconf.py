@@ -44,16 +44,16 @@ def gsvnet_bisenet(*, weights_dir: str = "", run: str = "", interval: int | None
 
 def gsvnet(*, run: str = "", segnet: str = "", weights: str = "", interval: int | None = None,
            **settings: _Any) -> _VideoSegmenter:
-    """Return a VideoSegmenter with any segmenter: of a propagation run, or without one, and without any training, by
-    moving its labels along optical flow.
+    """Return a VideoSegmenter with any segmenter: of a propagation run; or without one, and without any training, by
+    moving the segmenter's labels along optical flow.
 
-    segnet: the segmenter's name; for a run, only as in VideoSegmenter.from_run. weights: the segmenter's file, without a
-    run. Other arguments: see gsvnet_swiftnet.
+    segnet: the segmenter's name; for a run, only as in VideoSegmenter.from_run. weights: the segmenter's file, where
+    there is no run. Other arguments: see gsvnet_swiftnet.
     """
     if run:
         return _VideoSegmenter.from_run(run, segnet, **_scheduled(interval, settings))
     if not segnet:
-        raise _UserError("give run=FOLDER, of a propagation run, or segnet=NAME, of a segmenter to use without training")
+        raise _UserError("give run=FOLDER, of a propagation run, or segnet=NAME, of a segmenter to use as it is")
     return _VideoSegmenter.from_segmenter(segnet, weights, **_scheduled(interval, settings))
 
 

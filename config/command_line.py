@@ -93,7 +93,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
 
 
 def with_method(options: Options) -> Options:
-    """The method that `auto` means: the propagation that is named, else moving labels, along DIS if no flow is named."""
+    """The method that `auto` means: the propagation that is named, else moved labels, along DIS if no flow is named."""
     if options.resume != "0":
         return dataclasses.replace(options, method="gsv")
     named = {"optical_flow_network", "flow_weights"} & {*options.given}

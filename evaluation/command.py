@@ -39,7 +39,7 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
     method, dataset, label_ids = options.method, evaluation.dataset, id_table(evaluation.dataset)
     tally, examples = evaluation.tally([method]), ExampleFrames(method, evaluation.positions)
     beginning: list[torch.Tensor] = []  # of the first video
-    for frame in evaluation.frames(net, [method]):
+    for frame in evaluation.frames(evaluation.engines(net, [method])):
         tally.add(frame)
         examples.add(frame)
         if len(beginning) < FRAMES and frame.time == len(beginning):

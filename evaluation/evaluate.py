@@ -27,7 +27,7 @@ from evaluation.metrics_json import Metrics, ScheduleUse
 from evaluation.optical_flow import TORCH_WEIGHTS
 from evaluation.temporal import REFERENCE, TemporalMeasures, flow_source
 from evaluation.unlabelled import StreamedFrames, sources_in, unlabelled_video
-from inference.engines import build_engines
+from inference.engines import Engine, build_engines
 from inference.keyframe_schedule import build_schedule
 from models.gsvnet import GSVNet
 from utils.distributed import Ranks, add_over_ranks, from_all_ranks
@@ -81,7 +81,7 @@ class Evaluation:
     needed:
 
         tally = evaluation.tally(methods)
-        for frame in evaluation.frames(net, methods):
+        for frame in evaluation.frames(evaluation.engines(net, methods)):
             tally.add(frame)
         metrics = evaluation.metrics(tally)
 
@@ -162,9 +162,12 @@ class Evaluation:
             )
         return frames[:DRY_RUN_FRAMES] if options.early_stop else frames
 
-    def frames(self, net: GSVNet, methods: Sequence[str]) -> Iterator[EvaluatedFrame]:
-        """This rank's frames in order, as `net` segments them by each of the methods, with a progress bar."""
-        engines = build_engines(net, methods, scale=self.options.scale, carry=self.options.carry, device=self.device)
+    def engines(self, net: GSVNet, methods: Sequence[str]) -> dict[str, Engine]:
+        """What segments the frames by each of the methods, with the options' settings."""
+        return build_engines(net, methods, scale=self.options.scale, carry=self.options.carry, device=self.device)
+
+    def frames(self, engines: Mapping[str, Engine]) -> Iterator[EvaluatedFrame]:
+        """This rank's frames in order, as the engines segment them, by method, with a progress bar."""
         return evaluated_frames(
             engines, self.videos, self.loader, positions=self.positions, device=self.device, intervals=self.intervals,
             schedule=self.schedule, reference=self.reference, show=self.ranks.first,

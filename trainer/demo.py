@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from evaluation.evaluated_frames import EvaluatedFrame
 from evaluation.example_frames import captioned_overlays
 from evaluation.metrics_json import Metrics
 from evaluation.tables import percent
+from inference.engines import build_engine
 from inference.video_writer import VideoFile
+from models.flow_dis import DISFlow
+from models.gsvnet import GSVNet
 from models.load import networks_for_inference
 from trainer.trainer import Trainer
 from utils.distributed import Ranks
@@ -34,10 +38,12 @@ from utils.visualize import grid, write_picture
 
 FOLDER = Path("demo")
 METHODS = ("per-frame", "copy", "warp", "gsv")
+MOVED = "moved"  # the way without training: labels moved along DIS
 OVERLAY_EVERY = 40  # frames
 POSITIONS = (1, 2)  # in addition to position 0
 TITLES = {
     "per-frame": "every frame segmented", "copy": "keyframe's labels copied", "warp": "warped only", "gsv": "GSVNet",
+    MOVED: "labels moved along DIS, no training",
 }
 
 
@@ -75,9 +81,13 @@ def evaluate_demo(options: Options, device: torch.device) -> None:
     """Evaluate all methods in one pass; print the table; write metrics, overlays and the side-by-side video."""
     evaluation = Evaluation(options, device, Ranks())
     net = networks_for_inference(options).to(device)
-    tally, count = evaluation.tally(METHODS), 0
+    engines = evaluation.engines(net, METHODS)
+    classical = GSVNet(net.segmenter, DISFlow(), net.guided, net.grid)
+    settings: dict[str, Any] = dict(scale=options.scale, device=device, method="warp", carry="labels")
+    engines[MOVED] = build_engine("eager", classical, **settings)
+    tally, count = evaluation.tally([*engines]), 0
     with VideoFile(FOLDER / "side_by_side.mp4", fps=8) as video:
-        for frame in evaluation.frames(net, METHODS):
+        for frame in evaluation.frames(engines):
             tally.add(frame)
             if frame.source.labelled is None or max(POSITIONS) not in frame.positions:
                 continue
@@ -88,10 +98,11 @@ def evaluate_demo(options: Options, device: torch.device) -> None:
                 write_picture(FOLDER / "overlays" / name, picture)
             count += 1
     metrics = evaluation.metrics(tally)
+    metrics[MOVED] = replace(metrics[MOVED], method="warp", flow="dis", carry="labels")
     for line in comparison(metrics).console():
         logger.info("%s", line)
     write_json(FOLDER / "metrics.json", metrics["gsv"].to_json())
-    for method in METHODS:
+    for method in engines:
         write_json(FOLDER / f"metrics_{method}.json", metrics[method].to_json())
 
 

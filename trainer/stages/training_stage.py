@@ -171,7 +171,7 @@ class Stage:
         if self.evaluation is None:
             return None
         tally, self.example = self.evaluation.tally([method]), None
-        for frame in self.evaluation.frames(net, [method]):
+        for frame in self.evaluation.frames(self.evaluation.engines(net, [method])):
             tally.add(frame)
             if self.example is None and frame.source.labelled is not None:
                 self.example = example_frame(frame, method)
