@@ -2,8 +2,10 @@
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -12,25 +14,32 @@ from torch import Tensor
 from config.datasets import UNLABELLED
 from config.options import Options
 from evaluation.evaluate import Evaluation, Tally
-from evaluation.evaluated_frames import evaluated_frames
+from evaluation.evaluated_frames import EvaluatedFrame, evaluated_frames
+from evaluation.example_frames import captioned_overlays
+from evaluation.report import error_map
 from evaluation.tables import percent
 from inference.engines import Engine, build_engines
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import VideoSegmenter
+from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
 from models.load import networks_for_inference
 from models.load_segmenter import classes_of
 from utils.distributed import Ranks
+from utils.logging import logger
 from utils.metrics import scores
 from utils.text_table import Table
+from utils.visualize import grid, with_caption, write_picture
 
 PAST = 12  # frames before those that are counted, so that all positions count the same ones
 LAST = 0.2  # share of a video without labels that has a row of its own
 TIMED = 12  # frames
 TITLES = {
-    "copy": "copied", "warp": "warped", "copy labels": "labels copied", "warp labels": "labels moved",
+    "copy": "copied", "warp learned": "warped, flow network", "gsv": "GSVNet", "warp": "warped, DIS",
+    "copy labels": "labels copied", "warp labels": "labels moved, DIS",
     "per-frame": "the segmenter itself, through the grid",
 }
+SHOWN = 0.9  # where in a video the frame of the picture is
 
 
 def benchmark_carry(options: Options, device: torch.device) -> dict:
@@ -52,17 +61,24 @@ def benchmark_carry(options: Options, device: torch.device) -> dict:
         engines, evaluation.videos, items, positions=positions, device=device, reference=agreement, show=True
     )
     first: list[np.ndarray] = []
+    shown: EvaluatedFrame | None = None
     for length, frame in zip(lengths, frames):
+        if frame.time >= SHOWN * length and positions[-1] in frame.positions:
+            shown = shown or frame
         first += [frame.image.cpu().numpy()] if len(first) < TIMED else []
         for part, begin in parts.items():
             if frame.positions and frame.time >= max(PAST, begin * length):
                 tallies[part].add(frame)
     rows = {part: values_of(tally, agreement) for part, tally in tallies.items()}
     size, times = first[0].shape, {name: milliseconds(engine, net, first) for name, engine in engines.items()}
-    flow = f"{options.optical_flow_network} flow"
-    flow += f" ({options.dis_preset}, side {options.dis_side})" if options.optical_flow_network == "dis" else ""
+    if shown is not None:
+        path = Path(options.log_folder) / "benchmark_carry.png"
+        dataset = evaluation.dataset
+        write_picture(path, picture(shown, positions[-1], dataset.colours, dataset.num_classes))
+        logger.info("%s, %d frames after the keyframe: %s", shown.source.path, positions[-1], path)
     settings = (
-        f"{options.dataset}, {options.segnet}, {size[1]} x {size[0]}, grid 1/{options.grid}, {flow}; "
+        f"{options.dataset}, {options.segnet}, {size[1]} x {size[0]}, grid 1/{options.grid}, DIS {options.dis_preset} "
+        f"with side {options.dis_side}; "
         + ("pixels that agree with the segmenter's own labels" if agreement else "mIoU")
     )
     table = [line for part, found in rows.items() for line in carry_table(part, found, times, positions).console()]
@@ -70,12 +86,28 @@ def benchmark_carry(options: Options, device: torch.device) -> dict:
 
 
 def engines_of(net: GSVNet, options: Options, device: torch.device) -> dict[str, Engine]:
-    """Engines of the ways in TITLES."""
+    """Engines of the ways in TITLES: along DIS, and along a flow network if the options name one."""
     settings: dict[str, Any] = dict(scale=options.scale, device=device)
-    labels = build_engines(net, ["copy", "warp"], carry="labels", **settings)
-    found = build_engines(net, ["copy", "warp", "per-frame"], **settings)
+    classical = GSVNet(net.segmenter, DISFlow(options.dis_side, options.dis_preset), net.guided, net.grid)
+    found = build_engines(classical, ["copy", "warp", "per-frame"], **settings)
+    labels = build_engines(classical, ["copy", "warp"], carry="labels", **settings)
     found |= {f"{name} labels": engine for name, engine in labels.items()}
-    return {name: found[name] for name in TITLES}
+    if not isinstance(net.flow, DISFlow):
+        learned = build_engines(net, ["warp", "gsv"] if options.method == "gsv" else ["warp"], **settings)
+        found |= {{"warp": "warp learned"}.get(name, name): engine for name, engine in learned.items()}
+    return {name: found[name] for name in TITLES if name in found}
+
+
+def picture(frame: EvaluatedFrame, position: int, colours: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """What each way makes of a frame at a position, over the frame, and next to it where that differs from the label:
+    RGB (H,W,3) uint8."""
+    image, label = frame.image.cpu().numpy(), frame.label.cpu().numpy()
+    maps = {"label": label} | {TITLES[name]: x[position].cpu().numpy() for name, x in frame.predictions.items()}
+    rows = []
+    for (title, found), shown in zip(maps.items(), captioned_overlays(image, maps, colours)):
+        wrong = with_caption(error_map(cv2.resize(image, label.shape[::-1]), label, found, classes), f"{title}: errors")
+        rows.append([shown, wrong])
+    return grid(rows)
 
 
 def resized(items: Iterable[Mapping[str, Tensor]], size: Sequence[int] | None) -> Iterator[Mapping[str, Tensor]]:
@@ -105,7 +137,5 @@ def milliseconds(engine: Engine, net: GSVNet, frames: Sequence[np.ndarray]) -> f
 
 def carry_table(part: str, rows: Mapping, times: Mapping[str, float], positions: Sequence[int]) -> Table:
     """A row for each way."""
-    cells = [
-        (title, *(percent(x) for x in rows[name]), f"{times[name]:.1f}") for name, title in TITLES.items()
-    ]
+    cells = [(TITLES[name], *map(percent, found), f"{times[name]:.1f}") for name, found in rows.items()]
     return Table(part, ("frames since the keyframe", *map(str, positions), "ms"), tuple(cells))

@@ -1,4 +1,5 @@
-"""--benchmark schedule: keyframes at scene cuts compared with a fixed interval, at no more keyframes."""
+"""--benchmark schedule: keyframes at scene cuts, and where warping fails, compared with a fixed interval, at no more
+keyframes."""
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from config.options import Options
 from dataloaders.eval_videos import Video, VideoDataset, VideoFrame, videos_of
 from dataloaders.loaders import labelled_frames
 from evaluation.tables import percent
-from inference.keyframe_schedule import FixedInterval, SceneCut, Schedule, change
+from inference.keyframe_schedule import FixedInterval, Residual, SceneCut, Schedule, change
 from inference.stream import VideoSegmenter
 from models.load import networks_for_inference
 from utils.logging import watched
@@ -21,13 +22,15 @@ from utils.text_table import Table
 
 SHOTS = (4, 9)  # shortest and longest shot, frames
 FRAMES, DRY_RUN_FRAMES = 240, 20
+THRESHOLDS = (5.0, 7.0, 10.0, 14.0, 20.0, 30.0)  # of the residual schedule
 
 
 def benchmark_schedule(options: Options, device: torch.device) -> dict:
-    """Segment pieces of the val videos, joined by cuts: at a fixed interval, and with keyframes at cuts.
+    """Segment pieces of the val videos, joined by cuts: at a fixed interval, with keyframes at cuts, and where warping
+    has failed.
 
-    Returns `frames`, `cuts` (numbers), `rows` (see `measure`; the last one has at most the first one's keyframes),
-    `most_within`, `least_across` (see `changes`), `table` (lines).
+    Returns `frames`, `cuts` (numbers), `rows` (see `measure`; the others have at most the first one's keyframes, if one
+    of their settings does), `most_within`, `least_across` (see `changes`), `table` (lines).
     """
     dataset = dataset_config(options.dataset, options.data_path)
     frames = labelled_frames(dataset=options.dataset, root=Path(options.data_path), split="val", past=1)
@@ -39,20 +42,28 @@ def benchmark_schedule(options: Options, device: torch.device) -> dict:
     count = DRY_RUN_FRAMES if options.early_stop else FRAMES
     cut, cuts = cut_together(videos, count, np.random.default_rng(options.seed))
     items, classes = VideoDataset([cut], dataset), dataset.num_classes
-    segmenter = VideoSegmenter(networks_for_inference(options), scale=options.scale, device=device)
+    settings: dict[str, Any] = dict(scale=options.scale, method=options.method, carry=options.carry)
+    segmenter = VideoSegmenter(networks_for_inference(options), device=device, **settings)
     fixed = measure(segmenter, FixedInterval(options.interval), items, classes, f"every {options.interval} frames")
-    # The shortest interval that takes no more keyframes, if one does.
-    for interval in range(options.interval, max(options.interval, SHOTS[1] + 1) + 1):
-        title = f"at cuts, and every {interval} frames"
-        row = measure(segmenter, SceneCut(interval, options.cut_threshold), items, classes, title)
-        if row["keyframes"] <= fixed["keyframes"]:
-            break
+    # Of each, the first setting that takes no more keyframes, if one does.
+    intervals = range(options.interval, max(options.interval, SHOTS[1] + 1) + 1)
+    tried: tuple[dict[str, Schedule], ...] = (
+        {f"at cuts, and every {n} frames": SceneCut(n, options.cut_threshold) for n in intervals},
+        {f"residual, threshold {x:g}": Residual(x) for x in THRESHOLDS},
+    )
+    rows = [fixed]
+    for schedules in tried:
+        for title, schedule in schedules.items():
+            row = measure(segmenter, schedule, items, classes, title)
+            if row["keyframes"] <= fixed["keyframes"]:
+                break
+        rows.append(row)
     within, across = changes(segmenter, items, cut)
-    cells = [(x["name"], str(x["keyframes"]), percent(x["miou"]), percent(x["pixel_accuracy"])) for x in (fixed, row)]
+    cells = [(x["name"], str(x["keyframes"]), percent(x["miou"]), percent(x["pixel_accuracy"])) for x in rows]
     title = f"{len(cut)} frames, {cuts} cuts; a change above {options.cut_threshold:g} is a cut"
     table = Table(title, ("keyframes", "number", "mIoU", "pixel acc."), tuple(cells)).console()
     table.append(f"change from frame to frame: at most {within:.3f} within a shot, at least {across:.3f} at a cut")
-    found = {"frames": len(cut), "cuts": cuts, "rows": [fixed, row], "most_within": within, "least_across": across}
+    found = {"frames": len(cut), "cuts": cuts, "rows": rows, "most_within": within, "least_across": across}
     return {**found, "table": table}
 
 

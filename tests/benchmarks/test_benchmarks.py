@@ -195,5 +195,6 @@ def test_cuts_are_rekeyed_at_no_more_keyframes(streets, weights, tmp_path, monke
     monkeypatch.setattr(scene_cuts, "FRAMES", 24)
     words = ["--dataset", "synthetic", "--data-path", streets, "--resume", "1", "--weights-dir", weights]
     words += ["--interval", "3", "--cut-threshold", "0.4", "--schedule", "cut"]
-    fixed, cut = benchmark("schedule", tmp_path / "schedule.json", *words)["rows"]
+    fixed, cut, residual = benchmark("schedule", tmp_path / "schedule.json", *words)["rows"]
     assert 0 < cut["keyframes"] <= fixed["keyframes"] and fixed["miou"] > 0
+    assert residual["name"].startswith("residual, threshold ") and 0 < residual["keyframes"] <= 24
