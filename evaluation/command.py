@@ -1,5 +1,6 @@
 """`--evaluate 1`: evaluates, prints the tables, writes metrics, tables, report and pictures."""
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,9 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
     folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
     method, dataset, label_ids = options.method, evaluation.dataset, id_table(evaluation.dataset)
     tally, examples = evaluation.tally([method]), ExampleFrames(method, evaluation.positions)
-    beginning: list[torch.Tensor] = []  # of the first video
     for frame in evaluation.frames(evaluation.engines(net, [method])):
         tally.add(frame)
         examples.add(frame)
-        if len(beginning) < FRAMES and frame.time == len(beginning):
-            beginning.append(frame.image.cpu())
         if frame.source.labelled is None:
             continue
         if options.save_predictions:
@@ -55,9 +53,10 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
             write_picture(folder / "visualization" / f"{frame.source.labelled.name}.png", picture)
     worst, others = examples.worst(), examples.random()
     metrics = replace(evaluation.metrics(tally)[method], worst=tuple(example.worst_frame() for example in worst))
-    if options.reference == "segmenter" and len(beginning) > 1:
+    if ranks.first and options.reference == "segmenter":
+        first = [item["image"] for item in islice(evaluation.loader, FRAMES)]
         settings: dict[str, Any] = dict(method=method, carry=options.carry, scale=options.scale, device=device)
-        metrics = replace(metrics, milliseconds=frame_times(net, beginning, **settings))
+        metrics = replace(metrics, milliseconds=frame_times(net, first, **settings))
     if ranks.first:
         for line in console(metrics):
             logger.info("%s", line)

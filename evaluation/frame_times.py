@@ -18,7 +18,7 @@ def frame_times(
     net: GSVNet, frames: Sequence[torch.Tensor], *, method: str, carry: str, scale: float, device: torch.device
 ) -> dict[str, float | int | None]:
     """Milliseconds of a frame on average by keyframe interval, from the frame (H,W,3) uint8 in memory to its label map,
-    in plain PyTorch: a keyframe's and a propagated frame's median, weighted. frames: two or more of a video."""
+    in plain PyTorch: a keyframe's and a propagated frame's median, weighted. frames: some of a video."""
     engine = build_engine("eager", net, scale=scale, device=device, method=method, carry=carry)
     segmenter = VideoSegmenter(net, engine=engine, schedule=FixedInterval(FRAMES))
     seconds: dict[bool, list[float]] = {True: [], False: []}  # by whether it is a keyframe

@@ -1,15 +1,15 @@
 """Optical flow that is independent of the networks under test, for measures over time."""
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models import optical_flow
 
 from evaluation.consistency import correspondence
+from models.flow_dis import DISFlow
 from utils.checkpoint import WeightsFile
 
 # Two frames (H,W,3) uint8 RGB -> flow (H,W,2) float32 from the first to the second, in pixels, x first.
@@ -20,7 +20,7 @@ RAFT_FILES = {  # names under which torchvision publishes the weights
     "raft_large_C_T_SKHT_V2-ff5fadd5.pth": optical_flow.raft_large,
     "raft_small_C_T_V2-01064c6d.pth": optical_flow.raft_small,
 }
-DIS_SIDE, RAFT_SIDE = 16, 128  # least height and width; RAFT also requires multiples of 8
+RAFT_SIDE = 128  # least height and width that RAFT takes; it also requires multiples of 8
 
 
 def find_flow(folders: Sequence[Path], device: torch.device) -> tuple[str, FlowBetween]:
@@ -34,15 +34,13 @@ def find_flow(folders: Sequence[Path], device: torch.device) -> tuple[str, FlowB
 
 def dis_flow() -> FlowBetween:
     """Dense inverse search (Kroeger et al., ECCV 2016), on the CPU."""
-    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = DISFlow(side=sys.maxsize, preset="medium")
 
     def between(first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[:2]
-        grey = [cv2.cvtColor(np.ascontiguousarray(x.cpu().numpy()), cv2.COLOR_RGB2GRAY) for x in (first, second)]
-        edges = (0, max(0, DIS_SIDE - height), 0, max(0, DIS_SIDE - width))
-        grey = [cv2.copyMakeBorder(x, *edges, cv2.BORDER_REPLICATE) for x in grey]
-        flow = engine.calc(grey[0], grey[1], None)  # type: ignore[call-overload]  # no initial flow
-        return torch.from_numpy(flow[:height, :width].copy()).to(first.device)
+        ahead, look = (dis.look(x.cpu().numpy()) for x in (second, first))  # small frames are padded
+        flow = dis.between(ahead, look, (look.shape[0], look.shape[1]))[:, :height, :width]  # (2,H,W)
+        return torch.from_numpy(flow.transpose(1, 2, 0).copy()).to(first.device)
 
     return between
 
