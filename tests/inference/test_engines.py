@@ -76,6 +76,26 @@ def test_onnx_finds_eagers_labels(segmenter, flow, size):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method, flow, carry", [
+    ("gsv", "dis", "logits"), ("warp", "dis", "logits"), ("warp", "light", "logits"), ("copy", "none", "labels"),
+    ("warp", "dis", "labels"), ("warp", "light", "labels"),
+])
+def test_onnx_finds_eagers_labels_whatever_is_carried(method, flow, carry):
+    guided = fill(GuidedConv(TinySegmenter.classes), released_name)
+    net = GSVNet(fill(TinySegmenter()), fill(build_flow(name=flow)), guided).eval()
+    if flow == "light":
+        net.flow.toflow.bias.data.copy_(torch.tensor([2.0, -1.5]))  # quarters of a grid pixel
+    frames, settings = moving_frames(72, 120), dict(method=method, carry=carry)
+    eager, onnx = (VideoSegmenter(net, engine=name, **settings) for name in ("eager", "onnx"))
+    for labels, found in zip(eager.stream(frames), onnx.stream(frames), strict=True):
+        assert len(np.unique(labels)) > 2 and (labels == found).mean() >= 0.999
+        assert found.dtype == np.uint8 and found.shape == (72, 120)
+    networks = {"keyframe"} | ({"propagation"} if carry == "logits" else {"flow"} if flow == "light" else set())
+    assert onnx.engine.networks.keys() == networks and not onnx.engine.plain
+    assert onnx.engine._session.cache_info().currsize == len(networks)
+
+
+@pytest.mark.slow
 def test_onnx_is_finite_where_no_kernel_is_above_zero(tiny_net):
     """There the kernels' sum is zero, and only the epsilon keeps the quotient finite."""
     norm = tiny_net.guided.guide.decoder[1]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -24,8 +25,14 @@ from inference.export import graphs as graphs_of
 from inference.export import run_export
 from inference.stream import VideoSegmenter
 from main import main
+from models.build import build_foreign
+from models.gsvnet import GSVNet
+from models.guided_conv import GuidedConv
+from models.load import flow_of
+from models.released import released_name
 from models.steps import FixedViewStep, ViewStep
-from tests.released import filled_gsvnet
+from tests.models.tiny_networks import user_file
+from tests.released import fill, filled_gsvnet
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "onnx_numpy.py"
 # Of the default domain; TensorRT's table of operators (onnx-tensorrt, 8.5 and later) has all of them.
@@ -134,6 +141,69 @@ def test_example_finds_the_programs_labels_with_numpy_and_without_torch(exports,
         assert (found == table[labels]).mean() >= 0.999, number
 
 
+FLOWS = {"light": "light", "none": "none", "dis": {"name": "dis", "side": 48, "preset": "medium"}}
+MOTION = {"light": "previous_view", "none": "previous_view", "dis": "flow"}  # the input that tells it
+
+
+@pytest.fixture(scope="module", ids="-".join, params=[
+    pytest.param(names, marks=pytest.mark.slow)
+    for names in (("gsv", "light"), ("gsv", "dis"), ("warp", "dis"), ("warp", "light"), ("warp", "none"))
+])
+def method_exports(request, tmp_path_factory):
+    """As `exports`, of a user's segmenter of four classes, for each method and flow."""
+    torch.set_num_threads(1)
+    (method, flow), folder = request.param, tmp_path_factory.mktemp("methods")
+    specification, settings = f"{user_file(folder)}:pair", ["--dis-side", "48", "--dis-preset", "medium"]
+    words = [*(settings if flow == "dis" else []), "--scale", "0.75", "--method", method]
+    options = options_for(folder / "export", specification, (64, 104), flow, *words)
+    guided = fill(GuidedConv(4), released_name)
+    net = GSVNet(build_foreign(name=specification), fill(flow_of(options)), guided).eval()
+    if flow == "light":
+        net.flow.toflow.bias.data.copy_(torch.tensor([2.0, -1.5]))  # quarters of a grid pixel
+    return net, options, run_export(net, options)
+
+
+def test_export_of_each_method_names_its_inputs_and_its_flow(method_exports):
+    _, options, content = method_exports
+    flow, folder, grid = options.optical_flow_network, Path(options.export), [8, 13]
+    assert (content["method"], content["flow"]) == (options.method, FLOWS[flow])
+    assert {path.name for path in folder.iterdir()} == FILES and content == json.loads(
+        (folder / "model.json").read_text())
+    shapes = {"previous_logits": [1, 4, *grid], "previous_view": [1, 3, *grid], "view": [1, 3, *grid],
+              "flow": [1, 2, *grid], "image": [1, 64, 104, 3]}
+    inputs = {"view": ["image"], "keyframe": ["image"], "propagation": ["previous_logits", MOTION[flow], "view"]}
+    for name, graph in content["graphs"].items():
+        session = onnxruntime.InferenceSession(str(folder / graph["onnx"]), providers=[graphs.CPU_PROVIDER])
+        expected = [(key, shapes[key]) for key in inputs[name]]  # also those that the method does not need
+        assert [(x["name"], x["shape"]) for x in graph["inputs"]] == expected
+        assert [(x.name, x.shape) for x in session.get_inputs()] == expected
+        assert set(graph["operators"]) <= STANDARD
+    loop = " ".join(content["loop"])
+    assert f"propagation(previous_logits, {MOTION[flow]}, view)" in loop and ("DIS" in loop) == (flow == "dis")
+
+
+def test_example_finds_the_labels_of_each_method(method_exports, tmp_path):
+    """In a Python without torch; OpenCV is there for DIS alone."""
+    net, options, _ = method_exports
+    noise = np.random.default_rng(3).integers(0, 256, (14, 22, 3), dtype=np.uint8)
+    picture = cv2.resize(noise, (150, 100), interpolation=cv2.INTER_CUBIC)
+    frames = [np.ascontiguousarray(picture[3 * t : 3 * t + 64, 5 * t : 5 * t + 104]) for t in range(5)]
+    for number, frame in enumerate(frames):
+        np.save(tmp_path / f"{number}.npy", frame)
+    blocked = ["torch", "onnx", *([] if options.optical_flow_network == "dis" else ["cv2"])]
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), options.export, str(tmp_path / "labels"),
+         *(str(tmp_path / f"{n}.npy") for n in range(5))],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    segmenter = VideoSegmenter(net, method=options.method)
+    for number, labels in enumerate(segmenter.stream(frames)):
+        found = np.asarray(Image.open(tmp_path / "labels" / f"{number}.png"))
+        assert len(np.unique(found)) > 2 and (found == labels).mean() >= 0.999, number
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 32), (46, 61)])
 def test_sizes_that_nothing_divides_export(tmp_path, size):
@@ -184,6 +254,8 @@ def test_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         (["--export", "x", "--export-size", "16", "64", "--resume", "1"], "--export-size must be at least 32, not 16"),
         (["--export", "x", "--resume", "1", "--evaluate", "1"], "--export and --evaluate 1 exclude each other"),
         (["--export", "x", "--resume", "1", "--method", "copy"], "--export requires --stage gsv with --method gsv"),
+        (["--export", "x", "--method", "warp", "--optical-flow-network", "dis", "--carry", "labels"],
+         "--export requires --stage gsv with --method gsv or warp and --carry logits"),
         (["--engine", "onx"], r"--engine: invalid value 'onx' \(did you mean onnx\?\)"),
     ],
 )
