@@ -94,6 +94,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
 
 def with_method(options: Options) -> Options:
     """The method that `auto` means: the propagation that is named, else moved labels, along DIS if no flow is named."""
+    options = dataclasses.replace(options, given=tuple(name for name in options.given if name != "method"))
     if options.resume != "0":
         return dataclasses.replace(options, method="gsv")
     named = {"optical_flow_network", "flow_weights"} & {*options.given}
@@ -239,7 +240,7 @@ def _check_method(options: Options, given: Mapping[str, Any]) -> None:
         if given.get("flow_weights"):
             raise UserError(f"--flow-weights: --optical-flow-network {flow} has no weights; drop one of the two")
     for name in ("dis_side", "dis_preset"):
-        if name in given and flow != "dis":
+        if name in given and flow != "dis" and options.resume == "0":
             raise UserError(f"{flag(name)} has an effect only with --optical-flow-network dis; add that or drop it")
     if not todo and options.method in ("copy", "warp"):
         raise UserError(f"--method {options.method} needs no training; use it with --evaluate 1 or --video")

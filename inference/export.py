@@ -50,8 +50,8 @@ _FLOW_LOOP = (
     "for every frame: view = view(image); look = the frame in grey (OpenCV's COLOR_RGB2GRAY), resized by area so that "
     "its shorter side is `flow.side`, if that is smaller",
     _LOOP[1], "for the others: flow = DIS with `flow.opencv_preset` and `flow.finest_scale`, from look to "
-    "previous_look; resized by area to the grid, and scaled with it: x by (w - 1) / (w' - 1), y by (h - 1) / (h' - 1), "
-    "for a look of h' x w'",
+    "previous_look; multiplied by (w - 1) / (w' - 1) and (h - 1) / (h' - 1), x and y, for a look of h' x w'; resized "
+    "to the grid, by area if that is smaller, else bilinearly",
     "then logits = propagation(previous_logits, flow, view)", _LOOP[3],
     "keep logits and look: they are the next frame's previous_logits and previous_look",
 )
@@ -173,7 +173,7 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
     loop: tuple[str, ...] = _ALONE if alone else _LOOP
     if isinstance(net.flow, DISFlow) and not alone:
         preset, finest = PRESETS[net.flow.preset]
-        settings = {"opencv_preset": preset, "finest_scale": finest}  # null: the preset's own
+        settings = {"opencv_preset": preset, "finest_scale": finest}
         flow = {"name": "dis", "side": net.flow.side, "preset": net.flow.preset, **settings}
         loop = _FLOW_LOOP
     if not alone and "keyframe" not in described:

@@ -40,6 +40,7 @@ SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and wh
     "bisenet-xception39": (BiSeNet, dict(trunk=Xception39, auxiliary=128, label_stride=8)),
     "bisenetv2": (BiSeNetV2, {}),
 }
+METHODS, CARRIED = ("gsv", "per-frame", "copy", "warp"), ("logits", "labels")
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {
     "light": LightFlow, "flownet": FlowNetS, "none": NoFlow, "dis": DISFlow,
 }
@@ -84,8 +85,12 @@ def build_flow(*, name: str, **settings: Any) -> nn.Module:
 def build_method(*, name: str, net: GSVNet, scale: float, carry: str = "logits", keyframe: KeyframeStep | None = None
                  ) -> Method:
     """Return the way to carry a segmentation through video. scale: of keyframes. carry: "logits" or "labels". keyframe:
-    the step of another method with the same segmenter and scale, to share it."""
-    if carry == "labels" and name != "per-frame":
+    the step of another method with the same segmenter and scale, to share it. Raises UserError."""
+    if name not in METHODS:
+        raise UserError(f"no method {name!r}; choose one of: {', '.join(METHODS)}")
+    if carry not in CARRIED or (carry == "labels" and name not in ("copy", "warp")):
+        raise UserError(f"method {name} cannot carry {carry!r}: warp and copy carry logits or labels, gsv logits")
+    if carry == "labels":
         return CarryLabels(net, SegmenterStep(net, scale).eval(), moves=name == "warp")
     keyframe = keyframe or KeyframeStep(net, scale).eval()
     if name == "per-frame":

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from torch import nn
 
-PRESETS = {  # OpenCV's preset; the finest scale, 0 for the picture itself, where it is not the preset's own
-    "ultrafast": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, None), "fast": (cv2.DISOPTICAL_FLOW_PRESET_FAST, None),
-    "medium": (cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, None), "fine": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 1),
+PRESETS = {  # OpenCV's preset, and the finest scale (0: the picture itself), in the first three the preset's own
+    "ultrafast": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 2), "fast": (cv2.DISOPTICAL_FLOW_PRESET_FAST, 2),
+    "medium": (cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, 1), "fine": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 1),
     "finest": (cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, 0),
 }
 SIDE, PRESET = 256, "fine"
@@ -60,10 +60,8 @@ class DISFlow(nn.Module):
 
 def _engine(preset: str) -> cv2.DISOpticalFlow:
     """This thread's DIS with a preset."""
-    engines = _of_thread.__dict__
+    engines, (number, finest) = _of_thread.__dict__, PRESETS[preset]
     if preset not in engines:
-        number, finest = PRESETS[preset]
         engines[preset] = cv2.DISOpticalFlow.create(number)
-        if finest is not None:
-            engines[preset].setFinestScale(finest)
+    engines[preset].setFinestScale(finest)  # small pictures change it, for good
     return engines[preset]

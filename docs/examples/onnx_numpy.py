@@ -38,12 +38,11 @@ def look_of(image: np.ndarray, side: int) -> np.ndarray:
 def flow_between(previous: np.ndarray, look: np.ndarray, settings: dict, rows: int, columns: int) -> np.ndarray:
     """Two looks -> flow (1,2,rows,columns) from the second to the first, in pixels of the grid."""
     dis = cv2.DISOpticalFlow.create(settings["opencv_preset"])
-    if settings["finest_scale"] is not None:
-        dis.setFinestScale(settings["finest_scale"])
+    dis.setFinestScale(settings["finest_scale"])
     flow = dis.calc(look, previous, None)
-    grid = cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA)  # (rows,columns,2)
-    grid *= np.float32([(columns - 1) / (flow.shape[1] - 1), (rows - 1) / (flow.shape[0] - 1)])
-    return grid.transpose(2, 0, 1)[None]
+    flow *= np.float32([(columns - 1) / (flow.shape[1] - 1), (rows - 1) / (flow.shape[0] - 1)])
+    way = cv2.INTER_AREA if rows < flow.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(flow, (columns, rows), interpolation=way).transpose(2, 0, 1)[None]
 
 
 def main(exported: Path, output: Path, frames: list[Path]) -> None:

@@ -19,6 +19,7 @@ from config.cityscapes import CITYSCAPES
 from config.command_line import parse
 from config.errors import UserError
 from dataloaders.images import id_table
+from docs.examples import onnx_numpy
 from inference import export
 from inference import onnx_graphs as graphs
 from inference.export import graphs as graphs_of
@@ -26,11 +27,13 @@ from inference.export import run_export
 from inference.stream import VideoSegmenter
 from main import main
 from models.build import build_foreign
+from models.flow_dis import PRESETS, DISFlow
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
 from models.load import flow_of
 from models.released import released_name
 from models.steps import FixedViewStep, ViewStep
+from tests.models.test_methods import moving
 from tests.models.tiny_networks import user_file
 from tests.released import fill, filled_gsvnet
 
@@ -276,3 +279,11 @@ def test_command_line_exports_a_released_file(weights, tmp_path, capsys):
     assert json.loads((folder / "model.json").read_text())["keyframe"]["interval"] == 5
     assert main(["--export", str(folder), "--resume", str(tmp_path / "none.tar")]) == 2
     assert "none.tar: not found" in capsys.readouterr().err
+
+
+def test_example_has_the_programs_flow_where_the_grid_is_larger_than_the_look():
+    frames, dis = moving((1024, 2048), count=2), DISFlow(64, "fast")
+    settings = {"opencv_preset": PRESETS["fast"][0], "finest_scale": PRESETS["fast"][1]}
+    looks = [onnx_numpy.look_of(frame, 64) for frame in frames]
+    expected = dis.between(*map(dis.look, frames), (128, 256))
+    assert np.allclose(onnx_numpy.flow_between(*looks, settings, 128, 256)[0], expected, atol=0.02)

@@ -86,7 +86,7 @@ def test_misspelt_option_is_answered_with_the_nearest(name, capsys):
         (["--checkname", "x" * 200], "--checkname 'x+': must be a plain name"),
         (["--save-predictions", "p"], "--save-predictions has an effect only with --evaluate 1"),
         (["--results", "a.json"], "--results has an effect only with --benchmark table"),
-        (["--method", "copy"], "--method copy is a baseline without training; use it with --evaluate 1"),
+        (["--method", "copy"], "--method copy needs no training; use it with --evaluate 1 or --video"),
         (["--stage", "flow", "--evaluate", "1"], "--stage flow has no --evaluate 1"),
         (["--stage", "flow", "--optical-flow-network", "none"], "--optical-flow-network none has nothing to train"),
         (["--stage", "flow", "--resume", "1"], "--resume 1: the release has no file of the light flow network alone"),

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from config.cityscapes import CITYSCAPES
+from config.command_line import parse
+from config.options import recorded
 from dataloaders.images import id_table, read_image
 from inference import video_input
 from inference.keyframe_schedule import FixedInterval
@@ -24,7 +26,7 @@ from tests.films import opened
 from tests.main.program import experiment, refusal, trained, training
 from tests.models.tiny_networks import user_file
 from tests.released import filled_gsvnet
-from utils.run_folder import LATEST
+from utils.run_folder import LATEST, with_run
 
 DIS = ["--optical-flow-network", "dis", "--dis-side", "48", "--dis-preset", "medium"]
 SETTINGS = {"side": 48, "preset": "medium"}
@@ -74,10 +76,10 @@ def foreign(specification: str, **settings) -> VideoSegmenter:
 def test_any_segmenters_video_is_warped_along_dis(specification, tmp_path, monkeypatch, capsys, words):
     monkeypatch.setattr(video_input, "DEMO_STREET", StreetSettings(height=64, width=128, length=5))
     maps = segmented(tmp_path, "demo", "--segnet", specification, *words)
-    assert equal(maps, foreign(specification, method="warp"), open_frames("demo"))
-    assert not equal(maps, foreign(specification, method="copy"), open_frames("demo"))
+    assert equal(maps, foreign(specification, method="warp", carry="labels"), open_frames("demo"))
+    assert not equal(maps, foreign(specification, method="copy", carry="labels"), open_frames("demo"))
     printed = capsys.readouterr().out.splitlines()
-    assert words or printed.count("--method auto: warp, dis flow") == 1
+    assert words or printed.count("--method auto: warp, dis flow, carrying labels") == 1
 
 
 @pytest.mark.parametrize("method", ["copy", "warp"])
@@ -89,7 +91,7 @@ def test_video_whose_labels_are_carried(specification, pictures, tmp_path, capsy
     assert equal(maps, segmenter, frames)
     assert (maps[3] == maps[0]).all() == (method == "copy") and (maps[4] != maps[0]).any()
     of_logits = foreign(specification, method=method, schedule=FixedInterval(4))
-    assert equal(maps, of_logits, frames) == (method == "copy")  # what stays where it is, is the same
+    assert not equal(maps, of_logits, frames)  # these have passed the grid
     assert "--method auto" not in capsys.readouterr().out
 
 
@@ -271,3 +273,18 @@ def test_run_over_dis_is_not_evaluated_over_a_flow_network_that_it_lacks(run, ca
     more = ["--evaluate", "1", "--resume", str(folder / LATEST), "--optical-flow-network", "light"]
     assert main([*words, *more]) == 2
     assert "was trained with --optical-flow-network dis, but this run has light" in refusal(capsys.readouterr().err)
+
+
+def test_method_auto_that_is_asked_for_is_logged_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(video_input, "DEMO_STREET", StreetSettings(height=64, width=128, length=2))
+    words = ["--segnet", f"{user_file(tmp_path)}:pair", "--engine", "eager", "--device", "cpu", "--method", "auto"]
+    assert main(["--video", "demo", "--output", str(tmp_path / "labels"), *words]) == 0
+    assert "--method auto: warp, dis flow" in capsys.readouterr().out
+
+
+
+def test_side_of_dis_can_be_changed_for_a_run_over_dis(tmp_path):
+    options = parse(["--optical-flow-network", "dis"])
+    (tmp_path / "parameters.json").write_text(json.dumps(recorded(options)))
+    words = ["--evaluate", "1", "--resume", str(tmp_path / "checkpoint.pth.tar"), "--dis-side", "128"]
+    assert with_run(parse(words)).dis_side == 128

@@ -20,13 +20,15 @@ from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet, joined
 from models.guided_conv import GuidedConv
 from models.released import released_name
+from models.resize import scaled_size
 from models.segmenters.base import Segmenter
-from tests.plain_gsvnet import plain_keyframe, plain_view
+from tests.plain_gsvnet import normalised, plain_keyframe, plain_view
 from tests.released import fill
 
 CPU = torch.device("cpu")
 INTERVAL = 3
-FLOWS = {"light": ("light", {}), "dis": ("dis", {}), "small dis": ("dis", {"side": 48, "preset": "medium"})}
+FLOWS = {"light": ("light", {}), "dis": ("dis", {"preset": "fast"}),
+         "small dis": ("dis", {"side": 48, "preset": "medium"})}
 PRESETS = {"fast": cv2.DISOPTICAL_FLOW_PRESET_FAST, "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM}
 LOGITS = [("per-frame", "light", "logits"), ("copy", "light", "logits"), ("warp", "light", "logits"),
           ("warp", "dis", "logits"), ("warp", "small dis", "logits"), ("gsv", "light", "logits"),
@@ -87,7 +89,7 @@ def plain_labels(method, flow, carry, frames) -> list[np.ndarray]:
         image, size = torch.from_numpy(frame).permute(2, 0, 1)[None], frame.shape[:2]
         if method == "per-frame" or t % INTERVAL == 0:
             logits = plain_keyframe(net, image).logits
-            labels = largest(logits, size)
+            labels = largest(logits if carry == "logits" else own_logits(net, image), size)
         elif method != "copy" and carry == "logits":
             logits = moved(logits, plain_flow(flow, previous, frame, logits.shape[-2:]))
             if method == "gsv":
@@ -100,14 +102,22 @@ def plain_labels(method, flow, carry, frames) -> list[np.ndarray]:
     return found
 
 
+def own_logits(net, image) -> torch.Tensor:
+    """The segmenter's logits at its own stride: (1,C,h',w')."""
+    size = scaled_size(image.shape[-2], image.shape[-1], 0.75)
+    return net.segmenter(F.interpolate(normalised(net, image), size=size, mode="bilinear", align_corners=True))
+
+
 def plain_flow(flow, previous, frame, size) -> np.ndarray:
     """From each point of `frame` to where `previous` shows it: (2,h,w) at `size`, in its pixels, x first."""
     if flow == "light":
         views = [plain_view(network(flow), torch.from_numpy(x).permute(2, 0, 1)[None]) for x in (frame, previous)]
         found, grid = network(flow).flow(*views), views[0].shape[-2:]  # quarters of a grid pixel
         found = F.interpolate(found, size=tuple(grid), mode="bilinear", align_corners=True) / 4
-        found = F.interpolate(found, size=tuple(size), mode="bilinear", align_corners=True)[0].numpy()
-        return found * scales(grid, size)
+        found = found[0].permute(1, 2, 0).numpy()
+        if tuple(size) != tuple(grid):
+            found = cv2.resize(found, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+        return found.transpose(2, 0, 1) * scales(grid, size)
     side, preset = network(flow).flow.side, network(flow).flow.preset
     shrink = min(1, side / min(frame.shape[:2]))
     height, width = (round(length * shrink) for length in frame.shape[:2])
@@ -327,3 +337,33 @@ def test_threads_may_share_an_engine_with_a_classical_flow(method, carry, monkey
         for passes, labels in zip(pool.map(segmented, streams), expected, strict=True):
             assert all((a == b).all() for found in passes for a, b in zip(found, labels, strict=True))
     assert most[0] > 1  # otherwise nothing has been tried
+
+
+@pytest.mark.parametrize("preset, size", [("ultrafast", (64, 64)), ("fast", (48, 80)), ("medium", (16, 16))])
+def test_flow_does_not_depend_on_the_sizes_seen_before(preset, size):
+    dis, frames, small = DISFlow(256, preset), moving((256, 384), count=2), moving(size, count=2)
+    before, after = (dis.look(frame) for frame in frames)
+    expected = dis.between(before, after, (32, 48))
+    dis.between(dis.look(small[0]), dis.look(small[1]), (8, 8))
+    assert np.array_equal(dis.between(before, after, (32, 48)), expected)
+
+
+
+@with_dis
+def test_two_streams_of_different_sizes_that_take_turns_are_two_streams(method, carry):
+    engine, streams = engine_of(method, "dis", carry), (moving(seed=3), moving((64, 64), seed=5))
+    alone = [[*VideoSegmenter(network("dis"), engine=engine).stream(frames)] for frames in streams]
+    segmenters = [VideoSegmenter(network("dis"), engine=engine) for _ in streams]
+    for t, frames in enumerate(zip(*streams)):
+        for segmenter, frame, labels in zip(segmenters, frames, alone):
+            assert (segmenter(frame) == labels[t]).all(), t
+
+
+
+@pytest.mark.parametrize("settings", [
+    {"carry": "labels"}, {"method": "per-frame", "carry": "labels"}, {"method": "auto"}, {"method": "wrap"},
+    {"method": "warp", "carry": "label"},
+])
+def test_invalid_methods_are_refused(settings):
+    with pytest.raises(UserError):
+        VideoSegmenter(network("light"), **settings)
