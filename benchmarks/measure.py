@@ -49,7 +49,7 @@ def networks_to_measure(options: Options) -> tuple[GSVNet, str]:
     """The networks that the options name, untrained ones without --resume, and a description of their weights."""
     if options.resume == "0" and not (options.segnet_weights or options.flow_weights):
         return fresh_networks(options), "untrained"
-    return networks_for_inference(options), f"weights of {resume_path(options)}"
+    return networks_for_inference(options), f"weights of {resume_path(options) or options.segnet_weights}"
 
 
 def machine(device: torch.device) -> dict:
