@@ -62,6 +62,18 @@ def test_logits_of_every_engine_are_those_of_the_cpu(frames, segnet, flow, engin
         assert (labels == expected_labels).mean() > AGREE[amp]
 
 
+@pytest.mark.parametrize(("method", "flow", "carry"), [
+    ("warp", "dis", "labels"), ("warp", "dis", "logits"), ("gsv", "dis", "logits"), ("warp", "light", "labels"),
+    ("copy", "dis", "labels"),
+])
+def test_every_way_to_carry_finds_the_labels_of_the_cpu(frames, method, flow, carry):
+    net, found = filled_gsvnet("swiftnet", flow), {}
+    for device in ("cpu", "cuda"):
+        segmenter = VideoSegmenter(net, device=device, method=method, carry=carry)
+        found[device] = [segmenter(frame) for frame in frames]
+    assert np.mean([(a == b).mean() for a, b in zip(found["cpu"], found["cuda"])]) > 0.999
+
+
 def test_label_map_agrees_with_the_cpu():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 19, 9, 17, generator=generator)
@@ -81,7 +93,8 @@ def test_frame_does_not_wait_for_the_gpu_before_its_labels(frames, engine):
     torch.cuda.set_sync_debug_mode("error")
     try:
         for frame in frames:
-            states.append(segmenter.advance(segmenter.state, torch.from_numpy(frame)[None]))
+            before = None if segmenter.state is None else segmenter.state.seen
+            states.append(segmenter.advance(segmenter.state, segmenter.see(frame, before)))
             segmenter.state = states[-1]
     finally:
         torch.cuda.set_sync_debug_mode("default")
