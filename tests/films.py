@@ -19,6 +19,25 @@ def write_pictures(folder: Path, names: list[str], **how) -> None:
         cv2.imwrite(str(path), picture(number, **how)[..., ::-1])
 
 
+def panning(steps: list[int], seed: int = 0, size: tuple[int, int] = (128, 192)) -> list[np.ndarray]:
+    """Frames of a camera that moves along a smooth random picture: `steps` pixels from each frame to the next."""
+    rng, (height, width) = np.random.default_rng(seed), (size[0], size[1] + sum(steps))
+    world = np.full((height, width, 3), 120, np.float32)
+    for cell, contrast in ((24, 35), (12, 15)):
+        coarse = rng.standard_normal((height // cell + 2, width // cell + 2, 3)).astype(np.float32)
+        world += contrast * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    starts = np.cumsum([0, *steps])
+    return [np.ascontiguousarray(world[:, x : x + size[1]].clip(0, 255).astype(np.uint8)) for x in starts]
+
+
+def write_frames(folder: Path, frames: list[np.ndarray]) -> Path:
+    """Write frames (H,W,3) RGB as numbered pictures. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{number:03}.png"), frame[..., ::-1])
+    return folder
+
+
 def write_video(path: Path, count: int = 5, fps: float = 29.97, size: tuple[int, int] = (16, 24)) -> Path:
     with VideoFile(path, fps) as video:
         for i in range(count):
