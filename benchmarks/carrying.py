@@ -67,7 +67,7 @@ def benchmark_carry(options: Options, device: torch.device) -> dict:
             shown = shown or frame
         first += [frame.image.cpu().numpy()] if len(first) < TIMED else []
         for part, begin in parts.items():
-            if frame.positions and frame.time >= max(PAST, begin * length):
+            if frame.positions and frame.time >= max(0 if options.early_stop else PAST, begin * length):
                 tallies[part].add(frame)
     rows = {part: values_of(tally, agreement) for part, tally in tallies.items()}
     size, times = first[0].shape, {name: milliseconds(engine, net, first) for name, engine in engines.items()}

@@ -56,7 +56,7 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
     if ranks.first and options.reference == "segmenter":
         first = [item["image"] for item in islice(evaluation.loader, FRAMES)]
         settings: dict[str, Any] = dict(method=method, carry=options.carry, scale=options.scale, device=device)
-        metrics = replace(metrics, milliseconds=frame_times(net, first, **settings))
+        metrics = replace(metrics, milliseconds=frame_times(net, first, **settings) if len(first) > 1 else None)
     if ranks.first:
         for line in console(metrics):
             logger.info("%s", line)

@@ -124,7 +124,7 @@ class Evaluation:
     def _labelled(self, temporal: bool) -> tuple[list[Video], Read]:
         """The data set's videos, and how to read this rank's."""
         options, frames, ranks = self.options, self._labelled_frames(temporal), self.ranks
-        whole = temporal or self.schedule is not None
+        whole = temporal or self.reference or self.schedule is not None
         self.videos = share(frames, rank=ranks.rank, ranks=ranks.count, whole_videos=whole)
         if self.reference:
             self.videos = [tuple(map(with_own_label, video)) for video in self.videos]

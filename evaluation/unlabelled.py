@@ -1,4 +1,5 @@
 """Videos without labels, to compare propagation with the segmenter itself on."""
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,14 +10,18 @@ from config.errors import UserError
 from config.folders import natural
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import Video, VideoFrame
-from inference.video_input import PICTURE_ENDINGS, open_frames
+from inference.video_input import DEMO, PICTURE_ENDINGS, WILDCARD, open_frames
 from inference.video_writer import silence_codecs
+
+OPTION = "--data-path"  # that names the videos
 
 
 def sources_in(path: str) -> list[str]:
     """The videos that --data-path names: a file, a glob of pictures, a folder of pictures, or a folder of such folders
     and video files. Raises UserError."""
     folder = Path(path)
+    if path.isdigit() or path == DEMO:
+        raise UserError(f"--data-path {path}: names no stored video; name a file or a folder, ./{path} for one of this name")
     if not folder.is_dir():
         return [path]
     inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural)
@@ -29,13 +34,15 @@ def sources_in(path: str) -> list[str]:
 
 def unlabelled_video(source: str) -> Video:
     """The frames of a video; their number is counted by reading it once. Raises UserError."""
-    frames = open_frames(source)
-    count, folder = sum(1 for _ in frames), Path(source).stem
+    frames = open_frames(source, option=OPTION)
+    count, name = sum(1 for _ in frames), Path(os.path.abspath(source)).name
+    if WILDCARD.search(name):
+        name = Path(os.path.abspath(frames.files[0])).parent.name
     found = []
     for number in range(count):
-        title = frames.title(number)
-        path = Path(source) / title
-        found.append(VideoFrame(path, LabelledFrame(f"{folder}/{title}", (path,), path, f"{folder}/{title}_pred.png")))
+        title = f"{name}/{frames.title(number)}"
+        path = Path(source) / frames.title(number)
+        found.append(VideoFrame(path, LabelledFrame(title, (path,), path, f"{title}_pred.png")))
     return tuple(found)
 
 
@@ -52,5 +59,5 @@ class StreamedFrames:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         nothing = {"label": torch.empty(0, dtype=torch.uint8), "ahead": torch.empty(0)}
         for source in self.sources:
-            for image in open_frames(source):
+            for image in open_frames(source, option=OPTION):
                 yield {"image": torch.from_numpy(image), "visible": torch.empty(0, dtype=torch.bool), **nothing}

@@ -52,20 +52,20 @@ class Frames:
         return self.names[number] if self.names else f"frame_{number:06d}"
 
 
-def open_frames(source: str, fps: float = 0.0, *, bits: int = 0) -> Frames:
+def open_frames(source: str, fps: float = 0.0, *, bits: int = 0, option: str = "--video") -> Frames:
     """The frames of `source`: a video file, a folder or glob of pictures in natural order, a camera's number, "demo".
 
-    fps: their rate, 0 for the source's own (30 for pictures). bits: as of `read_image`. Raises UserError if there are
-    none, and when iteration comes to a picture that cannot be read.
+    fps: their rate, 0 for the source's own (30 for pictures). bits: as of `read_image`. option: that named them, for
+    messages. Raises UserError if there are none, and when iteration comes to a picture that cannot be read.
     """
     try:
-        frames = _opened(source, bits)
+        frames = _opened(source, bits, option)
     except OSError as error:
-        raise UserError(f"{source}: cannot be opened ({error.strerror}); check --video and its permissions") from error
+        raise UserError(f"{source}: cannot be opened ({error.strerror}); check {option} and its permissions") from error
     return replace(frames, fps=fps) if fps else frames
 
 
-def _opened(source: str, bits: int) -> Frames:
+def _opened(source: str, bits: int, option: str) -> Frames:
     path = Path(source)
     if source == DEMO:
         images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
@@ -83,7 +83,7 @@ def _opened(source: str, bits: int) -> Frames:
         return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root, bits)
     found = "neither a file nor a folder" if path.exists() else "no such file"
     kinds = f"a video file, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
-    raise UserError(f"{source}: {found}; --video takes {kinds}")
+    raise UserError(f"{source}: {found}; {option} takes {kinds}")
 
 
 def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> Frames:

@@ -214,7 +214,7 @@ def _compare(options: Options, file: WeightsFile) -> None:
         trained = SegmenterIdentity.recorded(file.content)
         bias = file.content["state_dict"].get(released.CLASS_COUNT_TENSOR)
         classes = len(trained.classes) if trained else _classes(options)
-        if isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
+        if classes and isinstance(bias, Tensor) and bias.shape not in ((), (classes,)):
             has = f"{len(bias)} classes, but --dataset {options.dataset} has {classes}"
             raise UserError(f"{file.path}: was trained for {has}; use a checkpoint that was trained on this data set")
     continued = (options.resume == "auto" or not options.reset_optimizer) and not tasks(options)

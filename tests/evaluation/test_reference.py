@@ -192,14 +192,6 @@ def test_label_files_are_not_read(streets, weights, tmp_path):
     assert found[0].positions == found[1].positions and found[0].reference_temporal == found[1].reference_temporal
 
 
-def test_label_files_may_be_missing(streets, weights, tmp_path):
-    harmed = shutil.copytree(streets, tmp_path / "streets")
-    for path in harmed.rglob("*labelIds.png"):
-        path.unlink()
-    metrics = read_metrics(evaluated(harmed, weights, tmp_path, *OWN) / "metrics.json")
-    assert metrics.positions[0].frames == 12
-
-
 def test_ordinary_evaluation_has_the_keys_that_it_always_had(streets, weights, tmp_path):
     folder = evaluated(streets, weights, tmp_path, "--resume", 1)
     assert list(json.loads((folder / "metrics.json").read_text())) == KEYS
