@@ -21,7 +21,7 @@ def sources_in(path: str) -> list[str]:
     and video files. Raises UserError."""
     folder = Path(path)
     if path.isdigit() or path == DEMO:
-        raise UserError(f"--data-path {path}: not a stored video; name a file or folder (./{path} for one of this name)")
+        raise UserError(f"--data-path {path}: not a stored video; name a file or folder (./{path} for one so named)")
     if not folder.is_dir():
         return [path]
     inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural)
