@@ -22,12 +22,14 @@ class VideoFrame:
 
 
 Video = tuple[VideoFrame, ...]
+PARTS = 4  # of a path: name and folders that tell apart frames without a label
 
 
 def with_own_label(frame: VideoFrame) -> VideoFrame:
     """The frame as a labelled one: it is compared with a label that is made of it."""
     path = frame.path
-    own = LabelledFrame(str(path), (path,), path, f"{path.parent.name}_{path.stem}_pred.png")
+    name = str(Path(*path.absolute().parts[1:][-PARTS:]).with_suffix(""))
+    own = LabelledFrame(name, (path,), path, f"{name}_pred.png")
     return replace(frame, labelled=frame.labelled or own)
 
 

@@ -35,6 +35,7 @@ from utils.logging import logger
 from utils.metrics import ConfusionMatrix
 
 Read = Callable[[bool], Iterable[Mapping[str, Tensor]]]  # whether with the true flow -> items of `VideoDataset`
+STREAM_PAST = 60  # frames before a labelled one that a stream with a keyframe schedule begins at, if there are so many
 TEMPORAL_PAST = 12  # frames before a labelled one that measures over time look at; a multiple of 2, 3 and 4
 
 
@@ -142,6 +143,7 @@ class Evaluation:
         # Where only some frames are labelled, consistency over time requires more past than the positions: enough
         # keyframes of every interval, however many positions are evaluated.
         loaded = max(past, TEMPORAL_PAST, 2 * (past + 1)) if temporal else past
+        loaded = loaded if self.schedule is None else max(past, STREAM_PAST)
         root, split = Path(options.data_path), self.split
         frames = labelled_frames(dataset=options.dataset, root=root, split=split, past=loaded)
         if not self.reference:

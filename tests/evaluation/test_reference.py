@@ -3,6 +3,7 @@ import json
 import math
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from config.command_line import parse
 from config.datasets import DATASETS
-from dataloaders.eval_videos import VideoDataset, videos_of
+from dataloaders.eval_videos import VideoDataset, VideoFrame, videos_of, with_own_label
 from dataloaders.loaders import labelled_frames
 from evaluation.evaluate import Evaluation, Tally
 from evaluation.evaluated_frames import evaluated_frames
@@ -147,6 +148,12 @@ def test_processes_share_every_frame_once(streets, ranks, temporal):
         evaluation = Evaluation(options, CPU, Ranks(rank=rank, count=ranks), temporal=temporal)
         names += [frame.path.name for video in evaluation.videos for frame in video if frame.labelled is not None]
     assert len(names) == len(set(names)) == 12
+
+
+def test_predictions_of_frames_without_a_label_do_not_collide():
+    """Frames are often numbered anew in every folder."""
+    frames = [with_own_label(VideoFrame(Path("clips", name, "frames", "0001.png"))) for name in ("a", "b")]
+    assert len({frame.labelled.prediction for frame in frames}) == 2
 
 
 def evaluated(streets, weights, logs, *more):

@@ -1,6 +1,7 @@
 """Evaluation of streams, whose keyframes a schedule chooses, against VideoSegmenter on the same frames."""
 import contextlib
 import json
+import shutil
 import signal
 from collections import Counter
 
@@ -94,7 +95,7 @@ def test_stream_line_and_key_are_written(streets, weights, tmp_path, capsys):
     metrics = evaluated(words, tmp_path)
     folder = max(tmp_path.glob("run/*/*/experiment_*"))
     content = json.loads((folder / "metrics.json").read_text())
-    keyframes = content["schedule"]["keyframes"]
+    keyframes = metrics.positions[0].frames
     assert content["schedule"] == {"name": "residual", "frames": 12, "keyframes": keyframes}
     assert json.dumps(metrics.to_json()) == json.dumps(content)
     assert not {"reference", "reference_temporal", "milliseconds", "temporal_flow"} & {*content}
@@ -109,6 +110,18 @@ def test_positions_do_not_depend_on_those_that_are_asked_for(streets, weights, t
     metrics = evaluated([*words, "--eval-multi-step", "1"], tmp_path)
     assert [(row.position, row.frames) for row in metrics.positions] == [(k, 2) for k in range(6)]
     assert metrics.schedule.keyframes == 2
+
+
+def test_stream_begins_with_its_video_where_few_frames_are_labelled(streets, weights, tmp_path):
+    """Only the last of six frames has a label: whatever positions are asked for, the stream has all six."""
+    sparse = shutil.copytree(streets, tmp_path / "streets")
+    for path in (sparse / "gtFine" / "val").rglob("*labelIds.png"):
+        if "_000005_" not in path.name:
+            path.unlink()
+    settings = ("--schedule", "residual", "--residual-threshold", "1000", *METHODS["copy"])
+    metrics = evaluated(words_of(sparse, weights, tmp_path, *settings), tmp_path)
+    assert [(row.position, row.frames) for row in metrics.positions] == [(5, 2)]
+    assert (metrics.schedule.frames, metrics.schedule.keyframes) == (12, 2)
 
 
 def test_every_frame_segmented_is_a_stream_of_keyframes(streets, weights, tmp_path):

@@ -193,9 +193,9 @@ def refused(words, capsys) -> str:
 
 
 def test_videos_may_differ_in_size(weights, tmp_path, frames):
-    write_frames(tmp_path / "videos" / "a", frames[:3])
-    write_frames(tmp_path / "videos" / "b", panning([1] * 2, size=(32, 56)))
-    assert frames_by_position(evaluated(tmp_path / "videos", weights, tmp_path)) == {0: 6, 1: 4, 2: 2}
+    write_frames(tmp_path / "videos" / "a", panning([1] * 2, size=(32, 56)))
+    write_frames(tmp_path / "videos" / "b", frames[:4])
+    assert frames_by_position(evaluated(tmp_path / "videos", weights, tmp_path)) == {0: 7, 1: 5, 2: 3}
 
 
 def test_frames_of_one_video_may_not_differ_in_size(weights, tmp_path, capsys, frames):
