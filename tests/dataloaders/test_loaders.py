@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from config.datasets import NAMES, dataset_config
+from config.datasets import NAMES, UNLABELLED, dataset_config
 from config.errors import UserError
 from dataloaders.loaders import FINDERS, TrainingLoader, epoch_order, evaluation_loader, labelled_frames, prepare_data
 
