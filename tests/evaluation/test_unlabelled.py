@@ -97,7 +97,8 @@ def test_folder_of_videos_and_of_a_folder_of_frames(place, weights, tmp_path):
     out = tmp_path / "out"
     saved = Counter(path.relative_to(out).parts[:2] for path in out.rglob("*.png"))
     assert saved == {
-        (f"position_{k}", name): count - k for k in range(3) for name, count in (("a.avi", 3), ("b.mp4", 4), ("walk", 6))
+        (f"position_{k}", name): count - k
+        for k in range(3) for name, count in (("a.avi", 3), ("b.mp4", 4), ("walk", 6))
     }
 
 
