@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from config.datasets import UNLABELLED
+from config.errors import UserError
 from config.options import Options
 from evaluation.evaluate import Evaluation, Tally
 from evaluation.evaluated_frames import EvaluatedFrame, evaluated_frames
@@ -56,6 +57,9 @@ def benchmark_carry(options: Options, device: torch.device) -> dict:
     parts = {"all frames": 0.0} | ({f"last {LAST:.0%}": 1 - LAST} if agreement else {})
     tallies = {part: Tally(evaluation.dataset.num_classes, methods=[*engines], positions=positions) for part in parts}
     lengths = [len(video) for video in evaluation.videos for _ in video]
+    past = PAST if max(lengths) > PAST and not options.early_stop else max(positions)
+    if max(lengths) <= past:
+        raise UserError(f"{options.data_path}: no frame has {past} before it; choose a smaller --eval-multi-step")
     items = resized(evaluation.loader, options.frame_size if "frame_size" in options.given else None)
     frames = evaluated_frames(
         engines, evaluation.videos, items, positions=positions, device=device, reference=agreement, show=True
@@ -67,7 +71,7 @@ def benchmark_carry(options: Options, device: torch.device) -> dict:
             shown = shown or frame
         first += [frame.image.cpu().numpy()] if len(first) < TIMED else []
         for part, begin in parts.items():
-            if frame.positions and frame.time >= max(0 if options.early_stop else PAST, begin * length):
+            if frame.positions and frame.time >= max(past, begin * length):
                 tallies[part].add(frame)
     rows = {part: values_of(tally, agreement) for part, tally in tallies.items()}
     size, times = first[0].shape, {name: milliseconds(engine, net, first) for name, engine in engines.items()}

@@ -294,6 +294,9 @@ def _check_output(options: Options) -> None:
         raise UserError("--video requires --stage gsv")
     if options.schedule == "budget" and not options.budget:
         raise UserError("--schedule budget requires --budget MILLISECONDS, the average time per frame")
+    streams = options.video or options.evaluate or options.benchmark == "schedule"
+    if options.schedule != "fixed" and not streams:
+        raise UserError(f"--schedule {options.schedule} is for --video, --evaluate 1 and --benchmark schedule; drop it")
     exported = (("gsv", "gsv"), ("gsv", "warp"), ("segnet", "per-frame"))
     if options.export and ((options.stage, options.method) not in exported or options.carry == "labels"):
         raise UserError(

@@ -57,9 +57,10 @@ class Options:
     intra: bool = _option(True, "feed the intra features of the current frame to the guided block")
     edge: bool = _option(True, "feed the edge map of the warped labels to the guided block")
     # data
-    dataset: str = _option("cityscapes_2k", "data set; custom: your own, described by --data-path", choices=NAMES)
+    dataset: str = _option("cityscapes_2k", "data set; custom: your own, described by --data-path; unlabelled: videos, "
+                         "to be compared with the segmenter itself", choices=NAMES)
     data_path: str = _option("", "folder of the data set (default: data/NAME); custom: its YAML file, see "
-                             "docs/custom_data.md", shown="PATH")
+                             "docs/custom_data.md; unlabelled: a video, frames, or a folder of these", shown="PATH")
     split: tuple[str, ...] = _option((), "split that --evaluate 1 reads (default: val), or splits that --check 1 reads "
                                      "(default: train val)", kind=str, count="+", shown="NAME")
     class_map: str = _option("", "YAML file: which class of the data set each class of the segmenter becomes, where "

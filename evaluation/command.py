@@ -53,7 +53,7 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
             write_picture(folder / "visualization" / f"{frame.source.labelled.name}.png", picture)
     worst, others = examples.worst(), examples.random()
     metrics = replace(evaluation.metrics(tally)[method], worst=tuple(example.worst_frame() for example in worst))
-    if ranks.first and options.reference == "segmenter":
+    if ranks.first and options.reference == "segmenter" and options.schedule == "fixed":
         first = [item["image"] for item in islice(evaluation.loader, FRAMES)]
         settings: dict[str, Any] = dict(method=method, carry=options.carry, scale=options.scale, device=device)
         metrics = replace(metrics, milliseconds=frame_times(net, first, **settings) if len(first) > 1 else None)

@@ -16,9 +16,10 @@ FRAMES, ROUNDS = 4, 3  # of a group that is timed; groups, after one to warm up
 
 def frame_times(
     net: GSVNet, frames: Sequence[torch.Tensor], *, method: str, carry: str, scale: float, device: torch.device
-) -> dict[str, float | int | None]:
+) -> dict[str, float | int | None] | None:
     """Milliseconds of a frame on average by keyframe interval, from the frame (H,W,3) uint8 in memory to its label map,
-    in plain PyTorch: a keyframe's and a propagated frame's median, weighted. frames: some of a video."""
+    in plain PyTorch: a keyframe's and a propagated frame's median, weighted. frames: some of a video; None where there
+    are too few of one size."""
     engine = build_engine("eager", net, scale=scale, device=device, method=method, carry=carry)
     segmenter = VideoSegmenter(net, engine=engine, schedule=FixedInterval(FRAMES))
     seconds: dict[bool, list[float]] = {True: [], False: []}  # by whether it is a keyframe
@@ -28,5 +29,7 @@ def frame_times(
         segmenter(frame)
         if number >= FRAMES:
             seconds[segmenter.was_keyframe].append(time.perf_counter() - began)
+    if not all(seconds.values()):
+        return None
     keyframe, propagated = (1e3 * statistics.median(seconds[x]) for x in (True, False))
     return {str(n): (keyframe + (n - 1) * propagated) / n for n in INTERVALS}

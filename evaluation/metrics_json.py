@@ -112,7 +112,9 @@ class Metrics:
     ) -> "Metrics":
         """Score confusion matrices by position. temporal: by keyframe interval; settings: all other fields."""
         positions = tuple(_position_scores(k, matrix, classes) for k, matrix in sorted(matrices.items()))
-        rows = (over_interval(positions, n, (temporal or {}).get(n)) for n in range(1, positions[-1].position + 2))
+        # The positions of a stream with a schedule hold different frames: no average over an interval.
+        longest = positions[-1].position + 1 if settings.get("schedule") is None else 0
+        rows = (over_interval(positions, n, (temporal or {}).get(n)) for n in range(1, longest + 1))
         known = [row.miou for row in positions if row.miou is not None]
         return cls(
             classes=list(classes), positions=positions, intervals=tuple(row for row in rows if row is not None),

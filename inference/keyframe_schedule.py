@@ -85,10 +85,11 @@ class Residual(Schedule):
         flow = self._flow(before, seen, size_of(now))
         self.carried = warp(self.carried, flow)
         share, usual = failed(self.carried, now), failed(warp(single, flow), now)
-        self.frames += 1
-        usual = usual if self.frames == 1 else min(usual, CAP * max(self.usual, LEAST))
-        self.usual += (usual - self.usual) * max(MEMORY, 1 / self.frames)
         cut = share - self.share > JUMP or roughness(flow) > ROUGH
+        if not cut:
+            self.frames += 1
+            usual = usual if self.frames == 1 else min(usual, CAP * max(self.usual, LEAST))
+            self.usual += (usual - self.usual) * max(MEMORY, 1 / self.frames)
         self.sum, self.share = self.sum + share, share
         return cut or self.sum > self.threshold * max(self.usual, LEAST)
 

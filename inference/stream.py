@@ -2,7 +2,7 @@
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,9 @@ class VideoSegmenter:
         """Without any training: a segmenter by its name of --segnet, whose labels are moved along DIS between
         keyframes. weights: its file, where it takes one. Raises UserError."""
         given = {"segnet": segnet, "segnet_weights": weights, "method": "warp", "optical_flow_network": "dis",
-                 "carry": "labels"}
+                 "carry": "labels", "video": "frames", "output": ("labels",)}  # of a video, the classes are its own
         check_segmenter_name(segnet)
-        options = resolve({name: value for name, value in given.items() if value})
-        return cls.from_options(replace(options, video="frames"), **settings)  # so that the classes are its own
+        return cls.from_options(resolve({name: value for name, value in given.items() if value}), **settings)
 
     @classmethod
     def from_released(cls, weights_dir: str | Path, segnet: str = "swiftnet", **settings: Any) -> "VideoSegmenter":

@@ -117,9 +117,9 @@ def segment(
         closing(read_ahead(_seen(images, segmenter))) as seen_images,
         progress_bar(total=frames.count, description=frames.name, unit="frame") as bar,
     ):
-        for image, seen in seen_images:
-            began = time.perf_counter()
-            labels = segmenter.labels_of(seen)
+        for image, seen, spent in seen_images:
+            began = time.perf_counter() - spent
+            labels = segmenter.labels_of(seen, began=began)
             seconds += time.perf_counter() - began
             for writer in writers:
                 writer.put(frames.title(number), image, labels)
@@ -131,12 +131,13 @@ def segment(
     return number, keyframes, seconds
 
 
-def _seen(images: Iterable[np.ndarray], segmenter: VideoSegmenter) -> Iterator[tuple[np.ndarray, SeenFrame]]:
-    """The frames, each with what the segmenter sees of it: a classical flow, if any, is computed here."""
+def _seen(images: Iterable[np.ndarray], segmenter: VideoSegmenter) -> Iterator[tuple[np.ndarray, SeenFrame, float]]:
+    """The frames, each with what the segmenter sees of it, a classical flow included, and the seconds it took."""
     seen = None
     for image in images:
+        began = time.perf_counter()
         seen = segmenter.see(image, seen)
-        yield image, seen
+        yield image, seen, time.perf_counter() - began
 
 
 def _writers(

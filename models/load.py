@@ -15,6 +15,7 @@ from config.options import FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, ta
 from config.segmenters import NATIVE
 from models import released
 from models.build import build_flow, build_segmenter
+from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
 from models.identity import SegmenterIdentity
@@ -261,6 +262,10 @@ def _load(net: GSVNet, weights: Weights, options: Options) -> GSVNet:
         start, build = weights.for_other_classes, partial(GuidedConv, use_intra=options.intra, use_edge=options.edge)
         head = _head(build, options) if start else ()
         released.load_guided(net.guided, weights.guided, head, _others(weights.guided, options))
+        recorded = weights.guided.content.get("flow")
+        if isinstance(net.flow, DISFlow) and isinstance(recorded, Mapping) and recorded.get("name") == "dis":
+            net.flow.side = options.dis_side if "dis_side" in options.given else int(recorded["side"])
+            net.flow.preset = options.dis_preset if "dis_preset" in options.given else str(recorded["preset"])
     if weights.flow is not None:
         released.load_flow(net.flow, weights.flow, options.optical_flow_network)
     return net

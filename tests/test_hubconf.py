@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import hubconf
 from config.command_line import parse
 from config.errors import UserError
+from inference.stream import VideoSegmenter
 from models.released import GSVNET_FILES, SEGMENTER_FILES
+from tests.models.tiny_networks import user_file
 from utils.files import write_json
 from utils.run_folder import BEST
 
@@ -110,3 +113,15 @@ def test_any_segmenter(weights, tmp_path, trained):
     with pytest.raises(UserError, match="did you mean swiftnet"):
         hubconf.segmenter(name="swiftnot")
     assert hubconf.gsvnet(run=str(trained), interval=2).schedule.interval == 2
+
+
+def test_any_segmenter_without_training(tmp_path):
+    """As documented: its labels are moved along DIS, and its classes are its own."""
+    name = f"{user_file(tmp_path)}:pair"
+    for segmenter in (hubconf.gsvnet(segnet=name, interval=2), VideoSegmenter.from_segmenter(name)):
+        frames = np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8)
+        labels = list(segmenter.stream(frames))
+        assert labels[0].shape == (64, 96) and len(segmenter.classes) == 4
+        assert segmenter.engine.method.flow is not None and segmenter.state.last.labels is not None
+    with pytest.raises(UserError, match="give run=FOLDER, .* or segnet=NAME"):
+        hubconf.gsvnet()

@@ -2,6 +2,7 @@
 import statistics
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,3 +135,10 @@ def test_small_frames_change_at_a_cut_too():
     size = (40, 56)
     frames = panning([0] * 9, size=size) + panning([0] * 9, seed=5, size=size)
     assert keyframes(Residual(1e6), frames) == [0, 10]
+
+
+def test_frame_of_another_picture_at_the_beginning_changes_nothing_after_it():
+    drive = panning([2] * 60)
+    alone, behind = keyframes(Residual(7.0), drive), keyframes(Residual(7.0), [np.zeros_like(drive[0]), *drive])
+    assert behind[:2] == [0, 1] and all(abs(a + 1 - b) <= 1 for a, b in zip(alone, behind[1:]))
+    assert len(behind) == len(alone) + 1

@@ -288,3 +288,9 @@ def test_side_of_dis_can_be_changed_for_a_run_over_dis(tmp_path):
     (tmp_path / "parameters.json").write_text(json.dumps(recorded(options)))
     words = ["--evaluate", "1", "--resume", str(tmp_path / "checkpoint.pth.tar"), "--dis-side", "128"]
     assert with_run(parse(words)).dis_side == 128
+
+
+@pytest.mark.parametrize("words", [["--dataset", "synthetic"], ["--benchmark", "video"]])
+def test_schedule_without_a_stream_is_refused(words, capsys):
+    assert main([*words, "--schedule", "residual"]) == 2
+    assert "--schedule residual is for --video, --evaluate 1" in capsys.readouterr().err
