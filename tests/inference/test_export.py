@@ -144,7 +144,8 @@ def test_example_finds_the_programs_labels_with_numpy_and_without_torch(exports,
         assert (found == table[labels]).mean() >= 0.999, number
 
 
-FLOWS = {"light": "light", "none": "none", "dis": {"name": "dis", "side": 48, "preset": "medium"}}
+SMALL_DIS = {"name": "dis", "side": 48, "preset": "medium", "opencv_preset": 2, "finest_scale": 1}
+FLOWS = {"light": "light", "none": "none", "dis": SMALL_DIS}
 MOTION = {"light": "previous_view", "none": "previous_view", "dis": "flow"}  # the input that tells it
 
 
