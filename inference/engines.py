@@ -24,6 +24,7 @@ from models.label_map import label_map
 from models.methods.base import Method, SeenFrame
 from models.resize import nearest
 from models.steps import KeyframeStep, ViewStep
+from models.warp import warp_labels
 from utils.device import PRECISIONS, autocast
 from utils.logging import logger
 
@@ -75,7 +76,8 @@ class Engine:
         """The state of one stream -> class indices (H,W) uint8 at `size`, on the CPU."""
         if state.labels is None:
             return label_map(state.logits, size).cpu()
-        return nearest(state.labels[0], size).cpu()
+        labels = state.labels if state.flow is None else warp_labels(state.labels, state.flow)  # (1,H,W)
+        return nearest(labels[0], size).cpu()
 
     def run(self, name: str, *inputs: Tensor) -> Tensor:
         """The output of one of the method's networks."""

@@ -17,27 +17,31 @@ class State:
     """What the next frame needs of one frame.
 
     logits: (N,C,h,w) float32. view: (N,3,h,w), the frame as flow network and guided block see it (`FrameView`).
-    labels: (N,H,W) uint8, where a method carries the label map; the logits are then empty, (N,C,0,0).
+    labels: (N,H,W) uint8, where a method carries the keyframe's label map; the logits are then empty, (N,C,0,0). flow:
+    (N,2,h,w), as in `warp_labels`, from this frame to the keyframe; None where it is the keyframe, or nothing moves.
     """
 
     logits: Tensor
     view: Tensor
     labels: Tensor | None = None
+    flow: Tensor | None = None
 
     def split(self) -> "list[State]":
         """The states of the N streams."""
         count = len(self.logits)
-        labels = [None] * count if self.labels is None else self.labels.split(1)
+        labels, flows = ([None] * count if x is None else x.split(1) for x in (self.labels, self.flow))
         views = [self.view] * count if len(self.view) < count else self.view.split(1)
-        return [State(*parts) for parts in zip(self.logits.split(1), views, labels)]
+        return [State(*parts) for parts in zip(self.logits.split(1), views, labels, flows)]
 
 
 def joined(states: Sequence[State], *, one_view: bool = False) -> State:
     """The states of several streams, or of several groups of one stream, whose view is the same (`one_view`)."""
     views, labels = [state.view for state in states], [state.labels for state in states if state.labels is not None]
+    moved = next((state.flow for state in states if state.flow is not None), None)
+    flows = [torch.zeros_like(moved) if state.flow is None else state.flow for state in states if moved is not None]
     return State(
         torch.cat([state.logits for state in states]), views[0] if one_view else torch.cat(views),
-        torch.cat(labels) if labels else None,
+        torch.cat(labels) if labels else None, torch.cat(flows) if flows else None,
     )
 
 

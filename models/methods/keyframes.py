@@ -10,7 +10,7 @@ from models.label_map import label_map
 from models.methods.base import Method, Run, SeenFrame
 from models.resize import grid_size
 from models.steps import FlowStep, KeyframeStep, PropagationStep, PropagationStepWithFlow, SegmenterStep, Step
-from models.warp import warp_labels
+from models.warp import warp
 
 
 class Unguided(nn.Module):
@@ -61,8 +61,11 @@ class CarryLogits(PerFrame):
 
 
 class CarryLabels(PerFrame):
-    """Moves the keyframe's label map at full size along the flow, each pixel from the nearest. The map is made of the
-    segmenter's logits at its own stride, which may be finer than the grid."""
+    """Keeps the keyframe's label map at full size, and the flow from the present frame to the keyframe.
+
+    The map is moved along it when it is asked for (`warp_labels`), only once, since each move rounds to whole pixels.
+    It is made of the segmenter's logits at its own stride, which may be finer than the grid.
+    """
 
     def __init__(self, net: GSVNet, keyframe: SegmenterStep, *, moves: bool):
         super().__init__(net, keyframe)
@@ -81,9 +84,8 @@ class CarryLabels(PerFrame):
         return State(logits[:, :, :0, :0], seen.view, labels)
 
     def next(self, run: Run, state: State, seen: SeenFrame) -> State:
-        assert state.labels is not None  # from `first`
         if not self.moves:
             return replace(state, view=seen.view)
         flow = seen.flow if self.flow else run("flow", state.view, seen.view)  # (N,2,h,w) of its own size
         assert flow is not None  # `seen` follows the state's frame
-        return replace(state, view=seen.view, labels=warp_labels(state.labels, flow))
+        return replace(state, view=seen.view, flow=flow if state.flow is None else flow + warp(state.flow, flow))

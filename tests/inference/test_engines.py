@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from config.errors import UserError
 from config.options import ENGINES as NAMES
@@ -22,7 +21,7 @@ from models.gsvnet import GSVNet, State
 from models.guided_conv import GuidedConv
 from models.methods.base import SeenFrame
 from models.released import released_name
-from models.segmenters.base import Segmenter
+from tests.models.tiny_networks import TinySegmenter
 from tests.released import fill, filled_gsvnet
 
 CPU = torch.device("cpu")
@@ -41,21 +40,6 @@ def agreement(net, engine, frames) -> float:
     expected = list(VideoSegmenter(net).stream(frames))
     assert all(len(np.unique(labels)) > 1 for labels in expected)
     return min((a == b).mean() for a, b in zip(expected, VideoSegmenter(net, engine=engine).stream(frames)))
-
-
-class TinySegmenter(Segmenter):
-    """Quick to compile and export."""
-
-    classes, stride = 5, 4
-    pixel_mean = view_mean = (100.0, 110.0, 120.0)
-    pixel_std = view_std = (50.0, 60.0, 70.0)
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, self.classes, 7, stride=self.stride, padding=3)
-
-    def forward(self, image):
-        return self.conv(image)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from config.errors import UserError
@@ -21,7 +20,7 @@ from models.gsvnet import GSVNet, joined
 from models.guided_conv import GuidedConv
 from models.released import released_name
 from models.resize import scaled_size
-from models.segmenters.base import Segmenter
+from tests.models.tiny_networks import TinySegmenter
 from tests.plain_gsvnet import normalised, plain_keyframe, plain_view
 from tests.released import fill
 
@@ -40,25 +39,10 @@ carrying = pytest.mark.parametrize("method, flow, carry", LOGITS[1:] + LABELS)  
 with_dis = pytest.mark.parametrize("method, carry", [("gsv", "logits"), ("warp", "logits"), ("warp", "labels")])
 
 
-class Tiny(Segmenter):
-    """A quick segmenter whose labels follow the colours."""
-
-    classes, stride = 5, 4
-    pixel_mean = view_mean = (100.0, 110.0, 120.0)
-    pixel_std = view_std = (50.0, 60.0, 70.0)
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, self.classes, 7, stride=self.stride, padding=3)
-
-    def forward(self, image):
-        return self.conv(image)
-
-
 @cache
 def network(flow: str) -> GSVNet:
     name, settings = FLOWS[flow]
-    net = GSVNet(fill(Tiny()), fill(build_flow(name=name, **settings)), fill(GuidedConv(Tiny.classes), released_name))
+    net = GSVNet(fill(TinySegmenter()), fill(build_flow(name=name, **settings)), fill(GuidedConv(5), released_name))
     if flow == "light":
         net.flow.toflow.bias.data.copy_(torch.tensor([5.0, -3.0]))  # quarters of a grid pixel
     return net.eval()
@@ -84,22 +68,35 @@ def moving(size=(72, 100), count=6, seed=3) -> tuple[np.ndarray, ...]:
 
 def plain_labels(method, flow, carry, frames) -> list[np.ndarray]:
     """Label maps (H,W) of a stream."""
-    net, found, logits, labels, previous = network(flow), [], None, None, None
+    net, found, logits, labels, previous, total = network(flow), [], None, None, None, None
     for t, frame in enumerate(frames):
         image, size = torch.from_numpy(frame).permute(2, 0, 1)[None], frame.shape[:2]
         if method == "per-frame" or t % INTERVAL == 0:
             logits = plain_keyframe(net, image).logits
             labels = largest(logits if carry == "logits" else own_logits(net, image), size)
+            keyframe, total = labels, None
         elif method != "copy" and carry == "logits":
             logits = moved(logits, plain_flow(flow, previous, frame, logits.shape[-2:]))
             if method == "gsv":
                 logits = net.guided(logits, plain_view(net, image))
             labels = largest(logits, size)
         elif method != "copy":
-            labels = moved_labels(labels, plain_flow(flow, previous, frame, size))
+            small = own_size(flow, size)
+            step = plain_flow(flow, previous, frame, small)
+            total = step if total is None else step + moved(torch.from_numpy(total)[None], step)[0].numpy()
+            full = cv2.resize(total.transpose(1, 2, 0), size[::-1], interpolation=cv2.INTER_LINEAR)
+            labels = moved_labels(keyframe, full.transpose(2, 0, 1) * scales(small, size))
         found.append(labels)
         previous = frame
     return found
+
+
+def own_size(flow, size) -> tuple[int, int]:
+    """Size at which a flow is computed: DIS's pictures, or the grid."""
+    if flow == "light":
+        return max(1, size[0] // 8), max(1, size[1] // 8)
+    shrink = min(1, network(flow).flow.side / min(size))
+    return round(size[0] * shrink), round(size[1] * shrink)
 
 
 def own_logits(net, image) -> torch.Tensor:
@@ -367,3 +364,25 @@ def test_two_streams_of_different_sizes_that_take_turns_are_two_streams(method, 
 def test_invalid_methods_are_refused(settings):
     with pytest.raises(UserError):
         VideoSegmenter(network("light"), **settings)
+
+
+@pytest.mark.parametrize("speed", [0.3, 0.45, 0.6, 1.0])
+def test_labels_follow_slow_motion_over_many_frames(speed):
+    """Each frame moves by less than a pixel; the keyframe's map is moved once, by the sum."""
+    engine, (height, width), count = engine_of("warp", "dis", "labels"), (72, 100), 21
+    picture = cv2.GaussianBlur(moving((height, width + 40), count=1)[0], (0, 0), 1.5)
+    frames = [
+        cv2.warpAffine(picture, np.float32([[1, 0, -speed * t], [0, 1, 0]]), (width, height), flags=cv2.INTER_LINEAR)
+        for t in range(count)
+    ]
+    seen = engine.see(torch.from_numpy(frames[0])[None])
+    state, sum_of_steps = engine.first(seen), 0.0
+    keyframe = engine.labels(state, (height, width))
+    for frame in frames[1:]:
+        seen = engine.see(torch.from_numpy(frame)[None], seen)
+        state = engine.next(state, seen)
+        sum_of_steps += float(seen.flow[0, 0, 12:-12, 12:60].median())
+    assert sum_of_steps > 0.9 * speed * (count - 1)
+    shift, labels = round(sum_of_steps), engine.labels(state, (height, width))
+    same_place = labels[12:-12, 12:50] == keyframe[12:-12, 12 + shift : 50 + shift]
+    assert same_place.float().mean() > 0.9 > (labels == keyframe).float().mean()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.segmenters.base import Segmenter
 from tests.models import user_network
 from tests.released import parameter_value
 
@@ -101,3 +102,18 @@ def user_file(folder: Path) -> Path:
     for name, network in (("net", user_network.Net().eval()), ("training", user_network.Net().train())):
         torch.export.save(torch.export.export(network, (torch.zeros(1, 3, *PROGRAM_SIZE),)), folder / f"{name}.pt2")
     return path
+
+
+class TinySegmenter(Segmenter):
+    """Quick to run, compile and export; its labels follow the colours."""
+
+    classes, stride = 5, 4
+    pixel_mean = view_mean = (100.0, 110.0, 120.0)
+    pixel_std = view_std = (50.0, 60.0, 70.0)
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, self.classes, 7, stride=self.stride, padding=3)
+
+    def forward(self, image):
+        return self.conv(image)
