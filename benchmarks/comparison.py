@@ -21,6 +21,7 @@ from inference.engines import Engine, build_engine
 from models.build import build_gsvnet
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
+from models.label_map import label_map
 from models.resize import GRID_STRIDE, grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.device import synchronise
@@ -43,13 +44,14 @@ class Row:
     flow: str | None = None
     published: tuple[float | None, ...] = (None,) * 5
     method: str = "gsv"
+    carry: str = "logits"
 
     @property
     def name(self) -> str:
         """The model's name in the tables."""
         segmenter = f"{ {'swiftnet': 'SwiftNet-R18', 'bisenet': 'BiSeNet-R18'}[self.segnet]} {self.scale:g}"
         if self.method == "warp":
-            return f"{segmenter}, warped along {self.flow}"
+            return f"{segmenter}, {self.carry} moved along {self.flow}"
         return segmenter if self.flow is None else f"GSVNet {segmenter}, {self.flow} flow"
 
 
@@ -59,8 +61,8 @@ ROWS = (
     Row("bisenet", 0.75, "light", (72.0, 70.5, 123, None, None)),
     Row("swiftnet", 0.75, "flownet"),
     Row("bisenet", 0.75, "flownet"),
-    Row("swiftnet", 0.75, "dis", method="warp"),
-    Row("bisenet", 0.75, "dis", method="warp"),
+    Row("swiftnet", 0.75, "dis"),
+    *(Row(name, 0.75, "dis", method="warp", carry=x) for name in ("swiftnet", "bisenet") for x in ("logits", "labels")),
     Row("swiftnet", 1.0),
     Row("swiftnet", 0.75, None, (74.4, 74.4, 63, 47.2, 58.5)),
     Row("swiftnet", 0.5, None, (None, None, None, 47.2, 26.0)),
@@ -125,7 +127,7 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     before = measure.memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
-    settings: dict[str, Any] = dict(device=device, amp=options.amp, method=row.method)
+    settings: dict[str, Any] = dict(device=device, amp=options.amp, method=row.method, carry=row.carry)
     engine = build_engine(options.engine, net, scale=row.scale, **settings)
     image, logits = sample_inputs(classes, measure.frame_size(options))
     logits = logits.to(device)
@@ -175,14 +177,16 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
     """From the frame's bytes to the label map's; the label map is that of `logits`, see `sample_inputs`."""
     seen = engine.see(image)
     state = State(logits, seen.view)
+    if row.carry == "labels":
+        state = State(logits[:, :, :0, :0], seen.view, label_map(logits, seen.size)[None])
 
     def keyframe() -> None:
         engine.first(seen if row.flow is None else engine.see(image))  # no flow: no view of its own
         engine.labels(state, seen.size)
 
     def propagated() -> None:
-        engine.next(state, engine.see(image, seen))
-        engine.labels(state, seen.size)
+        after = engine.next(state, engine.see(image, seen))
+        engine.labels(after if row.carry == "labels" else state, seen.size)
 
     return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.flow is not None else {})
 
@@ -195,6 +199,7 @@ def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
     found: dict = dict.fromkeys(keys)
     for metrics in results:
         same = (metrics.method, metrics.segnet, metrics.scale) == (method, row.segnet, row.scale)
+        same &= metrics.reference == "labels" and metrics.schedule is None and metrics.carry == row.carry
         same &= row.flow is None or (metrics.flow == row.flow and metrics.intra and metrics.edge)
         scores = over_interval(metrics.positions, interval) if same else None
         if scores is not None:

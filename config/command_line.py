@@ -88,7 +88,8 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         options = with_method(options)
     if options.optical_flow_network not in LEARNED_FLOWS:
         options = dataclasses.replace(options, load_flow=False, train_optical_flow=False)
-    check_contradictions(options, given)
+    # A run that --resume names and that has not been read yet may have any flow.
+    check_contradictions(options, given, flow_known=run is not None or options.resume in ("0", "1"))
     return options
 
 
@@ -182,8 +183,9 @@ def check_value(
             raise UserError(f"{name} must be at most {high}, not {item}")
 
 
-def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
-    """Raise UserError if options exclude each other; `given`: those of the command line itself."""
+def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_known: bool = True) -> None:
+    """Raise UserError if options exclude each other; `given`: those of the command line itself. flow_known: whether the
+    options have the flow that will be used."""
     todo = tasks(options)
     if len(todo) > 1:
         raise UserError(f"{todo[0]} and {todo[1]} exclude each other; choose one")
@@ -207,7 +209,7 @@ def check_contradictions(options: Options, given: Mapping[str, Any]) -> None:
     if options.evaluate and len(options.split) > 1:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     _check_segmenter(options, given)
-    _check_method(options, given)
+    _check_method(options, given, flow_known)
     _check_data(options)
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
@@ -231,7 +233,7 @@ def _check_data(options: Options) -> None:
         raise UserError("--schedule budget depends on the machine's speed; with --evaluate 1, choose cut or residual")
 
 
-def _check_method(options: Options, given: Mapping[str, Any]) -> None:
+def _check_method(options: Options, given: Mapping[str, Any], flow_known: bool) -> None:
     """The method, its flow, and what it carries."""
     flow, todo = options.optical_flow_network, tasks(options)
     if flow not in LEARNED_FLOWS:
@@ -240,8 +242,10 @@ def _check_method(options: Options, given: Mapping[str, Any]) -> None:
         if given.get("flow_weights"):
             raise UserError(f"--flow-weights: --optical-flow-network {flow} has no weights; drop one of the two")
     for name in ("dis_side", "dis_preset"):
-        if name in given and flow != "dis" and options.resume == "0":
+        if name in given and flow != "dis" and flow_known:
             raise UserError(f"{flag(name)} has an effect only with --optical-flow-network dis; add that or drop it")
+    if flow == "dis" and options.benchmark in ("eval", "classes"):
+        raise UserError(f"--benchmark {options.benchmark} measures flow networks; drop --optical-flow-network dis")
     if not todo and options.method in ("copy", "warp"):
         raise UserError(f"--method {options.method} needs no training; use it with --evaluate 1 or --video")
     if options.benchmark == "carry" and "method" in given:
@@ -250,6 +254,9 @@ def _check_method(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--method auto is for --video; choose gsv, warp, copy or per-frame")
     if options.carry == "labels" and options.method not in ("copy", "warp"):
         raise UserError(f"--carry labels works with --method warp or copy, not {options.method}, which needs logits")
+    gridless = options.carry == "labels" and (flow == "dis" or options.method == "copy") and options.schedule == "fixed"
+    if "grid" in given and gridless:
+        raise UserError("--grid has no effect on --carry labels, which are carried at full size; drop one of the two")
 
 
 def _check_segmenter(options: Options, given: Mapping[str, Any]) -> None:

@@ -11,9 +11,11 @@ from dataloaders.images import id_table
 from evaluation.evaluate import Evaluation
 from evaluation.example_frames import ExampleFrames, example_frame, panel
 from evaluation.frame_times import FRAMES, frame_times
-from evaluation.metrics_json import Metrics
+from evaluation.metrics_json import Fraction, Metrics
 from evaluation.report import report
 from evaluation.tables import as_csv, console, markdown
+from models.flow_dis import DISFlow
+from models.gsvnet import GSVNet
 from models.load import networks_for_inference
 from models.load_segmenter import classes_of
 from utils.distributed import Ranks, from_all_ranks
@@ -53,10 +55,10 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
             write_picture(folder / "visualization" / f"{frame.source.labelled.name}.png", picture)
     worst, others = examples.worst(), examples.random()
     metrics = replace(evaluation.metrics(tally)[method], worst=tuple(example.worst_frame() for example in worst))
+    if isinstance(net.flow, DISFlow) and method in ("gsv", "warp"):
+        metrics = replace(metrics, flow_settings=net.flow.settings)
     if ranks.first and options.reference == "segmenter" and options.schedule == "fixed":
-        first = [item["image"] for item in islice(evaluation.loader, FRAMES)]
-        settings: dict[str, Any] = dict(method=method, carry=options.carry, scale=options.scale, device=device)
-        metrics = replace(metrics, milliseconds=frame_times(net, first, **settings) if len(first) > 1 else None)
+        metrics = replace(metrics, milliseconds=milliseconds_of(evaluation, net))
     if ranks.first:
         for line in console(metrics):
             logger.info("%s", line)
@@ -68,3 +70,10 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
         write_text(folder / "report.html", report(metrics, worst, others, dataset))
         logger.info("metrics.json, metrics.csv, metrics.md, report.html: %s", folder)
     return metrics
+
+
+def milliseconds_of(evaluation: Evaluation, net: GSVNet) -> dict[str, Fraction] | None:
+    """`frame_times` on the first frames that are evaluated, by the method of the options."""
+    options, first = evaluation.options, [item["image"] for item in islice(evaluation.loader, FRAMES)]
+    settings: dict[str, Any] = dict(method=options.method, carry=options.carry, scale=options.scale)
+    return frame_times(net, first, device=evaluation.device, **settings) if len(first) > 1 else None

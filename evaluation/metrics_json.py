@@ -79,9 +79,9 @@ class Metrics:
     """What an evaluation of one method found; the fields are in the order of the file's keys. avg_miou: mean of the
     positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, the released program's
     average. reference: what the labels are, the data set's or the segmenter's own. schedule: of streams, in place of
-    positions that all frames have. milliseconds: of a frame on average, by keyframe interval. Written only where they
-    were determined: `temporal_flow`, `reference_temporal`, `schedule`, `milliseconds`, `worst`; and unless they are
-    val, labels and logits: `split`, `reference`, `carry`."""
+    positions that all frames have. milliseconds: of a frame on average, by keyframe interval. flow_settings: of
+    DIS. Written only where they were determined: `temporal_flow`, `reference_temporal`, `flow_settings`, `schedule`,
+    `milliseconds`, `worst`; and unless they are val, labels and logits: `split`, `reference`, `carry`."""
 
     dataset: str
     split: str = "val"
@@ -92,6 +92,7 @@ class Metrics:
     method: str
     scale: float | int
     carry: str = "logits"
+    flow_settings: dict[str, Any] | None = None
     reference: str = "labels"
     schedule: ScheduleUse | None = None
     classes: Sequence[str] = ()
@@ -128,7 +129,8 @@ class Metrics:
         for row in content["intervals"]:
             row |= row.pop("temporal") or {}
         usual: dict[str, Any] = {"split": "val", "reference": "labels", "carry": "logits"}  # not written
-        usual |= dict.fromkeys(("temporal_flow", "reference_temporal", "schedule", "milliseconds", "worst"))
+        known = ("temporal_flow", "reference_temporal", "flow_settings", "schedule", "milliseconds", "worst")
+        usual |= dict.fromkeys(known)
         return {key: x for key, x in content.items() if key not in usual or x != usual[key]}
 
     @classmethod

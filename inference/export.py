@@ -174,7 +174,7 @@ def description(net: GSVNet, options: Options, described: dict) -> dict:
     if isinstance(net.flow, DISFlow) and not alone:
         preset, finest = PRESETS[net.flow.preset]
         settings = {"opencv_preset": preset, "finest_scale": finest}
-        flow = {"name": "dis", "side": net.flow.side, "preset": net.flow.preset, **settings}
+        flow = {"name": "dis", **net.flow.settings, **settings}
         loop = _FLOW_LOOP
     if not alone and "keyframe" not in described:
         loop = (loop[0], _OWN_KEYFRAME, *loop[2:])

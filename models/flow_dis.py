@@ -26,6 +26,11 @@ class DISFlow(nn.Module):
         super().__init__()
         self.side, self.preset = side, preset
 
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """What distinguishes it from another, as checkpoints, exports and metrics record it."""
+        return {"side": self.side, "preset": self.preset}
+
     def look_size(self, frame: tuple[int, int]) -> tuple[int, int]:
         """Size (H',W') of the grey pictures of frames (H,W), before small ones are padded."""
         shrink = min(1.0, self.side / min(frame))

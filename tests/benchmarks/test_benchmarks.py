@@ -132,7 +132,7 @@ def test_comparison_has_every_row_with_measured_and_published_figures(small, tmp
     path = tmp_path / "table.json"
     words = ("--engine", "eager", "--results", tmp_path / "metrics.json", tmp_path / "ablation.json")
     found = {row["name"]: row for row in benchmark("table", path, *words)["rows"]}
-    assert len(found) == 12
+    assert len(found) == 15
     ours = found["GSVNet SwiftNet-R18 0.75, light flow"]
     assert (ours["avg_miou"], ours["min_miou"]) == (pytest.approx(0.5), 0.4) and ours["published"][:2] == [72.5, 70.3]
     assert ours["pooled_miou"] == pytest.approx(18 / 30 / 2)

@@ -294,3 +294,14 @@ def test_side_of_dis_can_be_changed_for_a_run_over_dis(tmp_path):
 def test_schedule_without_a_stream_is_refused(words, capsys):
     assert main([*words, "--schedule", "residual"]) == 2
     assert "--schedule residual is for --video, --evaluate 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--resume", "1", "--evaluate", "1", "--dis-side", "128"], "--dis-side has an effect only with"),
+    (["--benchmark", "eval", "--optical-flow-network", "dis"], "--benchmark eval measures flow networks"),
+    (["--benchmark", "classes", "--optical-flow-network", "dis"], "--benchmark classes measures flow networks"),
+    (["--video", "demo", "--output", "o", "--grid", "4"], "--grid has no effect on --carry labels"),
+])
+def test_options_that_would_be_ignored_are_refused(words, message, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err

@@ -45,6 +45,8 @@ class PropagationStage(Stage):
         self.dis = flow if isinstance(flow := flow_of(options), DISFlow) else None
         self.passes = self._clips()
         self.net = (net or networks_for_training(options, resumed)).to(device)
+        if self.dis is not None and isinstance(self.net.flow, DISFlow):  # which may have a checkpoint's settings
+            self.dis.side, self.dis.preset = self.net.flow.side, self.net.flow.preset
         self.net.segmenter.to(memory_format=torch.channels_last).requires_grad_(False)
         self.net.guided.filter_bank.requires_grad_(options.train_filter)
         self.net.flow.requires_grad_(options.train_optical_flow)
@@ -150,7 +152,7 @@ class PropagationStage(Stage):
 
     def _flow_entry(self) -> dict:
         """What the checkpoint records of the flow."""
-        settings = {"side": self.dis.side, "preset": self.dis.preset} if self.dis is not None else {}
+        settings = self.net.flow.settings if isinstance(self.net.flow, DISFlow) else {}
         return {"name": self.options.optical_flow_network, **settings}
 
     def evaluate(self) -> Metrics | None:
