@@ -38,8 +38,8 @@ def dis_flow() -> FlowBetween:
 
     def between(first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[:2]
-        ahead, look = (dis.look(x.cpu().numpy()) for x in (second, first))  # small frames are padded
-        flow = dis.between(ahead, look, (look.shape[0], look.shape[1]))[:, :height, :width]  # (2,H,W)
+        ahead, look = (dis.look(x.cpu().numpy()) for x in (second, first))
+        flow = dis.between(ahead, look, (height, width))  # (2,H,W)
         return torch.from_numpy(flow.transpose(1, 2, 0).copy()).to(first.device)
 
     return between

@@ -32,7 +32,7 @@ class DISFlow(nn.Module):
         return {"side": self.side, "preset": self.preset}
 
     def look_size(self, frame: tuple[int, int]) -> tuple[int, int]:
-        """Size (H',W') of the grey pictures of frames (H,W), before small ones are padded."""
+        """Size (H',W') of the grey pictures of frames (H,W)."""
         shrink = min(1.0, self.side / min(frame))
         return max(1, round(frame[0] * shrink)), max(1, round(frame[1] * shrink))
 
@@ -40,9 +40,7 @@ class DISFlow(nn.Module):
         """Frame (H,W,3) uint8 RGB -> the grey picture (H',W') uint8 of it that `between` compares."""
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)  # (H,W)
         height, width = self.look_size((grey.shape[0], grey.shape[1]))
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-        bottom, right = max(0, LEAST - height), max(0, LEAST - width)
-        return cv2.copyMakeBorder(grey, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else grey
+        return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
 
     def along(self, clip: np.ndarray) -> np.ndarray:
         """Frames (T,H,W,3) uint8 RGB of a clip -> flow (T-1,2,H',W') from each to the one before it, in pixels of the
@@ -53,11 +51,13 @@ class DISFlow(nn.Module):
     def between(self, previous: np.ndarray, current: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Two looks (H',W') of frames in their order -> flow (2,h,w) float32 at `size`, from the current frame to the
         previous one, x first, in pixels of `size` with corners aligned."""
-        flow = _engine(self.preset).calc(current, previous, None)  # type: ignore[call-overload]  # no initial flow
-        height, width = size
-        way = cv2.INTER_AREA if height < flow.shape[0] else cv2.INTER_LINEAR
+        (rows, columns), (height, width) = current.shape, size
+        padded = (0, max(0, LEAST - rows), 0, max(0, LEAST - columns))
+        looks = [cv2.copyMakeBorder(look, *padded, cv2.BORDER_REPLICATE) for look in (current, previous)]
+        flow = _engine(self.preset).calc(*looks, None)[:rows, :columns]  # type: ignore[call-overload]  # no initial flow
+        way = cv2.INTER_AREA if height < rows else cv2.INTER_LINEAR
         # A frame of one row or column has no displacement across it.
-        flow *= np.array([(width - 1) / (flow.shape[1] - 1), (height - 1) / (flow.shape[0] - 1)], np.float32)
+        flow = flow * np.array([(width - 1) / max(columns - 1, 1), (height - 1) / max(rows - 1, 1)], np.float32)
         if (height, width) != flow.shape[:2]:
             flow = cv2.resize(flow, (width, height), interpolation=way)  # (h,w,2)
         return np.ascontiguousarray(flow.transpose(2, 0, 1))

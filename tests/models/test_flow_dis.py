@@ -68,3 +68,21 @@ def test_nearest_keeps_corners():
     labels = torch.arange(6).view(2, 3)
     assert nearest(labels, (3, 5)).tolist() == [[0, 0, 1, 2, 2], [0, 0, 1, 2, 2], [3, 3, 4, 5, 5]]
     assert nearest(labels, (2, 3)) is labels
+
+
+@pytest.mark.parametrize("size", [(12, 200), (10, 300), (200, 12)])
+def test_flow_of_frames_below_the_least_size_of_dis_is_cropped(size, monkeypatch):
+    """DIS sees a padded picture; its flow is that of the pixels that were there, in their units."""
+    seen = []
+
+    class Known:
+        def calc(self, current, previous, _):
+            seen.append(current.shape)
+            return np.dstack([np.full(current.shape, 2, np.float32), np.full(current.shape, 3, np.float32)])
+
+    monkeypatch.setattr("models.flow_dis._engine", lambda preset: Known())
+    dis = DISFlow()
+    looks = [dis.look(texture(*size)) for _ in range(2)]
+    flow = dis.between(*looks, size)
+    assert looks[0].shape == size and seen == [tuple(max(16, side) for side in size)]
+    assert (flow[0] == 2).all() and (flow[1] == 3).all()
