@@ -8,13 +8,11 @@ from torch import Tensor
 
 from config.errors import UserError
 from dataloaders.eval_videos import Video, VideoFrame
-from evaluation.keyframe_groups import VideoPropagation, VideoStream, plan_video
+from evaluation.keyframe_groups import VideoPropagation, VideoStream, own_logits, plan_video
 from inference.engines import Engine
 from inference.keyframe_schedule import Schedule
-from models.gsvnet import State, segment
+from models.gsvnet import State
 from models.label_map import label_map
-from models.resize import channels_first, size_of
-from models.steps import KeyframeStep
 from utils.logging import watched
 from utils.metrics import confusion_counts, scores
 
@@ -85,7 +83,6 @@ def evaluated_frames(
     predictions at one position, that of the stream with the schedule's keyframes. reference: labels are the segmenter's
     own of the frame. show: a progress bar. Raises UserError where the frames of a video differ in size.
     """
-    own = OwnLabels(next(iter(engines.values()))) if reference else None
     loaded = iter(watched(items, description=f"evaluate {', '.join(engines)}", unit="frame", show=show))
     for video in videos:
         plan = plan_video([frame.labelled is not None for frame in video], positions, intervals)
@@ -100,30 +97,14 @@ def evaluated_frames(
                     f"{source.path}: {found[1]} x {found[0]} pixels, but {video[0].path} of the same video has "
                     f"{size[1]} x {size[0]}"
                 )
-            label, keyframe = own(read["image"]) if own is not None else (item["label"], None)
-            states = walk.advance(read["image"], keyframe)
+            own = own_logits(next(iter(engines.values())), read["image"]) if reference else None
+            label = item["label"] if own is None else label_map(own, size[:2])
+            states = walk.advance(read["image"], own)
             possible = tuple(k for k in positions if k <= time)
             if schedule is not None:
                 possible = tuple(time - start for start in next(iter(states.values())))
             yield EvaluatedFrame(
-                source, time, item["image"], label.to(device), item["ahead"], item["visible"], states, engines,
+                source, time, item["image"], label, item["ahead"], item["visible"], states, engines,
                 possible if source.labelled is not None else (),
             )
     next(loaded, None)  # ends the progress bar
-
-
-class OwnLabels:
-    """The segmenter's own labels of a frame at full size, and its logits."""
-
-    def __init__(self, engine: Engine):
-        """engine: of a method that segments keyframes."""
-        step = engine.networks["keyframe"]
-        assert isinstance(step, KeyframeStep)
-        self.step, self.device = step, engine.device
-
-    @torch.inference_mode()
-    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Frame (H,W,3) uint8 RGB -> class indices (H,W) uint8, logits (1,C,h',w') at the segmenter's own stride."""
-        frame, step = channels_first(image[None].to(self.device)), self.step
-        logits = segment(step.segmenter, frame, step.scale)  # (1,C,h',w')
-        return label_map(logits, size_of(frame)), logits

@@ -2,12 +2,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from inference.engines import Engine
 from inference.keyframe_schedule import Schedule
-from models.gsvnet import State, joined
+from models.gsvnet import State, joined, segment
 from models.methods.base import SeenFrame
+from models.resize import channels_first
+from models.steps import KeyframeStep
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ def plan_video(labelled: Sequence[bool], positions: Iterable[int], intervals: It
     return Plan(tuple(keyframes), {start: t for t, starts in enumerate(keyframes) for start in starts})
 
 
+@torch.inference_mode()
+def own_logits(engine: Engine, image: Tensor) -> Tensor:
+    """Frame (H,W,3) uint8 RGB -> the logits (1,C,h',w') of the engine's keyframe segmenter, at its own stride."""
+    step = engine.networks["keyframe"]
+    assert isinstance(step, KeyframeStep)  # of every method that segments keyframes
+    return segment(step.segmenter, channels_first(image[None].to(engine.device)), step.scale)
+
+
 class VideoPropagation:
     """Goes through one video frame by frame. A keyframe is segmented once for all methods; the flow between two frames
     and a frame's intra features are computed once for all groups of a method."""
@@ -42,10 +53,10 @@ class VideoPropagation:
 
     def advance(self, image: Tensor, keyframe: Tensor | None = None) -> dict[str, dict[int, State]]:
         """The video's next frame, (H,W,3) uint8 RGB on the CPU -> the states of the plan, by method and keyframe.
-        keyframe: the frame's logits at the
-        segmenter's own stride, if they are known."""
+        keyframe: `own_logits` of the frame, if they are known."""
         t, needed = self.time, self.plan.keyframes[self.time]
-        found: dict[int, Tensor] = {}  # logits of the frame by the step that computed them
+        if keyframe is None and len(self.engines) > 1 and (needed or t in self.plan.last_use):
+            keyframe = own_logits(next(iter(self.engines.values())), image)  # once for all methods
         for method, engine in self.engines.items():
             seen = self.seen[method] = engine.see(image[None], self.seen.get(method))
             groups = {start: x for start, x in self.groups[method].items() if self.plan.last_use[start] >= t}
@@ -55,9 +66,7 @@ class VideoPropagation:
                 state = joined([*groups.values()], one_view=True)
                 groups = dict(zip(groups, engine.next(state, seen).split()))
             if needed if method == "per-frame" else t in self.plan.last_use:
-                step = id(engine.networks["keyframe"])
-                groups[t] = engine.first(seen, found.get(step, keyframe))
-                found[step] = groups[t].logits
+                groups[t] = engine.first(seen, keyframe)
             if method == "per-frame":  # at every position the same
                 groups = dict.fromkeys(needed, groups[t]) if needed else {}
             self.groups[method] = groups
