@@ -222,8 +222,8 @@ def signalled(weights, folder: Path, place: str, name: str, call: int, number: i
 @pytest.mark.parametrize(
     "place, name, call",
     [("", "open_frames", 1), ("", "networks_for_inference", 1), ("", "choose_engine", 1),
-     ("VideoSegmenter", "__call__", 1),
-     ("VideoSegmenter", "__call__", 30), ("VideoFile", "write", 10), ("LabelFolder", "write", 20),
+     ("VideoSegmenter", "labels_of", 1),
+     ("VideoSegmenter", "labels_of", 30), ("VideoFile", "write", 10), ("LabelFolder", "write", 20),
      ("VideoFile", "__exit__", 1),
      ("", "_report", 1)],
 )
@@ -244,7 +244,7 @@ def test_signals_at_every_stage(weights, tmp_path, place, name, call, number):
 @pytest.mark.slow
 @pytest.mark.tried("Video", "a second SIGINT or SIGTERM, and SIGKILL", "ends at once, the video of before stays")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("place, name, call", [("VideoSegmenter", "__call__", 9), ("VideoFile", "__exit__", 1)])
+@pytest.mark.parametrize("place, name, call", [("VideoSegmenter", "labels_of", 9), ("VideoFile", "__exit__", 1)])
 def test_second_signal(weights, tmp_path, place, name, call, number):
     done = signalled(weights, tmp_path, place, name, call, number, times=2)
     assert (done.status(), done.errors) == (128 + number, "")
@@ -254,7 +254,7 @@ def test_second_signal(weights, tmp_path, place, name, call, number):
 
 @pytest.mark.tried("Video", "a second SIGINT or SIGTERM, and SIGKILL", "ends at once, the video of before stays")
 def test_kill(weights, tmp_path):
-    done = signalled(weights, tmp_path, "VideoSegmenter", "__call__", 20, signal.SIGKILL)
+    done = signalled(weights, tmp_path, "VideoSegmenter", "labels_of", 20, signal.SIGKILL)
     assert done.process.returncode == -signal.SIGKILL
     assert (tmp_path / "a.mp4").read_text() == "of before"
     for path in (tmp_path / "labels").glob("*.png"):

@@ -196,7 +196,7 @@ def test_rates_that_cannot_be_written(call, tmp_path, monkeypatch, rate):
 def test_errors_of_any_kind(call, tmp_path, monkeypatch, place, error):
     source = write_video(tmp_path / "in.avi", count=30)
     owner, name = {
-        "reader": (cv2, "cvtColor"), "networks": (Engine, "propagate"), "labels": (Engine, "labels"),
+        "reader": (cv2, "cvtColor"), "networks": (Engine, "next"), "labels": (Engine, "labels"),
         "painter": (video, "overlay"),
         "video": (video.VideoFile, "write"), "video's end": (video_writer, "_holds"),
         "label map": (video.LabelFolder, "write"),
