@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from config.datasets import CUSTOM, UNLABELLED, dataset_config
 from config.errors import UserError, did_you_mean
 from config.options import FIELDS, LEARNED_FLOWS, Options, flag, groups, tasks
-from config.recipes import RECIPES, STAGE_DEFAULTS
+from config.recipes import OF_UNLABELLED, RECIPES, STAGE_DEFAULTS
 from config.segmenters import NATIVE, OF_PAPER, check_segmenter_name
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
@@ -73,6 +73,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     chosen = {**(run or {}), **named}
     plain = Options(**chosen)
     dataset = dataset_config(plain.dataset, plain.data_path)
+    unlabelled = {**OF_UNLABELLED, "reference": "segmenter"} if plain.dataset == UNLABELLED else {}
     variant = {"segnet": plain.segnet, "flow": plain.optical_flow_network, "gsv": plain.optim}[plain.stage]
     defaults: dict[str, Any] = {"data_path": dataset.default_path, **STAGE_DEFAULTS.get((plain.stage, variant), {})}
     if plain.segnet not in OF_PAPER:
@@ -83,6 +84,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         defaults["method"] = "per-frame"
     if plain.stage == "gsv" and (plain.video or plain.benchmark == "carry"):
         defaults["method"] = "auto"
+    defaults |= {name: x for name, x in unlabelled.items() if plain.stage == "gsv"}
     options = Options(**{**defaults, **chosen}, given=tuple(sorted(named)))
     if options.method == "auto" and (options.video or options.benchmark == "carry"):
         options = with_method(options)
@@ -209,8 +211,8 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
     if options.evaluate and len(options.split) > 1:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     _check_segmenter(options, given)
+    _check_data(options, given)
     _check_method(options, given, flow_known)
-    _check_data(options)
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
@@ -220,15 +222,22 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
     _check_output(options)
 
 
-def _check_data(options: Options) -> None:
+def _check_data(options: Options, given: Mapping[str, Any]) -> None:
     """What has no labels, and what is evaluated as a stream."""
-    compares = (options.evaluate and options.reference == "segmenter") or options.benchmark == "carry"
-    if options.dataset == UNLABELLED and not compares:
+    for name in ("val_path", "frames", "label_path", "teacher_cache"):
+        if name in given and options.dataset != UNLABELLED:
+            raise UserError(f"{flag(name)} has an effect only with --dataset unlabelled; add that or drop it")
+    works = not tasks(options) or options.evaluate or options.benchmark == "carry"
+    works |= "dataset" not in given  # a run's, which tells nothing of a video
+    if options.dataset == UNLABELLED and not (works and options.stage == "gsv"):
         raise UserError(
-            "--dataset unlabelled works with --evaluate 1 --reference segmenter, and --benchmark carry; choose another"
+            "--dataset unlabelled works with training and --evaluate 1 of --stage gsv, and --benchmark carry; choose "
+            "another data set"
         )
-    if options.dataset == UNLABELLED and options.split:
-        raise UserError("--split: --dataset unlabelled has no splits; drop it")
+    if options.dataset == UNLABELLED and options.reference == "labels":
+        raise UserError("--reference labels: --dataset unlabelled has none; drop it")
+    if options.dataset == UNLABELLED and (odd := {*options.split} - {"train", "val", "all"}):
+        raise UserError(f"--split {odd.pop()}: --dataset unlabelled has train, val and all; choose one")
     if options.evaluate and options.schedule == "budget":
         raise UserError("--schedule budget depends on the machine's speed; with --evaluate 1, choose cut or residual")
 

@@ -58,11 +58,20 @@ class Options:
     edge: bool = _option(True, "feed the edge map of the warped labels to the guided block")
     # data
     dataset: str = _option("cityscapes_2k", "data set; custom: your own, described by --data-path; unlabelled: videos, "
-                         "to be compared with the segmenter itself", choices=NAMES)
+                         "whose labels are the segmenter's own", choices=NAMES)
     data_path: str = _option("", "folder of the data set (default: data/NAME); custom: its YAML file, see "
-                             "docs/custom_data.md; unlabelled: a video, frames, or a folder of these", shown="PATH")
-    split: tuple[str, ...] = _option((), "split that --evaluate 1 reads (default: val), or splits that --check 1 reads "
-                                     "(default: train val)", kind=str, count="+", shown="NAME")
+                             "docs/custom_data.md; unlabelled: a video, frames, or a folder, glob or .txt list of them",
+                             shown="PATH")
+    split: tuple[str, ...] = _option((), "split that --evaluate 1 reads (default: val; unlabelled: train, val or all), "
+                                     "or splits that --check 1 reads (default: train val)", kind=str,
+                                     count="+", shown="NAME")
+    val_path: str = _option("", "unlabelled videos to evaluate on (default: the last fifth of each in --data-path)",
+                            shown="PATH")
+    frames: int = _option(0, "unlabelled frames to train on, in runs spread evenly over the videos (0: all)", low=0)
+    label_path: str = _option("", "folder of label maps for some unlabelled frames: VIDEO/FRAME.png, with the ids that "
+                              "--video writes", shown="DIR")
+    teacher_cache: bool = _option(True, "train on unlabelled frames that are segmented once and kept in --cache-dir "
+                                  "(default: LOG_FOLDER/teacher); 0: segment the crops of each step")
     class_map: str = _option("", "YAML file: which class of the data set each class of the segmenter becomes, where "
                              "names differ, see docs/segmenters.md", shown="FILE")
     pictures: int = _option(6, "frames of each split that --check draws with their labels", low=0)
@@ -181,7 +190,7 @@ TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark", "download"
 # given from its run, --resume FILE those of NETWORK.
 NOT_OF_RUN = {*TASKS, "recipe", "resume", "checkname", "log_folder", "metrics_file", "device", "local_rank", "debug"}
 NETWORK = ("segnet", "optical_flow_network", "dis_side", "dis_preset", "grid", "intra", "edge", "dataset", "data_path",
-           "class_map", "scale")
+           "val_path", "class_map", "scale")
 # With another value, the optimizer's state or the place in training would mean something else.
 FIXED_IN_RUN = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "clip_source", "optim",
                 "batch_size", "multi_step", "seed")

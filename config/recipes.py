@@ -32,6 +32,12 @@ STAGE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("gsv", "adam"): dict(weight_decay=1e-4, lr_gamma=1.0),
 }
 
+# --dataset unlabelled: the propagation on a segmenter's own maps, over a flow that needs no training.
+OF_UNLABELLED: dict[str, Any] = dict(
+    optical_flow_network="dis", optim="adam", lr=1e-3, guide_lr=2e-3, lr_gamma=0.8, weight_decay=0.0, batch_size=4,
+    epoch=4, eval_interval=4, crop_height=384, crop_width=768,
+)
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from config.options import Options
+from config.schema import DatasetConfig
 from dataloaders.images import id_table
 from evaluation.evaluate import Evaluation
+from evaluation.evaluated_frames import EvaluatedFrame
 from evaluation.example_frames import ExampleFrames, example_frame, panel
 from evaluation.frame_times import FRAMES, frame_times
 from evaluation.metrics_json import Fraction, Metrics
@@ -25,8 +27,11 @@ from utils.run_folder import new_experiment
 from utils.visualize import write_picture
 
 
-def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metrics:
-    """Evaluate one method; print the tables, write metrics, tables, report and, if asked, predictions and overlays."""
+def run_evaluation(
+    options: Options, device: torch.device, ranks: Ranks, folder: Path | None = None
+) -> Metrics:
+    """Evaluate one method; print the tables, write metrics, tables, report and, if asked, predictions and overlays into
+    `folder`, or a new run folder."""
     if options.reference == "segmenter":
         net = networks_for_inference(options).to(device)
         classes = classes_of(options, net.segmenter)
@@ -38,21 +43,13 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
         check_writable(Path(options.metrics_file), "--metrics-file")
     if ranks.first and options.save_predictions:
         check_writable(Path(options.save_predictions) / "position_0" / "any.png", "--save-predictions")
-    folder = from_all_ranks(new_experiment(options) if ranks.first else None)[0]
-    method, dataset, label_ids = options.method, evaluation.dataset, id_table(evaluation.dataset)
+    folder = folder or from_all_ranks(new_experiment(options) if ranks.first else None)[0]
+    method, dataset = options.method, evaluation.dataset
     tally, examples = evaluation.tally([method]), ExampleFrames(method, evaluation.positions)
     for frame in evaluation.frames(evaluation.engines(net, [method])):
         tally.add(frame)
         examples.add(frame)
-        if frame.source.labelled is None:
-            continue
-        if options.save_predictions:
-            for position, prediction in frame.predictions[method].items():
-                path = Path(options.save_predictions) / f"position_{position}" / frame.source.labelled.prediction
-                write_picture(path, label_ids[prediction.cpu().numpy()])  # at the label's size
-        if options.visualization:
-            picture = panel(example_frame(frame, method), dataset.colours)
-            write_picture(folder / "visualization" / f"{frame.source.labelled.name}.png", picture)
+        write_pictures(frame, options, dataset, folder)
     worst, others = examples.worst(), examples.random()
     metrics = replace(evaluation.metrics(tally)[method], worst=tuple(example.worst_frame() for example in worst))
     if isinstance(net.flow, DISFlow) and method in ("gsv", "warp"):
@@ -70,6 +67,20 @@ def run_evaluation(options: Options, device: torch.device, ranks: Ranks) -> Metr
         write_text(folder / "report.html", report(metrics, worst, others, dataset))
         logger.info("metrics.json, metrics.csv, metrics.md, report.html: %s", folder)
     return metrics
+
+
+def write_pictures(frame: EvaluatedFrame, options: Options, dataset: DatasetConfig, folder: Path) -> None:
+    """Write a labelled frame's predictions and its overlay, as far as the options ask for them."""
+    method, labelled = options.method, frame.source.labelled
+    if labelled is None:
+        return
+    if options.save_predictions:
+        for position, prediction in frame.predictions[method].items():
+            path = Path(options.save_predictions) / f"position_{position}" / labelled.prediction
+            write_picture(path, id_table(dataset)[prediction.cpu().numpy()])  # at the label's size
+    if options.visualization:
+        picture = panel(example_frame(frame, method), dataset.colours)
+        write_picture(folder / "visualization" / f"{labelled.name}.png", picture)
 
 
 def milliseconds_of(evaluation: Evaluation, net: GSVNet) -> dict[str, Fraction] | None:

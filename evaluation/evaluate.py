@@ -1,5 +1,6 @@
 """Evaluation by frame position (paper section 4): each labelled frame as keyframe, first propagated frame, ..."""
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from config.datasets import UNLABELLED, dataset_config
 from config.errors import UserError
-from config.options import Options
+from config.options import Options, tasks
 from config.schema import DatasetConfig
 from dataloaders.cache import picture_cache
 from dataloaders.clips import LabelledFrame, with_past
@@ -26,7 +27,7 @@ from evaluation.evaluated_frames import EvaluatedFrame, evaluated_frames
 from evaluation.metrics_json import Metrics, ScheduleUse
 from evaluation.optical_flow import TORCH_WEIGHTS
 from evaluation.temporal import REFERENCE, TemporalMeasures, flow_source
-from evaluation.unlabelled import StreamedFrames, sources_in, unlabelled_video
+from evaluation.unlabelled import StreamedFrames, video_parts
 from inference.engines import Engine, build_engines
 from inference.keyframe_schedule import build_schedule
 from models.gsvnet import GSVNet
@@ -96,7 +97,9 @@ class Evaluation:
         """dataset: the classes, where they are not those of the options' data set. Raises UserError."""
         self.options, self.device, self.ranks = options, device, ranks
         self.dataset = dataset or dataset_config(options.dataset, options.data_path)
-        self.split = options.split[0] if options.split else "val"
+        # Frames of a video without labels may all be looked at, unless a run has been trained on some of them.
+        unseen = options.dataset != UNLABELLED or options.resume not in ("0", "1") or not tasks(options)
+        self.split = options.split[0] if options.split else "val" if unseen else "all"
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
         self.reference = options.reference == "segmenter" or options.dataset == UNLABELLED
         self.schedule = None if options.schedule == "fixed" else build_schedule(options)  # of one stream a video
@@ -115,12 +118,14 @@ class Evaluation:
 
     def _unlabelled(self, temporal: bool) -> tuple[list[Video], Read]:
         """The videos without labels, and how to read this rank's."""
-        found = {source: unlabelled_video(source) for source in sources_in(self.options.data_path)}
+        parts = video_parts(self.options, self.split)
+        logger.info("%s: %d frames of %d videos", self.split, sum(part.count for part in parts), len(parts))
         if self.options.early_stop:
-            found = {source: video[:DRY_RUN_FRAMES] for source, video in [*found.items()][:1]}
-        self.videos = whole_videos_of([*found.values()], rank=self.ranks.rank, ranks=self.ranks.count)
-        mine = [source for video in self.videos for source, other in found.items() if other is video]
-        return [*found.values()], lambda _: StreamedFrames(mine, sum(map(len, self.videos)))
+            parts = [replace(parts[0], count=min(parts[0].count, DRY_RUN_FRAMES))]
+        videos = [part.video() for part in parts]
+        self.videos = whole_videos_of(videos, rank=self.ranks.rank, ranks=self.ranks.count)
+        mine = [part for mine in self.videos for part, video in zip(parts, videos) if video is mine]
+        return videos, lambda _: StreamedFrames(mine)
 
     def _labelled(self, temporal: bool) -> tuple[list[Video], Read]:
         """The data set's videos, and how to read this rank's."""

@@ -1,6 +1,10 @@
-"""Videos without labels, to compare propagation with the segmenter itself on."""
+"""Videos without labels: which ones a path names, and which of their frames are for training and for validation."""
+import glob
+import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -8,56 +12,134 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.folders import natural
+from config.options import Options, flag
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import Video, VideoFrame
-from inference.video_input import DEMO, PICTURE_ENDINGS, WILDCARD, open_frames
+from inference.video_input import DEMO, PICTURE_ENDINGS, WILDCARD, frame_title, open_frames
 from inference.video_writer import silence_codecs
 
-OPTION = "--data-path"  # that names the videos
+LIST = ".txt"  # ending of a file that lists videos
+VAL = 0.2  # share of each video, its end, that is for validation
 
 
-def sources_in(path: str) -> list[str]:
-    """The videos that --data-path names: a file, a glob of pictures, a folder of pictures, or a folder of such folders
-    and video files. Raises UserError."""
-    folder = Path(path)
+def sources_in(path: str, option: str = "data_path") -> list[str]:
+    """The videos that an option names: a file, a folder of pictures, a folder of such folders and video files, a glob
+    of pictures, which are one video, or of any of these, or a text file with one of these a line. Raises UserError."""
+    named = f"{flag(option)} {path}"
     if path.isdigit() or path == DEMO:
-        raise UserError(f"--data-path {path}: not a stored video; name a file or folder (./{path} for one so named)")
+        raise UserError(f"{named}: not a stored video; name a file or folder (./{path} for one so named)")
+    folder = Path(path)
+    if folder.suffix.lower() == LIST and folder.is_file():
+        return [source for line in _listed(folder) for source in sources_in(line, option)]
+    if WILDCARD.search(path) and not folder.exists():
+        found = [x for x in sorted(map(Path, glob.glob(path, recursive=True)), key=natural) if x.name[0] != "."]
+        if not found or any(x.is_file() and x.suffix.lower() in PICTURE_ENDINGS for x in found):
+            return [path]
+        return [source for x in found for source in sources_in(str(x), option)]
     if not folder.is_dir():
         return [path]
     inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural)
     if any(x.is_file() and x.suffix.lower() in PICTURE_ENDINGS for x in inside):
         return [path]
     if not inside:
-        raise UserError(f"--data-path {path}: an empty folder; name a video, or a folder of videos or frames")
+        raise UserError(f"{named}: an empty folder; name a video, or a folder of videos or frames")
     return [str(x) for x in inside]
 
 
-def unlabelled_video(source: str) -> Video:
-    """The frames of a video; their number is counted by reading it once. Raises UserError."""
-    frames = open_frames(source, option=OPTION)
+def _listed(path: Path) -> list[str]:
+    """The videos that a text file lists, a line each, relative to its folder. Raises UserError."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a list of videos ({error}); write one path a line") from error
+    found = [path.parent / line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise UserError(f"{path}: lists no video; write one path a line")
+    for place in found:
+        if not place.exists() and not WILDCARD.search(place.name):
+            raise UserError(f"{path}: lists {place}, which is not there; write one path a line, relative to the list")
+    return [*map(str, found)]
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """`count` consecutive frames of a video, the first of them its frame number `first`.
+
+    source: the video, as `open_frames` takes it; option: that named it. name: of the video. titles: of all its frames,
+    and files, where they are pictures.
+    """
+
+    source: str
+    option: str
+    name: str
+    first: int
+    count: int
+    titles: Sequence[str] = ()
+    files: tuple[Path, ...] = ()
+
+    def title(self, number: int) -> str:
+        """VIDEO/FRAME of frame `number` of the part."""
+        number += self.first
+        return f"{self.name}/{self.titles[number] if self.titles else frame_title(number)}"
+
+    def video(self) -> Video:
+        """The frames as evaluation takes them."""
+        paths = [(title, Path(self.source) / Path(title).name) for title in map(self.title, range(self.count))]
+        return tuple(
+            VideoFrame(path, LabelledFrame(title, (path,), path, f"{title}_pred.png")) for title, path in paths
+        )
+
+    def images(self) -> Iterator[Tensor]:
+        """The frames (H,W,3) uint8 RGB, read as they are needed. Raises UserError."""
+        silence_codecs()
+        found = open_frames(self.source, option=flag(self.option))
+        for image in islice(found, self.first, self.first + self.count):
+            yield torch.from_numpy(image)
+
+
+def whole_video(source: str, option: str = "data_path") -> VideoPart:
+    """All frames of a video; their number is counted by reading it once. Raises UserError."""
+    frames = open_frames(source, option=flag(option))
     count, name = sum(1 for _ in frames), Path(os.path.abspath(source)).name
     if WILDCARD.search(name):
         name = Path(os.path.abspath(frames.files[0])).parent.name
-    found = []
-    for number in range(count):
-        title = f"{name}/{frames.title(number)}"
-        path = Path(source) / frames.title(number)
-        found.append(VideoFrame(path, LabelledFrame(title, (path,), path, f"{title}_pred.png")))
-    return tuple(found)
+    files = frames.files if frames.names else ()
+    return VideoPart(source, option, name, 0, count, frames.names, files)
+
+
+def video_parts(options: Options, split: str) -> list[VideoPart]:
+    """What a split holds of the options' videos: "all" of them, or "val", the last fifth of each, or "train", what is
+    before, with a gap as long as the longest clip; with --val-path, "val" is all of that. Raises UserError."""
+    option = "val_path" if split == "val" and options.val_path else "data_path"
+    undivided, gap, parts = bool(options.val_path) or split == "all", max(options.multi_step), []
+    for source in sources_in(getattr(options, option), option):
+        video = whole_video(source, option)
+        begin = math.ceil((1 - VAL) * video.count)
+        first, last = {"train": (0, begin - gap), "val": (begin, video.count), "all": (0, video.count)}[split]
+        if undivided:
+            first, last = 0, video.count
+        if first < last:
+            parts.append(replace(video, first=first, count=last - first))
+    if not parts:
+        raise UserError(
+            f"{flag(option)} {getattr(options, option)}: no video has enough frames for the {split} split; name longer "
+            "videos, or others to evaluate on with --val-path"
+        )
+    return parts
 
 
 class StreamedFrames:
-    """The frames of videos, one after the other, with the keys of `VideoDataset`'s items; read as they are needed."""
+    """The frames of parts of videos, one after the other, with the keys of `VideoDataset`'s items; read as they are
+    needed."""
 
-    def __init__(self, sources: Sequence[str], frames: int):
-        self.sources, self.frames = sources, frames
-        silence_codecs()
+    def __init__(self, parts: Sequence[VideoPart]):
+        self.parts = parts
 
     def __len__(self) -> int:
-        return self.frames
+        return sum(part.count for part in self.parts)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         nothing = {"label": torch.empty(0, dtype=torch.uint8), "ahead": torch.empty(0)}
-        for source in self.sources:
-            for image in open_frames(source, option=OPTION):
-                yield {"image": torch.from_numpy(image), "visible": torch.empty(0, dtype=torch.bool), **nothing}
+        for part in self.parts:
+            for image in part.images():
+                yield {"image": image, "visible": torch.empty(0, dtype=torch.bool), **nothing}

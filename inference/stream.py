@@ -17,7 +17,7 @@ from config.segmenters import check_segmenter_name
 from inference.engines import Engine, build_engine
 from inference.keyframe_schedule import FixedInterval, Schedule
 from models.gsvnet import GSVNet, State, joined
-from models.load import networks_for_inference
+from models.load import chosen_by_val, networks_for_inference
 from models.methods.base import SeenFrame, together
 from models.resize import align
 from utils.run_folder import run_options
@@ -70,8 +70,11 @@ class VideoSegmenter:
     @classmethod
     def from_run(cls, folder: str | Path, segnet: str = "", **settings: Any) -> "VideoSegmenter":
         """From a propagation run's folder, with the segmenter that it was trained on. segnet: that one's name again,
-        where building it runs a user's code or downloads something. Raises UserError."""
+        where building it runs a user's code or downloads something. As in --method auto, labels are moved along DIS
+        where the run's val found the propagation no better; settings with a `method` decide it. Raises UserError."""
         options = run_options(Path(folder), segnet)
+        if "method" not in settings:
+            options = chosen_by_val(options)
         return cls.from_options(options, **{"amp": "off", **settings})  # not what it was trained in
 
     @classmethod

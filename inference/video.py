@@ -19,7 +19,7 @@ from inference.threads import WriteBehind, read_ahead
 from inference.video_input import Frames, open_frames
 from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
 from models.gsvnet import GSVNet
-from models.load import networks_for_inference
+from models.load import chosen_by_val, networks_for_inference
 from models.load_segmenter import classes_of
 from models.methods.base import SeenFrame
 from utils.interrupts import Interrupt
@@ -45,6 +45,8 @@ def run_video(options: Options, device: torch.device) -> int:
         silence_codecs()
     frames = open_frames(options.video, options.fps, bits=dataset_config(options.dataset, options.data_path).bits)
     video, folder = outputs(options, frames)
+    if "method" not in options.given:
+        options = chosen_by_val(options)
     net = networks_for_inference(options).eval()
     classes, segmenter = classes_of(options, net.segmenter), segmenter_of(net, options, frames, device)
     height, width = frames.size

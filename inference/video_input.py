@@ -49,7 +49,12 @@ class Frames:
 
     def title(self, number: int) -> str:
         """The name of frame `number`, without ending: the picture's, else frame_000000 and so on."""
-        return self.names[number] if self.names else f"frame_{number:06d}"
+        return self.names[number] if self.names else frame_title(number)
+
+
+def frame_title(number: int) -> str:
+    """The name of frame `number` where it has no other."""
+    return f"frame_{number:06d}"
 
 
 def open_frames(source: str, fps: float = 0.0, *, bits: int = 0, option: str = "--video") -> Frames:

@@ -1,6 +1,6 @@
 """Networks with the weights that the options name: fresh, for training, for inference."""
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from config.class_map import same_names
-from config.datasets import dataset_config
+from config.datasets import UNLABELLED, dataset_config
 from config.errors import UserError
 from config.options import FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
 from config.segmenters import NATIVE
@@ -27,6 +27,7 @@ from utils.run_folder import LATEST, PREVIOUS, latest_experiment
 
 # Spelt in several ways.
 PLACES = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights", "class_map")
+LEAST_GAIN = 0.3  # per cent of the pixels, by which a propagation has to be better than warping to be chosen
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
     if options.stage == "flow":
         return _load(GSVNet(Segmenter(), flow_of(options), nothing), weights, options)
     # In this order, the flow network twice: a seed always gave these weights.
-    guided = _guided(_classes(options), options)
+    guided = _guided(_classes(options), options) if options.dataset != UNLABELLED else None
     segmenter = loaded_segmenter(options, weights.segmenter, weights.trained)
+    guided = guided or _guided(len(segmenter.names), options)
     for _ in range(2 if resumed is None or not options.load_flow else 1):
         flow = flow_of(options)
     return _load(GSVNet(segmenter, flow, guided, options.grid), weights, options)
@@ -153,6 +155,25 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
             "--optical-flow-network dis, which needs no weights"
         )
     return Weights(segmenter=segmenter, guided=resumed if options.method == "gsv" else None, flow=flow, trained=trained)
+
+
+def chosen_by_val(options: Options) -> Options:
+    """The options, with warping in place of a propagation that on its own val gained less than LEAST_GAIN over that,
+    as its checkpoint tells; logs which and why. Raises UserError."""
+    file = read_resumed(options) if options.method == "gsv" and options.resume not in ("0", "1") else None
+    val = file.content.get("val") if file is not None else None
+    if file is None or not isinstance(val, Mapping):
+        return options
+    gain, counted = float(val["gain"]), f"on the {val['frames']} frames of its val"
+    if gain >= LEAST_GAIN:
+        logger.info("%s: better than warping by %.2f %s: used", file.path, gain, counted)
+        return options
+    logger.info(
+        "%s: better than warping by %.2f %s, less than %.1f: labels are moved along DIS instead (--method gsv uses it)",
+        file.path, gain, counted, LEAST_GAIN,
+    )
+    carry = options.carry if "carry" in options.given else "labels"
+    return replace(options, method="warp", optical_flow_network="dis", carry=carry, load_flow=False)
 
 
 def resume_path(options: Options) -> Path | None:

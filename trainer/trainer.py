@@ -2,11 +2,13 @@
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from config.datasets import UNLABELLED
 from config.errors import UserError
 from config.options import Options
 from dataloaders.loaders import TrainingLoader
@@ -15,14 +17,14 @@ from evaluation.metrics_json import Metrics
 from models.load import read_resumed
 from trainer.bad_samples import LISTED
 from trainer.checkpointing import Checkpoints
-from trainer.stages import STAGES, report_of, score_of
+from trainer.stages import report_of, score_of, stage_of
 from trainer.stages.flow_network import FlowErrors
 from utils.checkpoint import save_checkpoint
 from utils.distributed import Ranks, any_rank, from_all_ranks, wait_for_all
 from utils.files import check_writable, write_json
 from utils.interrupts import Interrupt, Stopped
 from utils.logging import RunLog, logger, progress_bar
-from utils.run_folder import claim, claim_experiment, latest_experiment, write_parameters
+from utils.run_folder import BEST, claim, claim_experiment, latest_experiment, write_parameters
 
 DRY_RUN_STEPS = 5
 
@@ -50,7 +52,7 @@ class Trainer:
         self.lock = claim(continued) if continued is not None and ranks.first else None
         wait_for_all()
         resumed = read_resumed(options)
-        self.stage = STAGES[options.stage](options, self.device, ranks, resumed)
+        self.stage = stage_of(options)(options, self.device, ranks, resumed)
         for interval, samples in self.stage.passes.items():
             if len(samples) < ranks.count:
                 kind = f"clips of interval {interval}" if interval else "labelled frames"
@@ -91,6 +93,11 @@ class Trainer:
             log = stack.enter_context(RunLog(self.folder, after=progress.iteration)) if self.ranks.first else None
             while progress.epoch < options.epoch:
                 self._epoch(log)
+            wait_for_all()
+            if options.dataset == UNLABELLED and self.stage.evaluation is not None:
+                self.interrupt.all_saved = True
+                best = replace(options, evaluate=True, resume=str(self.folder / BEST))
+                run_evaluation(best, self.device, self.ranks, self.folder)
         skipped = self.checkpoints.skipped
         if skipped and self.ranks.first:
             counts = skipped.total(), len(skipped), self.folder / LISTED

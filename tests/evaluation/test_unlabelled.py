@@ -11,7 +11,7 @@ import torch
 
 from config.errors import UserError
 from evaluation.metrics_json import read_metrics
-from evaluation.unlabelled import StreamedFrames, sources_in, unlabelled_video
+from evaluation.unlabelled import StreamedFrames, sources_in, whole_video
 from main import main
 from tests.films import opened, panning, write_frames, write_video
 from tests.main.program import refusal
@@ -69,11 +69,11 @@ def test_a_path_names_one_video_or_those_in_a_folder(place, tmp_path):
 
 
 def test_frames_are_counted_by_reading_them_and_read_in_order(place):
-    video = unlabelled_video(str(place / "b.mp4"))
+    video = whole_video(str(place / "b.mp4")).video()
     assert len(video) == len(opened(place / "b.mp4")[2]) == 4
     assert len({frame.labelled.prediction for frame in video}) == 4
     walk = panning([1] * 5, size=SIZE)
-    items = [*StreamedFrames([str(place / "walk")], 6)]
+    items = [*StreamedFrames([whole_video(str(place / "walk"))])]
     assert all(np.array_equal(item["image"].numpy(), frame) for item, frame in zip(items, walk, strict=True))
 
 
@@ -88,7 +88,7 @@ def test_folder_of_pictures_and_a_glob_of_them_are_the_same_video(weights, tmp_p
     folder = write_frames(tmp_path / "pictures", frames)
     first, second = (evaluated(path, weights, tmp_path) for path in (folder, folder / "*.png"))
     assert frames_by_position(first) == {0: 6, 1: 5, 2: 4} and first.positions == second.positions
-    assert len(unlabelled_video(str(folder / "00[0-2].png"))) == 3
+    assert len(whole_video(str(folder / "00[0-2].png")).video()) == 3
 
 
 def test_folder_of_videos_and_of_a_folder_of_frames(place, weights, tmp_path):
@@ -133,7 +133,7 @@ def test_names_of_several_videos_do_not_collide(tmp_path, names):
             folder = write_frames(tmp_path / name, panning([1] * 2, size=SIZE))
             for number, path in enumerate(sorted(folder.iterdir())):
                 path.rename(folder / f"frame_{number:06}.png")
-    found = [frame.labelled for source in sources_in(str(tmp_path)) for frame in unlabelled_video(source)]
+    found = [frame.labelled for source in sources_in(str(tmp_path)) for frame in whole_video(source).video()]
     assert len(found) == 6
     assert len({frame.prediction for frame in found}) == len({frame.name for frame in found}) == 6
 
@@ -144,7 +144,7 @@ def test_predictions_stay_inside_their_folder(tmp_path, monkeypatch, frames, sou
     folder = write_frames(tmp_path / "pictures", frames[:2])
     (folder / "inside").mkdir()
     monkeypatch.chdir(folder / "inside" if source == ".." else folder)
-    for frame in unlabelled_video(source):
+    for frame in whole_video(source).video():
         for name in (frame.labelled.prediction, frame.labelled.name):
             inside = os.path.abspath(tmp_path / "out" / "position_0" / name)
             assert Path(inside).is_relative_to(tmp_path / "out" / "position_0"), name
@@ -256,14 +256,13 @@ def test_number_is_no_camera(weights, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("words, told", [
-    ((), "--dataset unlabelled works with --evaluate 1 --reference segmenter"),
-    (("--evaluate", "1", "--method", "copy"), "--dataset unlabelled works with --evaluate 1 --reference segmenter"),
+    (("--evaluate", "1", "--method", "copy", "--reference", "labels"), "--reference labels: --dataset unlabelled has"),
     (("--video", "demo", "--output", "o.mp4"), "--dataset unlabelled works with"),
     (("--export", "folder", "--resume", "1"), "--dataset unlabelled works with"),
     (("--check", "1"), "--dataset unlabelled works with"),
     (("--benchmark", "eval"), "--dataset unlabelled works with"),
     (("--stage", "segnet"), "--dataset unlabelled works with"),
-    (("--evaluate", "1", "--reference", "segmenter", "--method", "copy", "--split", "val"), "--split: --dataset"),
+    (("--evaluate", "1", "--method", "copy", "--split", "test"), "--split test: --dataset unlabelled has train, val"),
     (("--reference", "segmenter"), "--reference has an effect only with --evaluate 1"),
 ])
 def test_what_needs_labels_is_refused(words, told, tmp_path, monkeypatch, capsys, frames):
@@ -286,6 +285,6 @@ def test_empty_folder_is_a_user_error(tmp_path):
 
 
 def test_items_are_those_of_labelled_videos(tmp_path, frames):
-    (item,) = StreamedFrames([str(write_frames(tmp_path / "pictures", frames[:1]))], 1)
+    (item,) = StreamedFrames([whole_video(str(write_frames(tmp_path / "pictures", frames[:1])))])
     assert item["image"].dtype == torch.uint8 and item["image"].shape == (*SIZE, 3)
     assert {name: x.numel() for name, x in item.items() if name != "image"} == {"label": 0, "ahead": 0, "visible": 0}

@@ -1,11 +1,19 @@
 """The training stages by the names of the command line."""
+from config.datasets import UNLABELLED
+from config.options import Options
 from evaluation.metrics_json import Metrics
 from evaluation.tables import AVERAGES, averages, positions_table
+from trainer.stages.distillation import DistillationStage
 from trainer.stages.flow_network import FlowErrors, FlowStage
 from trainer.stages.keyframe_segmenter import SegmenterStage
 from trainer.stages.propagation import PropagationStage
 
 STAGES = {"gsv": PropagationStage, "segnet": SegmenterStage, "flow": FlowStage}
+
+
+def stage_of(options: Options) -> type[PropagationStage] | type[SegmenterStage] | type[FlowStage]:
+    """The stage that the options train."""
+    return DistillationStage if options.dataset == UNLABELLED else STAGES[options.stage]
 
 
 def report_of(metrics: Metrics | FlowErrors) -> tuple[list[str], dict[str, float]]:

@@ -1,0 +1,313 @@
+"""The teacher's pass over unlabelled videos: each frame is segmented once, as in inference, and kept on disk."""
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.errors import UserError
+from config.options import Options
+from config.schema import DatasetConfig
+from dataloaders.clips import LabelledFrame
+from dataloaders.images import id_table
+from dataloaders.taught_clips import BEGINS, FOLLOWS, REPEATS, UNKNOWN, TaughtVideo
+from evaluation.unlabelled import VideoPart
+from inference.engines import Engine, build_engine
+from inference.keyframe_schedule import Residual
+from models.flow_dis import DISFlow
+from models.gsvnet import GSVNet
+from models.identity import described, digest_of
+from models.methods.base import SeenFrame
+from models.resize import grid_size
+from utils.distributed import Ranks, wait_for_all
+from utils.files import SPACE, file_errors, write_json
+from utils.logging import logger, progress_bar
+from utils.visualize import write_picture
+
+REPEATED = 0.25  # grey levels: frames whose small pictures differ less, on average, are one frame shown twice
+RUN_IN = 8  # frames that are looked at before those of a process's share, so that they are judged alike in any share
+Keep = Callable[["Pass", Engine, int, SeenFrame], dict[str, Tensor]]  # keeps a row; what it returns is for the arrays
+BATCH = 16  # rows that are written before they are noted as done
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The chosen frames of one video, and where they are kept. numbers: of the frames in the part, ascending. shapes:
+    of a row of each array; without any, pictures are kept."""
+
+    part: VideoPart
+    numbers: Sequence[int]
+    video: TaughtVideo
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def bytes(self) -> int:
+        """The space that all rows take; of pictures, at most."""
+        each = sum(2 * math.prod(shape) for shape in self.shapes.values())
+        return len(self.numbers) * (each or 4 * math.prod(self.video.size))
+
+    def states(self) -> np.ndarray:
+        """The state of each row; UNKNOWN where the pass has not begun."""
+        path = self.video.folder / "state.npy"
+        return np.array(self.video.array("state")) if path.is_file() else np.zeros(len(self.numbers), np.uint8)
+
+
+def teacher_folder(options: Options) -> Path:
+    """Where the teacher's logits are kept."""
+    return Path(options.cache_dir) if options.cache_dir else Path(options.log_folder) / "teacher"
+
+
+def teacher_pass(
+    net: GSVNet, parts: Sequence[VideoPart], options: Options, device: torch.device, ranks: Ranks,
+    dataset: DatasetConfig, *, pictures: bool,
+) -> list[Pass]:
+    """The videos with the segmenter's logits of every frame that is trained on; what is not in the cache yet is
+    computed, split over the ranks. pictures: instead, as PNG files, frames of video files, and label maps with the
+    ids of `dataset`. Raises UserError where the disk is too small, and for unreadable frames."""
+    folder = teacher_folder(options)
+    net = GSVNet(net.segmenter, DISFlow(options.dis_side, options.dis_preset), net.guided, net.grid)
+    engine = build_engine("eager", net, scale=options.scale, device=device, amp=options.amp)
+    passes = plan(net, parts, options, folder, pictures)
+    keep = partial(keep_pictures, ids=id_table(dataset)) if pictures else keep_arrays
+    if ranks.first:
+        prepare(passes, folder)
+    wait_for_all()
+    left = sum(int((each.states() == UNKNOWN).sum()) for each in passes)
+    total = sum(len(each.numbers) for each in passes)
+    wait_for_all()  # before the first rank writes, all have counted
+    with progress_bar(total=total, done=total - left, description="teacher", unit="frame",
+                      show=ranks.first and left > 0) as bar:
+        for each in passes:
+            share = range(*(len(each.numbers) * rank // ranks.count for rank in (ranks.rank, ranks.rank + 1)))
+            for _ in run(each, engine, share, keep):
+                bar.update(ranks.count)
+    wait_for_all()
+    return passes
+
+
+def plan(
+    net: GSVNet, parts: Sequence[VideoPart], options: Options, folder: Path, pictures: bool
+) -> list[Pass]:
+    """What is to be in the cache: a folder for each video, named by the digests of segmenter and frames."""
+    teacher = {
+        "segmenter": digest_of(net.segmenter), "described": described(net.segmenter), "scale": options.scale,
+        "grid": net.grid, "dis": [options.dis_side, options.dis_preset], "amp": options.amp, "pictures": pictures,
+    }
+    runs = max(options.multi_step) + 1
+    chosen = chosen_frames([part.count for part in parts], options.frames, runs)
+    passes = []
+    for part, numbers in zip(parts, chosen):
+        digest, size = frames_digest(part, folder)
+        key = json.dumps(teacher | {"frames": digest, "first": part.first, "numbers": numbers}, sort_keys=True)
+        names = [part.title(number) for number in numbers]
+        place = folder / f"{part.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        grid, classes = grid_size(*size, net.grid), len(net.segmenter.names)
+        shapes = {"logits": (classes, *grid), "view": (3, *grid), "flow": (2, *grid)}
+        passes.append(Pass(part, numbers, TaughtVideo(place, size, names), {} if pictures else shapes))
+    return passes
+
+
+def chosen_frames(lengths: Sequence[int], wanted: int, run: int) -> list[list[int]]:
+    """Which frames of videos of these lengths are trained on: all, or about `wanted` in runs of `run` frames that are
+    spread evenly over all videos."""
+    total, count = sum(lengths), math.ceil(wanted / run)
+    if not wanted or count * run >= total:
+        return [[*range(length)] for length in lengths]
+    starts = {total * number // count for number in range(count)}
+    found, begin = [], 0
+    for length in lengths:
+        firsts = (min(start - begin, max(0, length - run)) for start in starts if begin <= start < begin + length)
+        found.append(sorted({i for first in firsts for i in range(first, min(first + run, length))}))
+        begin += length
+    return found
+
+
+def frames_digest(part: VideoPart, folder: Path) -> tuple[str, tuple[int, int]]:
+    """SHA-256 of the bytes of the part's frames, and their size (H,W); remembered in `folder` by the names, sizes and
+    times of the files. Raises UserError where the frames differ in size."""
+    source = Path(part.source)
+    files = sorted(source.iterdir()) if source.is_dir() else [source] if source.is_file() else []
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
+    known = folder / "frames" / f"{_sha(json.dumps([stats, part.source, part.first, part.count]).encode())}.json"
+    if files and known.is_file():
+        try:
+            found = json.loads(known.read_text())
+            return str(found["digest"]), (int(found["height"]), int(found["width"]))
+        except (ValueError, LookupError, TypeError, OSError):
+            pass  # damaged: made again
+    digest, size = hashlib.sha256(), (0, 0)
+    for number, image in enumerate(part.images()):
+        here = (image.shape[0], image.shape[1])
+        if number and here != size:
+            raise UserError(
+                f"{part.source}: {part.title(number)} has {here[1]} x {here[0]} pixels, but {part.title(0)} of the "
+                f"same video {size[1]} x {size[0]}; all frames of a video must have one size"
+            )
+        size = here
+        digest.update(image.numpy().tobytes())
+    write_json(known, {"digest": digest.hexdigest(), "height": size[0], "width": size[1]})
+    return digest.hexdigest(), size
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
+
+
+def prepare(passes: Sequence[Pass], folder: Path) -> None:
+    """Announce the space that is needed, and make the files. Raises UserError where the disk has less."""
+    missing = [each for each in passes if not (each.video.folder / "state.npy").is_file()]
+    needed, every = (sum(each.bytes for each in some) for some in (missing, passes))
+    with file_errors(folder, "change --cache-dir"):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    logger.info(
+        "teacher: %d frames of %d videos, %.2f GiB in %s, of which %.2f GiB are to be added; %.2f GiB free",
+        sum(len(each.numbers) for each in passes), len(passes), every / 2**30, folder, needed / 2**30, free / 2**30,
+    )
+    if needed > free:
+        raise UserError(
+            f"{folder}: too little space for the teacher's logits; change --cache-dir, sample with --frames N, or use "
+            "--teacher-cache 0"
+        )
+    for each in missing:
+        place, rows = each.video.folder, len(each.numbers)
+        for name, shape in each.shapes.items():
+            _allocate(place / f"{name}.npy", (rows, *shape), np.dtype(np.float16))
+        write_json(place / "frames.json", {"source": each.part.source, "frames": list(each.video.names)})
+        _allocate(place / "state.npy", (rows,), np.dtype(np.uint8))  # last: the others are complete
+
+
+def _allocate(path: Path, shape: tuple[int, ...], kind: np.dtype) -> None:
+    """Make a .npy file of zeros, which takes no space on the disk yet."""
+    with file_errors(path, SPACE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + math.prod(shape) * kind.itemsize)
+
+
+class RowFiles:
+    """Writes rows of a video's arrays: in files, not through memory, where a full disk would kill the process."""
+
+    def __init__(self, each: Pass):
+        self.folder, self.pending = each.video.folder, dict[int, int]()
+        self.files: dict[str, tuple[BinaryIO, int, int]] = {}  # file, place of the first row, bytes of each
+        for name in (*each.shapes, "state"):
+            array = each.video.array(name)
+            self.files[name] = open(self.folder / f"{name}.npy", "r+b"), array.offset, array[0].nbytes
+
+    def write(self, row: int, state: int, arrays: dict[str, Tensor]) -> None:
+        """Write a row; it counts as done after the next `note`."""
+        for name, x in arrays.items():
+            self._put(name, row, x.half().cpu().contiguous().numpy().tobytes())
+        self.pending[row] = state
+        if len(self.pending) >= BATCH:
+            self.note()
+
+    def note(self) -> None:
+        """Note as done what has been written, when it is on the disk."""
+        with file_errors(self.folder, SPACE):
+            for file, *_ in self.files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        for row, state in self.pending.items():
+            self._put("state", row, bytes([state]))
+        self.pending.clear()
+
+    def _put(self, name: str, row: int, content: bytes) -> None:
+        file, offset, each = self.files[name]
+        with file_errors(self.folder / f"{name}.npy", SPACE):
+            file.seek(offset + row * each)
+            file.write(content)
+
+    def __enter__(self) -> "RowFiles":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is not UserError:  # that of a full disk
+                self.note()
+        finally:
+            for entry in self.files.values():
+                entry[0].close()
+
+
+def run(each: Pass, engine: Engine, share: range, keep: Keep) -> Iterator[int]:
+    """Compute the rows of a share that are not there yet; yields each when it is done."""
+    states = each.states()
+    todo = [row for row in share if states[row] == UNKNOWN]
+    if not todo:
+        return
+    first = max(0, todo[0] - RUN_IN)
+    rows = {number: row for row, number in enumerate(each.numbers) if row >= first and row < share.stop}
+    cuts, last = Residual(math.inf), -1
+    before: SeenFrame | None = None
+    with RowFiles(each) as files:
+        for number, image in enumerate(each.part.images()):
+            if number not in rows:
+                continue
+            row = rows[number]
+            seen, state = look(engine, image, before if number == last + 1 else None, cuts)
+            before, last = before if state == REPEATS else seen, number
+            if row >= todo[0] and states[row] == UNKNOWN:
+                files.write(row, state, {} if state == REPEATS else keep(each, engine, row, seen))
+                yield row
+            if row == todo[-1]:
+                return
+
+
+def look(engine: Engine, image: Tensor, before: SeenFrame | None, cuts: Residual) -> tuple[SeenFrame, int]:
+    """A frame as the engine sees it, and its state. before: the last frame that was no repetition, if it follows one;
+    cuts: finds where a new scene begins."""
+    seen = engine.see(image[None], before)
+    if before is None:
+        cuts.reset()
+        return seen, BEGINS
+    if float(cv2.absdiff(before.looks[0], seen.looks[0]).mean()) < REPEATED:
+        return seen, REPEATS
+    return seen, BEGINS if cuts.needs_keyframe(1, before, seen) else FOLLOWS
+
+
+def keep_arrays(each: Pass, engine: Engine, row: int, seen: SeenFrame) -> dict[str, Tensor]:
+    """What is kept of a frame in arrays."""
+    logits = engine.first(seen).logits[0]  # (C,h,w)
+    flow = torch.zeros(2, *logits.shape[1:]) if seen.flow is None else seen.flow[0]
+    return {"logits": logits, "view": seen.view[0], "flow": flow}
+
+
+def keep_pictures(each: Pass, engine: Engine, row: int, seen: SeenFrame, *, ids: np.ndarray) -> dict[str, Tensor]:
+    """Write label map and frame as pictures; a frame that is a picture itself stays where it is."""
+    frame, label = pictures_of(each, row)
+    write_picture(label, ids[engine.labels(engine.first(seen), seen.size).numpy()])
+    if frame.is_relative_to(each.video.folder):
+        write_picture(frame, seen.image[0].numpy())
+    return {}
+
+
+def pictures_of(each: Pass, row: int) -> tuple[Path, Path]:
+    """The files of a row's frame and its label map."""
+    folder, file = each.video.folder, each.part.files[each.part.first + each.numbers[row]] if each.part.files else None
+    return file or folder / "frames" / f"{row:06d}.png", folder / "labels" / f"{row:06d}.png"
+
+
+def labelled_by_teacher(passes: Sequence[Pass], past: int) -> list[LabelledFrame]:
+    """The kept frames as labelled ones, each with up to `past` frames of its scene before it."""
+    found = []
+    for each in passes:
+        rows, before = each.video.kept()
+        for number, row in enumerate(rows):
+            clip = [pictures_of(each, int(x))[0] for x in rows[number - min(past, before[number]) : number + 1]]
+            label, name = pictures_of(each, int(row))[1], each.video.names[row]
+            found.append(LabelledFrame(name, tuple(clip), label, f"{name}_pred.png"))
+    return found
