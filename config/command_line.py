@@ -264,7 +264,7 @@ def _check_method(options: Options, given: Mapping[str, Any], flow_known: bool) 
     if options.carry == "labels" and options.method not in ("copy", "warp"):
         raise UserError(f"--carry labels works with --method warp or copy, not {options.method}, which needs logits")
     gridless = options.carry == "labels" and (flow == "dis" or options.method == "copy") and options.schedule == "fixed"
-    if "grid" in given and gridless:
+    if "grid" in given and gridless and options.benchmark != "carry":
         raise UserError("--grid has no effect on --carry labels, which are carried at full size; drop one of the two")
 
 

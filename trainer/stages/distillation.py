@@ -109,8 +109,12 @@ class DistillationStage(PropagationStage):
         for frame in evaluation.frames(engines):
             tally.add(frame)
         found = evaluation.metrics(tally)
-        self.val = compared(found)
-        logger.info("val: %s", self.val)
+        self.val = val = compared(found)
+        shown = {name: " ".join(f"{x:.2f}" for x in val[name]) for name in ("propagation", "warping")}
+        logger.info(
+            "val: pixels that agree with the segmenter, %% at positions %s: %s; %s along DIS: %s; gain %.2f",
+            " ".join(map(str, val["positions"])), shown["propagation"], val["way"], shown["warping"], val["gain"],
+        )
         return found["gsv"]
 
     def _warpings(self) -> dict[str, Engine]:
