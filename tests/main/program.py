@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,14 @@ class Program:
     @property
     def errors(self) -> str:
         return self._errors.read_text()
+
+    def hold(self) -> None:
+        """Stop the process where it is; returns when all its threads stand still."""
+        self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+        self.wait_until(lambda: all(
+            (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T" for thread in threads.iterdir()
+        ))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until the condition holds. Fails if the program ends first."""

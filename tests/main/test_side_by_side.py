@@ -3,7 +3,6 @@ import errno
 import filecmp
 import json
 import shutil
-import signal
 
 import pytest
 import torch
@@ -56,7 +55,7 @@ def test_a_folder_has_one_run_at_a_time(words, tmp_path, capsys, folder):
     latest = experiment(tmp_path / "logs") / LATEST
     before = iteration(latest) if latest.is_file() else 0
     first.wait_until(lambda: latest.is_file() and iteration(latest) > before)
-    first.process.send_signal(signal.SIGSTOP)  # it stays where it is while this test compares files
+    first.hold()  # it stays where it is while this test compares files
     kept = {path.name: path.read_bytes() for path in latest.parent.iterdir()}
     capsys.readouterr()
     assert main([*words, *again]) == 2
