@@ -238,6 +238,9 @@ def _check_data(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--reference labels: --dataset unlabelled has none; drop it")
     if options.dataset == UNLABELLED and (odd := {*options.split} - {"train", "val", "all"}):
         raise UserError(f"--split {odd.pop()}: --dataset unlabelled has train, val and all; choose one")
+    cached = options.dataset == UNLABELLED and options.teacher_cache and options.clip_source == "video"
+    if cached and given.get("random_scale"):
+        raise UserError("--random-scale: cached logits are not resized; drop it, or use --teacher-cache 0")
     if options.evaluate and options.schedule == "budget":
         raise UserError("--schedule budget depends on the machine's speed; with --evaluate 1, choose cut or residual")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.schema import DatasetConfig
-from dataloaders.clips import SizedDataset
+from dataloaders.clips import SizedDataset, check_size
 from dataloaders.reader import Reader
 from models.resize import nearest
 
@@ -85,7 +85,9 @@ class TaughtClips(SizedDataset):
         grid = arrays["view"][0].shape[1:]
         label = torch.full(grid, self.ignore, dtype=torch.uint8)
         if (path := self.labels.get(name)) is not None:
-            label = nearest(torch.from_numpy(self.reader.label(path)), (grid[0], grid[1]))
+            found = self.reader.label(path)  # (H,W)
+            check_size(path, found.shape, Path(name), video.size)
+            label = nearest(torch.from_numpy(found), (grid[0], grid[1]))
         return {
             "key": arrays["logits"][0], "teacher": arrays["logits"][-1], "views": torch.stack(arrays["view"]),
             "flow": torch.stack(arrays["flow"][1:]), "label": label, "name": name,

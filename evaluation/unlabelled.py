@@ -56,7 +56,9 @@ def _listed(path: Path) -> list[str]:
     if not found:
         raise UserError(f"{path}: lists no video; write one path a line")
     for place in found:
-        if not place.exists() and not WILDCARD.search(place.name):
+        if place.suffix.lower() == LIST:
+            raise UserError(f"{path}: lists {place}, another list; name its videos")
+        if not place.exists() and not WILDCARD.search(str(place)):
             raise UserError(f"{path}: lists {place}, which is not there; write one path a line, relative to the list")
     return [*map(str, found)]
 

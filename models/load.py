@@ -26,7 +26,8 @@ from utils.logging import logger
 from utils.run_folder import LATEST, PREVIOUS, latest_experiment
 
 # Spelt in several ways.
-PLACES = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights", "class_map")
+PLACES = ("data_path", "val_path", "label_path", "cache_dir", "weights_dir", "segnet_weights", "guide_weights",
+          "flow_weights", "class_map")
 LEAST_GAIN = 0.3  # per cent of the pixels, by which a propagation has to be better than warping to be chosen
 
 
@@ -162,9 +163,9 @@ def chosen_by_val(options: Options) -> Options:
     as its checkpoint tells; logs which and why. Raises UserError."""
     file = read_resumed(options) if options.method == "gsv" and options.resume not in ("0", "1") else None
     val = file.content.get("val") if file is not None else None
-    if file is None or not isinstance(val, Mapping):
+    if file is None or not isinstance(val, Mapping) or not isinstance(gain := val.get("gain"), float):
         return options
-    gain, counted = float(val["gain"]), f"on the {val['frames']} frames of its val"
+    counted = f"on the {val.get('frames')} frames of its val"
     if gain >= LEAST_GAIN:
         logger.info("%s: better than warping by %.2f %s: used", file.path, gain, counted)
         return options

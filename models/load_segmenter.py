@@ -28,7 +28,8 @@ def classes_of(options: Options, segmenter: Segmenter) -> DatasetConfig:
     known = (dataset_config(options.dataset, options.data_path), *DATASETS.values())
     if not segmenter.names:
         return known[0]
-    if options.segnet in NATIVE or data_set_counts(options) or options.resume != "0":
+    resumed = options.resume != "0" and options.dataset != UNLABELLED
+    if options.segnet in NATIVE or data_set_counts(options) or resumed:
         for dataset in known:
             if same_names(dataset.classes, segmenter.names):
                 return dataset

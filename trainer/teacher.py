@@ -1,4 +1,5 @@
 """The teacher's pass over unlabelled videos: each frame is segmented once, as in inference, and kept on disk."""
+import contextlib
 import hashlib
 import json
 import math
@@ -30,12 +31,13 @@ from models.identity import described, digest_of
 from models.methods.base import SeenFrame
 from models.resize import grid_size
 from utils.distributed import Ranks, wait_for_all
-from utils.files import SPACE, file_errors, write_json
+from utils.files import SPACE, file_errors, write_json, written_whole
 from utils.logging import logger, progress_bar
 from utils.visualize import write_picture
 
-REPEATED = 0.25  # grey levels: frames whose small pictures differ less, on average, are one frame shown twice
-RUN_IN = 8  # frames that are looked at before those of a process's share, so that they are judged alike in any share
+REPEATED = 0.25  # grey levels: a frame whose small picture differs less, on average, from the last one's repeats it
+PAUSE = 4  # so many repetitions end a scene: together they may have changed much
+RUN_IN = PAUSE + 2  # frames before a process's share that are looked at, so that all are judged alike in any share
 Keep = Callable[["Pass", Engine, int, SeenFrame], dict[str, Tensor]]  # keeps a row; what it returns is for the arrays
 BATCH = 16  # rows that are written before they are noted as done
 
@@ -55,6 +57,11 @@ class Pass:
         """The space that all rows take; of pictures, at most."""
         each = sum(2 * math.prod(shape) for shape in self.shapes.values())
         return len(self.numbers) * (each or 4 * math.prod(self.video.size))
+
+    @property
+    def bytes_left(self) -> int:
+        """The space of the rows that are not there yet: files are as large as all, but take no space before."""
+        return self.bytes * int((self.states() == UNKNOWN).sum()) // max(len(self.numbers), 1)
 
     def states(self) -> np.ndarray:
         """The state of each row; UNKNOWN where the pass has not begun."""
@@ -166,7 +173,7 @@ def _sha(content: bytes) -> str:
 def prepare(passes: Sequence[Pass], folder: Path) -> None:
     """Announce the space that is needed, and make the files. Raises UserError where the disk has less."""
     missing = [each for each in passes if not (each.video.folder / "state.npy").is_file()]
-    needed, every = (sum(each.bytes for each in some) for some in (missing, passes))
+    every, needed = (sum(x) for x in zip(*((each.bytes, each.bytes_left) for each in passes)))
     with file_errors(folder, "change --cache-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -182,19 +189,19 @@ def prepare(passes: Sequence[Pass], folder: Path) -> None:
     for each in missing:
         place, rows = each.video.folder, len(each.numbers)
         for name, shape in each.shapes.items():
-            _allocate(place / f"{name}.npy", (rows, *shape), np.dtype(np.float16))
+            _allocate(place / f"{name}.npy", (rows, *shape))
         write_json(place / "frames.json", {"source": each.part.source, "frames": list(each.video.names)})
-        _allocate(place / "state.npy", (rows,), np.dtype(np.uint8))  # last: the others are complete
+        with written_whole(place / "state.npy") as file:  # last: the others are complete
+            np.save(file, np.zeros(rows, np.uint8))
 
 
-def _allocate(path: Path, shape: tuple[int, ...], kind: np.dtype) -> None:
-    """Make a .npy file of zeros, which takes no space on the disk yet."""
+def _allocate(path: Path, shape: tuple[int, ...]) -> None:
+    """Make a .npy file of float16 zeros, which takes no space on the disk yet."""
     with file_errors(path, SPACE):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + math.prod(shape) * kind.itemsize)
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            file.truncate(file.tell() + 2 * math.prod(shape))
 
 
 class RowFiles:
@@ -224,6 +231,8 @@ class RowFiles:
         for row, state in self.pending.items():
             self._put("state", row, bytes([state]))
         self.pending.clear()
+        with file_errors(self.folder / "state.npy", SPACE):
+            self.files["state"][0].flush()
 
     def _put(self, name: str, row: int, content: bytes) -> None:
         file, offset, each = self.files[name]
@@ -240,7 +249,8 @@ class RowFiles:
                 self.note()
         finally:
             for entry in self.files.values():
-                entry[0].close()
+                with contextlib.suppress(OSError):  # after a full disk, which tries once more what could not be written
+                    entry[0].close()
 
 
 def run(each: Pass, engine: Engine, share: range, keep: Keep) -> Iterator[int]:
@@ -251,15 +261,15 @@ def run(each: Pass, engine: Engine, share: range, keep: Keep) -> Iterator[int]:
         return
     first = max(0, todo[0] - RUN_IN)
     rows = {number: row for row, number in enumerate(each.numbers) if row >= first and row < share.stop}
-    cuts, last = Residual(math.inf), -1
+    judge, last = Judge(), -1
     before: SeenFrame | None = None
     with RowFiles(each) as files:
         for number, image in enumerate(each.part.images()):
             if number not in rows:
                 continue
-            row = rows[number]
-            seen, state = look(engine, image, before if number == last + 1 else None, cuts)
-            before, last = before if state == REPEATS else seen, number
+            row, before = rows[number], before if number == last + 1 else None
+            seen = engine.see(image[None], before)
+            state, before, last = judge(before, seen), seen, number
             if row >= todo[0] and states[row] == UNKNOWN:
                 files.write(row, state, {} if state == REPEATS else keep(each, engine, row, seen))
                 yield row
@@ -267,16 +277,22 @@ def run(each: Pass, engine: Engine, share: range, keep: Keep) -> Iterator[int]:
                 return
 
 
-def look(engine: Engine, image: Tensor, before: SeenFrame | None, cuts: Residual) -> tuple[SeenFrame, int]:
-    """A frame as the engine sees it, and its state. before: the last frame that was no repetition, if it follows one;
-    cuts: finds where a new scene begins."""
-    seen = engine.see(image[None], before)
-    if before is None:
-        cuts.reset()
-        return seen, BEGINS
-    if float(cv2.absdiff(before.looks[0], seen.looks[0]).mean()) < REPEATED:
-        return seen, REPEATS
-    return seen, BEGINS if cuts.needs_keyframe(1, before, seen) else FOLLOWS
+class Judge:
+    """Finds repetitions, and where a scene begins; looks back no further than RUN_IN frames."""
+
+    def __init__(self) -> None:
+        self.cuts, self.repeated = Residual(math.inf), 0
+
+    def __call__(self, before: SeenFrame | None, seen: SeenFrame) -> int:
+        """The state of a frame; before: the one that it follows, if any."""
+        repeated, self.repeated = self.repeated, 0
+        if before is None:
+            self.cuts.reset()
+            return BEGINS
+        if float(cv2.absdiff(before.looks[0], seen.looks[0]).mean()) < REPEATED:
+            self.repeated = repeated + 1
+            return REPEATS
+        return BEGINS if self.cuts.needs_keyframe(1, before, seen) or repeated >= PAUSE else FOLLOWS
 
 
 def keep_arrays(each: Pass, engine: Engine, row: int, seen: SeenFrame) -> dict[str, Tensor]:

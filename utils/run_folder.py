@@ -80,7 +80,8 @@ def _saved_nothing(folder: Path) -> bool:
 
 def write_parameters(folder: Path, options: Options) -> None:
     """Write the options with absolute paths, so that the run can be loaded from any working directory."""
-    paths = ("data_path", "weights_dir", "segnet_weights", "guide_weights", "flow_weights", "class_map")
+    paths = ("data_path", "val_path", "label_path", "cache_dir", "weights_dir", "segnet_weights", "guide_weights",
+             "flow_weights", "class_map")
     absolute = {name: os.path.abspath(path) for name in paths if (path := getattr(options, name))}
     write_json(folder / PARAMETERS, recorded(options) | absolute)
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from config.errors import UserError
+from config.options import Options
+from evaluation import unlabelled
 from evaluation.metrics_json import read_metrics
-from evaluation.unlabelled import StreamedFrames, sources_in, whole_video
+from evaluation.unlabelled import StreamedFrames, VideoPart, sources_in, video_parts, whole_video
 from main import main
+from tests import taught
 from tests.films import opened, panning, write_frames, write_video
 from tests.main.program import refusal
 
@@ -66,6 +69,103 @@ def test_a_path_names_one_video_or_those_in_a_folder(place, tmp_path):
     assert sources_in(str(place / "walk")) == [str(place / "walk")]
     assert sources_in(str(place / "b.mp4")) == [str(place / "b.mp4")]
     assert sources_in(str(place / "walk" / "*.png")) == [str(place / "walk" / "*.png")]
+
+
+LISTED = """
+# two videos
+place/b.mp4
+
+  place/walk
+place/a*
+../{outside}/film.avi
+"""
+
+
+@pytest.mark.parametrize("path, expected", [
+    ("place/*.mp4", ["place/b.mp4"]), ("place/*.[am][vp][i4]", ["place/a.avi", "place/b.mp4"]),
+    ("place", ["place/a.avi", "place/b.mp4", "place/walk"]), ("place/w*", ["place/walk"]),
+    ("place/walk/00[1-3].png", ["place/walk/00[1-3].png"]), ("*.mp4", ["*.mp4"]),
+])
+def test_globs_name_videos_or_the_pictures_of_one(place, tmp_path, path, expected):
+    assert sources_in(str(tmp_path / path)) == [str(tmp_path / name) for name in expected]
+
+
+def test_list_names_videos_relative_to_itself(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    write_video(tmp_path / "film.avi", count=2, size=SIZE)
+    path = tmp_path / "videos.txt"
+    path.write_text(LISTED.format(outside=tmp_path.name))
+    found = [Path(os.path.abspath(x)) for x in sources_in(str(path))]
+    assert found == [place / "b.mp4", place / "walk", place / "a.avi", tmp_path / "film.avi"]
+    (tmp_path / "all.txt").write_text(f"{place}\n")  # absolute
+    assert len(sources_in(str(tmp_path / "all.txt"))) == 3
+
+
+def test_list_may_name_folders_by_globs(place, tmp_path):
+    (tmp_path / "videos.txt").write_text("pl*/b.mp4\n")
+    assert sources_in(str(tmp_path / "videos.txt")) == sources_in(str(tmp_path / "pl*" / "b.mp4"))
+
+
+@pytest.mark.parametrize("content, told", [
+    ("place/b.mp4\nplace/gone.mp4\n", "lists {folder}/place/gone.mp4, which is not there"),
+    ("place/b.mp4\nvideos.txt\n", "{folder}/videos.txt"), ("place/*.gone", "{folder}/place/*.gone"),
+    ("# nothing\n\n", "lists no video; write one path a line"),
+])
+@pytest.mark.parametrize("training", [False, True])
+def test_list_that_names_nothing_is_refused(place, tmp_path, capsys, content, told, training):
+    (tmp_path / "videos.txt").write_text(content)
+    of = taught.words_of if training else words_of
+    line = refused(of(tmp_path / "videos.txt", tmp_path, tmp_path, "--segnet", taught.tiny_segmenter(tmp_path)), capsys)
+    assert told.format(folder=tmp_path) in line
+
+
+@pytest.mark.parametrize("count, longest, split, expected", [
+    (20, 3, "train", (0, 13)), (20, 3, "val", (16, 4)), (20, 3, "all", (0, 20)), (20, 1, "train", (0, 15)),
+    (11, 2, "train", (0, 7)), (11, 2, "val", (9, 2)), (5, 3, "train", (0, 1)), (5, 3, "val", (4, 1)),
+])
+def test_videos_are_split_by_time_with_a_gap(monkeypatch, count, longest, split, expected):
+    video = VideoPart("a", "data_path", "a", 0, count)
+    monkeypatch.setattr(unlabelled, "sources_in", lambda *_: ["a", "a"])
+    monkeypatch.setattr(unlabelled, "whole_video", lambda *_: video)
+    for part in video_parts(Options(data_path="a", multi_step=(1, longest)), split):
+        assert (part.first, part.count) == expected
+    for part in video_parts(Options(data_path="a", val_path="b", multi_step=(1, longest)), split):
+        assert (part.first, part.count) == (0, count)  # other videos are for val
+
+
+def test_val_path_names_the_videos_of_val(place, tmp_path):
+    options = Options(data_path=str(place / "walk"), val_path=str(place / "b.mp4"))
+    named = {split: [part.source for part in video_parts(options, split)] for split in ("train", "val", "all")}
+    assert named == {"train": [options.data_path], "val": [options.val_path], "all": [options.data_path]}
+
+
+@pytest.mark.parametrize("split, count, told", [
+    ("train", 5, "no video has enough frames for the train"), ("val", 4, "no video has enough frames for the val"),
+])
+def test_too_short_videos_are_refused(tmp_path, split, count, told):
+    data = write_frames(tmp_path / "film", panning([1] * (count - 1), size=SIZE))
+    with pytest.raises(UserError, match=f"--data-path {data}: {told}"):
+        video_parts(Options(data_path=str(data)), split)
+
+
+def test_training_on_too_short_videos_is_refused_in_one_line(tmp_path, capsys, frames):
+    data = write_frames(tmp_path / "film", frames[:4])
+    words = taught.words_of(data, tmp_path, tmp_path, "--segnet", taught.tiny_segmenter(tmp_path), "--multi-step", 4)
+    assert "no video has enough frames for the train split; name longer" in refused(words, capsys)
+
+
+@pytest.mark.parametrize("split, counts", [("val", {0: 2, 1: 1, 2: 0}), ("train", {0: 4, 1: 3, 2: 2})])
+def test_split_that_is_asked_for_is_evaluated(tmp_path, split, counts):
+    data = write_frames(tmp_path / "film", panning([1] * 9, size=SIZE))
+    segnet = taught.tiny_segmenter(tmp_path)
+    metrics = evaluated(data, tmp_path, tmp_path, "--split", split, "--segnet", segnet)
+    assert frames_by_position(metrics) == counts and metrics.split == split
+
+
+@pytest.mark.parametrize("name", ["val-path", "frames", "label-path", "teacher-cache"])
+def test_options_of_unlabelled_videos_are_refused_elsewhere(tmp_path, capsys, name):
+    words = ["--dataset", "synthetic", f"--{name}", "1", "--data-path", str(tmp_path)]
+    assert f"--{name} has an effect only with --dataset unlabelled" in refused(words, capsys)
 
 
 def test_frames_are_counted_by_reading_them_and_read_in_order(place):

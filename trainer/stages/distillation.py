@@ -63,13 +63,14 @@ class DistillationStage(PropagationStage):
         return frames
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        """As of the base; the label counts where there is one."""
+        """As of the base; where there is no label, the segmenter's takes its place."""
         if "teacher" not in batch:
             return super().loss(batch, seed)
         key, teacher, views, flows, label = self.crops(batch, np.random.default_rng(list(seed)))
         with self.autocast():
             logits = self.trained(key, views, flows)  # (N,C,h,w)
-        return self.criterion(logits.float(), label, teacher)
+        label = torch.where(label == self.dataset.ignore, teacher.argmax(dim=1), label)  # (N,h,w)
+        return self.criterion(logits.float(), label, teacher if self.options.distil else None)
 
     def crops(
         self, batch: Mapping, rng: np.random.Generator
@@ -109,7 +110,9 @@ class DistillationStage(PropagationStage):
         for frame in evaluation.frames(engines):
             tally.add(frame)
         found = evaluation.metrics(tally)
-        self.val = val = compared(found)
+        if (val := compared(found)) is None:
+            return found["gsv"]
+        self.val = val
         shown = {name: " ".join(f"{x:.2f}" for x in val[name]) for name in ("propagation", "warping")}
         logger.info(
             "val: pixels that agree with the segmenter, %% at positions %s: %s; %s along DIS: %s; gain %.2f",
@@ -130,14 +133,20 @@ class DistillationStage(PropagationStage):
         return super().state() | ({"val": self.val} if self.val is not None else {})
 
 
-def compared(found: Mapping[str, Metrics]) -> dict:
+def compared(found: Mapping[str, Metrics]) -> dict | None:
     """Pixels that agree with the segmenter's own labels, per cent by position: of the propagation, and of the better
-    way to warp; and the mean difference over the positions after the keyframe."""
-    rows = {name: [100 * (row.pixel_accuracy or 0.0) for row in x.positions] for name, x in found.items()}
-    positions = [row.position for row in found["gsv"].positions]
-    best = max(WARPINGS.values(), key=lambda name: sum(rows[name]))
-    gains = [ours - theirs for k, ours, theirs in zip(positions, rows["gsv"], rows[best]) if k > 0]
+    way to warp; and the mean difference over the positions after the keyframe. None if no frame is at these."""
+    rows = {
+        name: {row.position: 100 * row.pixel_accuracy for row in x.positions if row.pixel_accuracy is not None}
+        for name, x in found.items()
+    }
+    after = [position for position in rows["gsv"] if position > 0]
+    if not after:
+        return None
+    means = {name: sum(by[position] for position in after) / len(after) for name, by in rows.items()}
+    best = max(WARPINGS.values(), key=lambda name: means[name])
     return {
-        "frames": found["gsv"].positions[0].frames, "positions": positions, "propagation": rows["gsv"],
-        "warping": rows[best], "way": best, "gain": sum(gains) / len(gains) if gains else 0.0,
+        "frames": max(row.frames for row in found["gsv"].positions), "positions": [*rows["gsv"]],
+        "propagation": [*rows["gsv"].values()], "warping": [*rows[best].values()], "way": best,
+        "gain": means["gsv"] - means[best],
     }
