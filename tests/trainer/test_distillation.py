@@ -219,10 +219,10 @@ def rows(*accuracies):
 ])
 def test_gain_over_the_better_way_to_warp(gsv, logits, labels, way, gain):
     found = compared({"gsv": rows(*gsv), "warp": rows(*logits), "warp labels": rows(*labels)})
-    assert found["way"] == way and found["gain"] == pytest.approx(gain)
+    assert found["warping"] == way and found["gain"] == pytest.approx(gain)
     assert found["frames"] == 10 and found["positions"] == [0, 1, 2]
-    assert found["propagation"] == pytest.approx([100 * x for x in gsv])
-    assert found["warping"] == pytest.approx([100 * x for x in (logits if way == "warp" else labels)])
+    assert found["ways"]["gsv"] == pytest.approx([100 * x for x in gsv])
+    assert found["ways"][way] == pytest.approx([100 * x for x in (logits if way == "warp" else labels)])
 
 
 def test_positions_that_no_frame_reaches_do_not_count():

@@ -18,8 +18,10 @@ from models.gsvnet import GSVNet
 from trainer.stages.propagation import PropagationStage
 from trainer.teacher import Pass, labelled_by_teacher, teacher_pass
 from utils.logging import logger
+from utils.text_table import Table
 
 WARPINGS = {"logits": "warp", "labels": "warp labels"}  # what is carried -> name of the way, along DIS
+TITLES = {"gsv": "propagation", "warp": "logits warped along DIS", "warp labels": "labels moved along DIS"}
 
 
 class DistillationStage(PropagationStage):
@@ -113,11 +115,8 @@ class DistillationStage(PropagationStage):
         if (val := compared(found)) is None:
             return found["gsv"]
         self.val = val
-        shown = {name: " ".join(f"{x:.2f}" for x in val[name]) for name in ("propagation", "warping")}
-        logger.info(
-            "val: pixels that agree with the segmenter, %% at positions %s: %s; %s along DIS: %s; gain %.2f",
-            " ".join(map(str, val["positions"])), shown["propagation"], val["way"], shown["warping"], val["gain"],
-        )
+        for line in table_of(val).console():
+            logger.info("%s", line)
         return found["gsv"]
 
     def _warpings(self) -> dict[str, Engine]:
@@ -134,8 +133,9 @@ class DistillationStage(PropagationStage):
 
 
 def compared(found: Mapping[str, Metrics]) -> dict | None:
-    """Pixels that agree with the segmenter's own labels, per cent by position: of the propagation, and of the better
-    way to warp; and the mean difference over the positions after the keyframe. None if no frame is at these."""
+    """Pixels that agree with the segmenter's own labels, per cent by position and way; and by how much the propagation
+    is better than the better way to warp, on average over the positions after the keyframe. None if no frame is there.
+    """
     rows = {
         name: {row.position: 100 * row.pixel_accuracy for row in x.positions if row.pixel_accuracy is not None}
         for name, x in found.items()
@@ -147,6 +147,13 @@ def compared(found: Mapping[str, Metrics]) -> dict | None:
     best = max(WARPINGS.values(), key=lambda name: means[name])
     return {
         "frames": max(row.frames for row in found["gsv"].positions), "positions": [*rows["gsv"]],
-        "propagation": [*rows["gsv"].values()], "warping": [*rows[best].values()], "way": best,
+        "ways": {name: [*by.values()] for name, by in rows.items()}, "warping": best,
         "gain": means["gsv"] - means[best],
     }
+
+
+def table_of(val: Mapping) -> Table:
+    """A row for each way."""
+    rows = [(TITLES[name], *(f"{x:.2f}" for x in by)) for name, by in val["ways"].items()]
+    title = f"Pixels that agree with the segmenter, %, on {val['frames']} frames of val; gain {val['gain']:.2f}"
+    return Table(title, ("frames since the keyframe", *map(str, val["positions"])), tuple(rows))
