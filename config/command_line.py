@@ -73,7 +73,6 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     chosen = {**(run or {}), **named}
     plain = Options(**chosen)
     dataset = dataset_config(plain.dataset, plain.data_path)
-    unlabelled = {**OF_UNLABELLED, "reference": "segmenter"} if plain.dataset == UNLABELLED else {}
     variant = {"segnet": plain.segnet, "flow": plain.optical_flow_network, "gsv": plain.optim}[plain.stage]
     defaults: dict[str, Any] = {"data_path": dataset.default_path, **STAGE_DEFAULTS.get((plain.stage, variant), {})}
     if plain.segnet not in OF_PAPER:
@@ -84,7 +83,10 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         defaults["method"] = "per-frame"
     if plain.stage == "gsv" and (plain.video or plain.benchmark == "carry"):
         defaults["method"] = "auto"
-    defaults |= {name: x for name, x in unlabelled.items() if plain.stage == "gsv"}
+    if plain.dataset == UNLABELLED and plain.stage == "gsv":
+        defaults["reference"] = "segmenter"
+        # Other files have the flow that they were trained with.
+        defaults.update(OF_UNLABELLED if plain.resume in ("0", "auto") else {})
     options = Options(**{**defaults, **chosen}, given=tuple(sorted(named)))
     if options.method == "auto" and (options.video or options.benchmark == "carry"):
         options = with_method(options)

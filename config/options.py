@@ -116,7 +116,8 @@ class Options:
     eval_single: bool = _option(True, "evaluate position 0, the keyframe itself, too")
     eval_interval: int = _option(1, "epochs between evaluations", low=1)
     method: str = _option("gsv", "how the segmentation gets from keyframes to other frames; auto, the default of "
-                          "--video: gsv with --resume, else warp with --carry labels, along DIS if no flow is named",
+                          "--video: gsv with --resume, unless its val found warping as good; else warp with --carry "
+                          "labels, along DIS if no flow is named",
                           choices=METHODS)
     carry: str = _option("logits", "what --method warp and copy move: logits on the grid, or labels at full size",
                          choices=("logits", "labels"))

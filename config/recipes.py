@@ -115,4 +115,7 @@ RECIPES = {recipe.name: recipe for recipe in (
         lr=4e-4, guide_lr=8e-4, lr_gamma=0.4, epoch=2, multi_step=(3, 4), checkname="second",
     ), "--data-path CAMVID --segnet-weights SEGNET --resume FIRST",
         "mIoU 59.74 % at position 2, mean 60.74 % at interval 3", _CAMVID_TIME.format(4)),
+    # What --dataset unlabelled sets by itself.
+    Recipe("unlabelled", dict(dataset="unlabelled", **OF_UNLABELLED), "--data-path VIDEOS --segnet NAME",
+           "EXPECTED", "TIME"),
 )}

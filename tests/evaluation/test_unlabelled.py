@@ -255,6 +255,7 @@ def test_released_propagation_is_evaluated_on_a_video(weights, tmp_path, frames)
     folder = write_frames(tmp_path / "pictures", frames)
     metrics = evaluated(folder, weights, tmp_path, "--method", "gsv", "--carry", "logits", "--resume", "1")
     assert metrics.method == "gsv" and frames_by_position(metrics) == {0: 6, 1: 5, 2: 4}
+    assert metrics.flow == "light"  # its own
 
 
 def test_labels_are_moved_along_dis(weights, tmp_path):
