@@ -90,15 +90,14 @@ def benchmark_carry(options: Options, device: torch.device) -> dict:
 
 
 def engines_of(net: GSVNet, options: Options, device: torch.device) -> dict[str, Engine]:
-    """Engines of the ways in TITLES: along DIS, and along a flow network if the options name one."""
+    """Engines of the ways in TITLES: along DIS, along a flow network if the options name one, and the propagation."""
     settings: dict[str, Any] = dict(scale=options.scale, device=device)
     classical = GSVNet(net.segmenter, DISFlow(options.dis_side, options.dis_preset), net.guided, net.grid)
     found = build_engines(classical, ["copy", "warp", "per-frame"], **settings)
     labels = build_engines(classical, ["copy", "warp"], carry="labels", **settings)
     found |= {f"{name} labels": engine for name, engine in labels.items()}
-    if not isinstance(net.flow, DISFlow):
-        learned = build_engines(net, ["warp", "gsv"] if options.method == "gsv" else ["warp"], **settings)
-        found |= {{"warp": "warp learned"}.get(name, name): engine for name, engine in learned.items()}
+    own = ([] if isinstance(net.flow, DISFlow) else ["warp"]) + (["gsv"] if options.method == "gsv" else [])
+    found |= {{"warp": "warp learned"}.get(x, x): engine for x, engine in build_engines(net, own, **settings).items()}
     return {name: found[name] for name in TITLES if name in found}
 
 

@@ -122,3 +122,9 @@ def test_all_positions_count_the_same_frames(pictures, weights, tmp_path, monkey
 def test_words_that_have_no_meaning_here_are_refused(pictures, words, told, capsys):
     assert main(["--benchmark", "carry", *map(str, on_pictures(pictures)), *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more, without", [((), ()), (("--optical-flow-network", "dis"), ("warp learned",))])
+def test_propagation_that_is_named_has_a_row(pictures, weights, tmp_path, more, without):
+    content = carried(weights, tmp_path, *on_pictures(pictures), "--early-stop", 1, "--resume", 1, *more)
+    assert list(content["rows"]["all frames"]) == [name for name in TITLES if name not in without]
