@@ -11,7 +11,7 @@ from dataloaders.taught_clips import ARRAYS, TaughtVideo
 from evaluation.unlabelled import video_parts
 from inference.engines import Engine, build_engine
 from models.gsvnet import GSVNet
-from trainer.teacher import Pass, plan, prepare, teacher_folder
+from trainer.teacher_cache import Pass, plan, prepare, teacher_folder
 
 SIZE = (48, 64)
 SEGMENTER = f"""

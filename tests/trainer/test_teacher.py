@@ -24,8 +24,9 @@ from models.load import networks_for_training
 from models.resize import grid_size
 from tests.films import opened, panning, write_frames, write_video
 from tests.taught import SIZE, contents, engine_of, options_of, prepared, tiny_segmenter
-from trainer import teacher
-from trainer.teacher import BATCH, Pass, chosen_frames, keep_arrays, labelled_by_teacher, run, teacher_pass
+from trainer import teacher_cache
+from trainer.teacher import keep_arrays, labelled_by_teacher, run, teacher_pass
+from trainer.teacher_cache import BATCH, Pass, chosen_frames
 from utils.distributed import Ranks
 
 B, F, R, U = BEGINS, FOLLOWS, REPEATS, UNKNOWN
@@ -252,7 +253,7 @@ def test_space_is_announced_and_refused_before_the_work(net, settled, segmented,
     options = settled(film(1, 1, 1, 1))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(2**40, 0, needed - missing))
     told: list[str] = []
-    monkeypatch.setattr(teacher.logger, "info", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(teacher_cache.logger, "info", lambda text, *values: told.append(text % values))
     if missing:
         with pytest.raises(UserError, match=f"{tmp_path / 'cache'}: too little space .*--cache-dir.*--teacher-cache 0"):
             taught(net, options)
@@ -299,7 +300,7 @@ def test_full_disk_is_named_and_nothing_counts_that_is_not_there(net, settled, m
         return io.BufferedRandom(file)
 
     with monkeypatch.context() as patched:
-        patched.setattr(teacher, "open", opened_when_full, raising=False)
+        patched.setattr(teacher_cache, "open", opened_when_full, raising=False)
         with pytest.raises(UserError, match=r"cache|part.*cannot be written \(No space left on device\); free some"):
             taught(net, part)
     (each,) = prepared(net, part)

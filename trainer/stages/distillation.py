@@ -16,7 +16,8 @@ from inference.engines import Engine, build_engines
 from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
 from trainer.stages.propagation import PropagationStage
-from trainer.teacher import Pass, labelled_by_teacher, teacher_pass
+from trainer.teacher import labelled_by_teacher, teacher_pass
+from trainer.teacher_cache import Pass
 from utils.logging import logger
 from utils.text_table import Table
 
