@@ -159,20 +159,18 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
 
 
 def chosen_by_val(options: Options) -> Options:
-    """The options, with warping in place of a propagation that on its own val gained less than LEAST_GAIN over that,
-    as its checkpoint tells; logs which and why. Raises UserError."""
+    """The options, with warping in place of a propagation that was trained without labels and that its val, as the
+    checkpoint tells, found to gain less than LEAST_GAIN over warping; logs which and why. Raises UserError."""
     file = read_resumed(options) if options.method == "gsv" and options.resume not in ("0", "1") else None
-    val = file.content.get("val") if file is not None else None
-    if file is None or not isinstance(val, Mapping) or not isinstance(gain := val.get("gain"), float):
+    if file is None or _args(file).get("dataset") != UNLABELLED:
         return options
-    counted = f"on the {val.get('frames')} frames of its val"
-    if gain >= LEAST_GAIN:
-        logger.info("%s: better than warping by %.2f %s: used", file.path, gain, counted)
+    val = file.content.get("val")
+    gain = val.get("gain") if isinstance(val, Mapping) else None
+    if isinstance(gain, float) and gain >= LEAST_GAIN:
+        logger.info("%s: on val %.2f %% of the pixels better than warping: used", file.path, gain)
         return options
-    logger.info(
-        "%s: better than warping by %.2f %s, less than %.1f: labels are moved along DIS instead (--method gsv uses it)",
-        file.path, gain, counted, LEAST_GAIN,
-    )
+    found = f"on val {gain:.2f} % of the pixels better than warping" if isinstance(gain, float) else "not evaluated"
+    logger.info("%s: %s, not %.1f: warping is used instead (--method gsv uses it)", file.path, found, LEAST_GAIN)
     carry = options.carry if "carry" in options.given else "labels"
     return replace(options, method="warp", optical_flow_network="dis", carry=carry, load_flow=False)
 

@@ -163,7 +163,7 @@ def with_val(run: Path, folder: Path, gain: float | None) -> Path:
 
 
 @pytest.mark.parametrize("gain, given, method", [
-    (0.29, (), "warp"), (0.3, (), "gsv"), (5.0, (), "gsv"), (None, (), "gsv"), (-4.0, ("--method", "gsv"), "gsv"),
+    (0.29, (), "warp"), (0.3, (), "gsv"), (5.0, (), "gsv"), (None, (), "warp"), (-4.0, ("--method", "gsv"), "gsv"),
     (-4.0, (), "warp"),
 ])
 def test_val_chooses_the_method_of_a_video(run, place, tmp_path, capsys, gain, given, method):
@@ -176,8 +176,9 @@ def test_val_chooses_the_method_of_a_video(run, place, tmp_path, capsys, gain, g
     if not given:
         carried = ", carrying labels" if method == "warp" else ""
         assert f"--method auto: {method}, dis flow{carried}\n" in told
-    assert ("labels are moved along DIS instead" in told) == (method == "warp")
-    assert ("better than warping by" in told) == (gain is not None and not given)
+    assert ("warping is used instead" in told) == (method == "warp")
+    assert ("% of the pixels better than warping" in told) == (gain is not None and not given)
+    assert ("not evaluated" in told) == (gain is None)
     words[2:4] = ["--method", "warp", "--carry", "labels", "--optical-flow-network", "dis"]
     if method == "gsv":
         words[2:8] = ["--method", "gsv", "--resume", str(copy / BEST)]
@@ -186,7 +187,7 @@ def test_val_chooses_the_method_of_a_video(run, place, tmp_path, capsys, gain, g
 
 
 @pytest.mark.parametrize("gain, settings, name", [
-    (0.0, {}, "CarryLabels"), (0.4, {}, "CarryLogits"), (None, {}, "CarryLogits"),
+    (0.0, {}, "CarryLabels"), (0.4, {}, "CarryLogits"), (None, {}, "CarryLabels"),
     (0.0, {"method": "gsv"}, "CarryLogits"),
 ])
 def test_val_chooses_the_method_of_a_video_segmenter(run, place, tmp_path, gain, settings, name):

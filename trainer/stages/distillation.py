@@ -29,7 +29,7 @@ class DistillationStage(PropagationStage):
     """Stage gsv with --dataset unlabelled. The segmenter's logits come from the teacher's pass over the videos: a step
     costs the propagation alone. Crops and flips act on the grid."""
 
-    val: dict | None = None  # what the last evaluation found, see `evaluate`
+    val: dict | None = None  # what evaluation found of the weights as they are, see `compared`
 
     def _clips(self) -> dict[int, SizedDataset]:
         """As of the base, of the teacher's cache. Raises UserError."""
@@ -49,9 +49,9 @@ class DistillationStage(PropagationStage):
         return {**clips}
 
     def _pass(self, *, pictures: bool) -> list[Pass]:
-        options, parts = self.options, video_parts(self.options, "train")
+        parts = video_parts(self.options, "train")
         return teacher_pass(
-            self.net, parts, options, self.device, self.ranks, self.dataset, pictures=pictures
+            self.net, parts, self.options, self.device, self.ranks, self.dataset, pictures=pictures
         )
 
     def training_frames(self, past: int) -> list[LabelledFrame]:
@@ -64,6 +64,10 @@ class DistillationStage(PropagationStage):
         if options.use_crop and frames:
             self._check_crop(frames[0].frames[-1])
         return frames
+
+    def train_mode(self) -> None:
+        super().train_mode()
+        self.val = None
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base; where there is no label, the segmenter's takes its place."""
@@ -113,10 +117,8 @@ class DistillationStage(PropagationStage):
         for frame in evaluation.frames(engines):
             tally.add(frame)
         found = evaluation.metrics(tally)
-        if (val := compared(found)) is None:
-            return found["gsv"]
-        self.val = val
-        for line in table_of(val).console():
+        self.val = compared(found)
+        for line in table_of(self.val).console() if self.val else ():
             logger.info("%s", line)
         return found["gsv"]
 
