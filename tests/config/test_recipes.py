@@ -47,6 +47,7 @@ LONG = {  # the commands as docs/results.md gave them, and the demonstration's s
     "camvid-propagation": CAMVID_PROPAGATION + "--lr 1e-3 --guide-lr 2e-3 --lr-gamma 0.6 --epoch 3 --checkname first",
     "camvid-propagation-long": CAMVID_PROPAGATION.replace("--flow-weights FLOW ", "")
     + "--resume FIRST --multi-step 3 4 --lr 4e-4 --guide-lr 8e-4 --lr-gamma 0.4 --epoch 2 --checkname second",
+    "unlabelled": "--dataset unlabelled --data-path VIDEOS --segnet torchvision:deeplabv3_resnet50",
 }
 
 
