@@ -248,6 +248,7 @@ def test_segmenter_that_an_engine_cannot_run_stays_in_pytorch(tmp_path, capsys, 
     assert (maps["eager"] == maps[engine]).mean() > 0.999 and len(np.unique(maps["eager"])) > 2
 
 
+@pytest.mark.slow
 def test_export_leaves_out_a_segmenter_that_cannot_be_exported(tmp_path, capsys):
     (tmp_path / "loops.py").write_text(READS_VALUES)
     start_console(quiet=False)

@@ -233,12 +233,20 @@ def test_positions_that_no_frame_reaches_do_not_count():
 @pytest.mark.parametrize("val, given, method", [
     ({"gain": LEAST_GAIN - 0.01, "frames": 5}, {}, "warp"), ({"gain": LEAST_GAIN, "frames": 5}, {}, "gsv"),
     ({"gain": 7.0, "frames": 5}, {}, "gsv"), ({"gain": -3.0, "frames": 5}, {"resume": "auto"}, "warp"),
-    (None, {}, "gsv"),
+    (None, {}, "warp"),
     ({"gain": -3.0, "frames": 5}, {"resume": "1"}, "gsv"), ({"gain": -3.0, "frames": 5}, {"method": "copy"}, "copy"),
 ])
 def test_val_decides_how_labels_are_moved(monkeypatch, val, given, method):
-    file = SimpleNamespace(path="run/model_best.pth.tar", content={} if val is None else {"val": val})
+    content = {"args": {"dataset": "unlabelled"}} | ({} if val is None else {"val": val})
+    file = SimpleNamespace(path="run/model_best.pth.tar", content=content)
     monkeypatch.setattr(load, "read_resumed", lambda _: file)
     options = chosen_by_val(load.Options(**{"resume": "run/model_best.pth.tar", "video": "a.mp4"} | given))
     moved = ("warp", "labels", "dis", False) if method == "warp" else (method, "logits", "light", True)
     assert (options.method, options.carry, options.optical_flow_network, options.load_flow) == moved
+
+
+def test_run_that_was_trained_with_labels_is_used(monkeypatch):
+    file = SimpleNamespace(path="run/model_best.pth.tar", content={"args": {"dataset": "camvid"}})
+    monkeypatch.setattr(load, "read_resumed", lambda _: file)
+    options = load.Options(resume="run/model_best.pth.tar", video="a.mp4")
+    assert chosen_by_val(options) is options
