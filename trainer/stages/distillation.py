@@ -15,6 +15,7 @@ from evaluation.unlabelled import video_parts
 from inference.engines import Engine, build_engines
 from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
+from models.load_segmenter import classes_of
 from trainer.stages.propagation import PropagationStage
 from trainer.teacher import labelled_by_teacher, teacher_pass
 from trainer.teacher_cache import Pass
@@ -34,6 +35,7 @@ class DistillationStage(PropagationStage):
     def _clips(self) -> dict[int, SizedDataset]:
         """As of the base, of the teacher's cache. Raises UserError."""
         options = self.options
+        self.dataset = classes_of(options, self.net.segmenter)
         if options.clip_source == "stills" or not options.teacher_cache:
             return super()._clips()
         videos = [each.video for each in self._pass(pictures=False)]

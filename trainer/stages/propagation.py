@@ -18,8 +18,7 @@ from models.flow_dis import DISFlow
 from models.fold import folded
 from models.gsvnet import GSVNet
 from models.identity import SegmenterIdentity
-from models.load import networks_for_training
-from models.load_segmenter import classes_of
+from models.load import flow_of, networks_for_training
 from models.losses import PropagationLoss
 from models.released import released_state
 from models.resize import grid_size, size_of
@@ -42,11 +41,13 @@ class PropagationStage(Stage):
         net: GSVNet | None = None,
     ):
         super().__init__(options, device, ranks)
-        self.net = (net or networks_for_training(options, resumed)).to(device)
-        self.dataset = classes_of(options, self.net.segmenter)
+        self.resumed, self.given = resumed, net
         # A classical flow is computed where the clips are read.
-        self.dis = self.net.flow if isinstance(self.net.flow, DISFlow) else None
-        self.passes = self._clips()
+        self.dis = flow if isinstance(flow := flow_of(options), DISFlow) else None
+        self.passes = self._clips()  # before the networks are read: mistakes in the data are found sooner
+        if self.dis is not None and isinstance(self.net.flow, DISFlow):  # which may have a checkpoint's settings
+            self.dis.side, self.dis.preset = self.net.flow.side, self.net.flow.preset
+        self.resumed = None  # it is large
         self.net.segmenter.to(memory_format=torch.channels_last).requires_grad_(False)
         self.net.guided.filter_bank.requires_grad_(options.train_filter)
         self.net.flow.requires_grad_(options.train_optical_flow)
@@ -70,6 +71,11 @@ class PropagationStage(Stage):
         self.optimizer = self._optimizer(groups)
         self.scheduler = optim.step_decay(self.optimizer, options.lr_gamma)
         self.evaluation = self.validation(lambda: Evaluation(options, device, ranks, dataset=self.dataset))
+
+    @cached_property
+    def net(self) -> GSVNet:
+        """The networks that are trained, with the frozen segmenter."""
+        return (self.given or networks_for_training(self.options, self.resumed)).to(self.device)
 
     def _clips(self) -> dict[int, SizedDataset]:
         """Return the clips by interval: of videos, or made from stills. Raises UserError if there are none."""
