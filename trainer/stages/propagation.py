@@ -41,13 +41,12 @@ class PropagationStage(Stage):
         net: GSVNet | None = None,
     ):
         super().__init__(options, device, ranks)
-        self.resumed, self.given = resumed, net
+        self._resumed, self._given = resumed, net
         # A classical flow is computed where the clips are read.
         self.dis = flow if isinstance(flow := flow_of(options), DISFlow) else None
         self.passes = self._clips()  # before the networks are read: mistakes in the data are found sooner
         if self.dis is not None and isinstance(self.net.flow, DISFlow):  # which may have a checkpoint's settings
             self.dis.side, self.dis.preset = self.net.flow.side, self.net.flow.preset
-        self.resumed = None  # it is large
         self.net.segmenter.to(memory_format=torch.channels_last).requires_grad_(False)
         self.net.guided.filter_bank.requires_grad_(options.train_filter)
         self.net.flow.requires_grad_(options.train_optical_flow)
@@ -75,7 +74,9 @@ class PropagationStage(Stage):
     @cached_property
     def net(self) -> GSVNet:
         """The networks that are trained, with the frozen segmenter."""
-        return (self.given or networks_for_training(self.options, self.resumed)).to(self.device)
+        net = (self._given or networks_for_training(self.options, self._resumed)).to(self.device)
+        self._resumed = None  # a whole checkpoint
+        return net
 
     def _clips(self) -> dict[int, SizedDataset]:
         """Return the clips by interval: of videos, or made from stills. Raises UserError if there are none."""
