@@ -229,6 +229,9 @@ def _check_data(options: Options, given: Mapping[str, Any]) -> None:
     for name in ("val_path", "frames", "label_path", "teacher_cache"):
         if name in given and options.dataset != UNLABELLED:
             raise UserError(f"{flag(name)} has an effect only with --dataset unlabelled; add that or drop it")
+    for name in ("frames", "label_path", "teacher_cache"):
+        if name in given and tasks(options):
+            raise UserError(f"{flag(name)} is for training, and has no effect with {tasks(options)[0]}; drop it")
     works = not tasks(options) or options.evaluate or options.benchmark == "carry"
     works |= "dataset" not in given  # a run's, which tells nothing of a video
     if options.dataset == UNLABELLED and not (works and options.stage == "gsv"):

@@ -99,6 +99,7 @@ class Evaluation:
         self.dataset = dataset or dataset_config(options.dataset, options.data_path)
         # Frames of a video without labels may all be looked at, unless a run has been trained on some of them.
         unseen = options.dataset != UNLABELLED or options.resume not in ("0", "1") or not tasks(options)
+        unseen |= bool(options.val_path)
         self.split = options.split[0] if options.split else "val" if unseen else "all"
         self.positions = sorted({0} if options.eval_single else set()) + sorted(set(options.eval_multi_step))
         self.reference = options.reference == "segmenter" or options.dataset == UNLABELLED

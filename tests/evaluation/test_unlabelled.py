@@ -251,6 +251,12 @@ def test_predictions_stay_inside_their_folder(tmp_path, monkeypatch, frames, sou
             assert not {"..", ""} & {*name.split("/")}, name
 
 
+def test_val_path_is_what_is_evaluated(weights, tmp_path, frames):
+    other = write_frames(tmp_path / "other", frames[:4])
+    metrics = evaluated(write_frames(tmp_path / "pictures", frames), weights, tmp_path, "--val-path", other)
+    assert frames_by_position(metrics) == {0: 4, 1: 3, 2: 2}
+
+
 def test_released_propagation_is_evaluated_on_a_video(weights, tmp_path, frames):
     folder = write_frames(tmp_path / "pictures", frames)
     metrics = evaluated(folder, weights, tmp_path, "--method", "gsv", "--carry", "logits", "--resume", "1")
@@ -363,6 +369,8 @@ def test_number_is_no_camera(weights, tmp_path, capsys, monkeypatch):
     (("--check", "1"), "--dataset unlabelled works with"),
     (("--benchmark", "eval"), "--dataset unlabelled works with"),
     (("--stage", "segnet"), "--dataset unlabelled works with"),
+    (("--evaluate", "1", "--method", "copy", "--frames", "5"), "--frames is for training, and has no effect with"),
+    (("--evaluate", "1", "--method", "copy", "--label-path", "pictures"), "--label-path is for training"),
     (("--evaluate", "1", "--method", "copy", "--split", "test"), "--split test: --dataset unlabelled has train, val"),
     (("--reference", "segmenter"), "--reference has an effect only with --evaluate 1"),
 ])
