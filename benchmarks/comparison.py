@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from benchmarks.complexity import keyframe_gmac, parameters, propagated_gmac
+from benchmarks.complexity import keyframe_gmac, method_gmac, parameters, propagated_gmac
 from config.datasets import dataset_config
 from config.options import Options
+from config.segmenters import VIDEO_NETWORKS
 from evaluation.metrics_json import Metrics, over_interval, read_metrics
 from evaluation.tables import percent
 from inference.engines import Engine, build_engine
-from models.build import build_gsvnet
+from models.build import build_gsvnet, build_method
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
 from models.label_map import label_map
+from models.methods.base import SeenFrame
 from models.resize import GRID_STRIDE, grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.device import synchronise
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUNDS = {"cpu": 20, "cuda": 100}
+STEADY = 4  # frames of a stream after which every further one costs the same
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,37 @@ class Row:
     published: tuple[float | None, ...] = (None,) * 5
     method: str = "gsv"
     carry: str = "logits"
+    interval: int | None = None  # if not that of the options
+
+    @property
+    def propagates(self) -> bool:
+        return self.flow is not None or self.own
+
+    @property
+    def own(self) -> bool:
+        """Whether the network is a method for video itself."""
+        return self.segnet in VIDEO_NETWORKS
+
+    def mean(self, key: float, propagated: float, interval: int) -> float:
+        """The mean over a stream of something that keyframes and other frames have different amounts of."""
+        if self.method == "tdnet":
+            return propagated  # of all frames but the first three
+        interval = self.interval or interval
+        return (key + (interval - 1) * propagated) / interval
 
     @property
     def name(self) -> str:
         """The model's name in the tables."""
+        if self.segnet in NAMES:
+            return f"{NAMES[self.segnet]} {self.scale:g}"
         segmenter = f"{ {'swiftnet': 'SwiftNet-R18', 'bisenet': 'BiSeNet-R18'}[self.segnet]} {self.scale:g}"
         if self.method == "warp":
             return f"{segmenter}, {self.carry} moved along {self.flow}"
         return segmenter if self.flow is None else f"GSVNet {segmenter}, {self.flow} flow"
 
 
+NAMES = {"bisenet-xception39": "BiSeNet-Xception39", "td4-bise18": "TDNet-BN-R18 (TD4-Bise18)",
+         "accel18": "Accel-DL-R101-18, interval 5,"}
 # Of the paper: mIoU in per cent at interval 3, frames per second on a 1080 Ti, MB of parameters, GMAC per frame.
 ROWS = (
     Row("swiftnet", 0.75, "light", (72.5, 70.3, 125, 50.4, 21.3)),
@@ -69,6 +93,9 @@ ROWS = (
     Row("bisenet", 1.0),
     Row("bisenet", 0.75, None, (73.7, 73.7, 61, 49.0, 58.0)),
     Row("bisenet", 0.5),
+    Row("bisenet-xception39", 0.75, None, (69.0, 69.0, 105, None, None)),
+    Row("td4-bise18", 0.75, None, (75.0, 75.0, 61, None, None), method="tdnet"),
+    Row("accel18", 1.0, None, (72.1, None, 2.2, None, None), method="accel", interval=5),
 )
 
 
@@ -112,12 +139,15 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
     key = keyframe_gmac(net, *measure.SIZE, row.scale)
     count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
     propagated = key
+    if row.own:
+        method = build_method(name=row.method, net=net, scale=row.scale)
+        key, propagated = method_gmac(method, *measure.SIZE, frames=STEADY)
     if row.flow is not None:
         propagated = propagated_gmac(net, *measure.SIZE, row.method)
         count += parameters(net.flow) + (parameters(net.guided) if row.method == "gsv" else 0)
     return {
         "parameters": count, "megabytes": count * 4 / 1e6,
-        "gmac": {"keyframe": key, "propagated": propagated, "average": (key + (interval - 1) * propagated) / interval},
+        "gmac": {"keyframe": key, "propagated": propagated, "average": row.mean(key, propagated, interval)},
     }
 
 
@@ -128,6 +158,7 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
     settings: dict[str, Any] = dict(device=device, amp=options.amp, method=row.method, carry=row.carry)
+    counted = ROUNDS[device.type] // (4 if row.own else 1)  # the large networks take seconds on a CPU
     engine = build_engine(options.engine, net, scale=row.scale, **settings)
     image, logits = sample_inputs(classes, measure.frame_size(options))
     logits = logits.to(device)
@@ -138,11 +169,11 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     wait()
     found: dict = {"peak_gib": measure.peak_gib(device) - before}
     works |= network_works(engine, row, net, image, logits)
-    seconds = measure.turns(works, measure.Rounds.of(options, ROUNDS[device.type]), wait)
+    seconds = measure.turns(works, measure.Rounds.of(options, counted), wait)
     for kind in ("network", "end_to_end"):
         key = measure.median_and_p95(seconds[f"{kind} keyframe"])
-        propagated = measure.median_and_p95(seconds[f"{kind} propagated"]) if row.flow is not None else None
-        mean = (key[0] + (options.interval - 1) * (propagated or key)[0]) / options.interval
+        propagated = measure.median_and_p95(seconds[f"{kind} propagated"]) if row.propagates else None
+        mean = row.mean(key[0], (propagated or key)[0], options.interval)
         found[kind] = {"keyframe_ms": key, "propagated_ms": propagated, "average_ms": mean, "fps": 1e3 / mean}
     return found
 
@@ -163,6 +194,11 @@ def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: 
     """The networks alone: a frame that already has the segmenter's size; two views."""
     height, width = scaled_size(image.shape[1], image.shape[2], row.scale)
     scaled = image[:, :height, :width].contiguous().to(engine.device)
+    if row.own:
+        whole = build_engine(engine.name, net, scale=1.0, device=engine.device, amp=engine.amp, method=row.method)
+        frame = whole.see(scaled.cpu())
+        state = steady(whole, frame)
+        return {"network keyframe": lambda: whole.first(frame), "network propagated": lambda: whole.next(state, frame)}
     alone = GSVNet(net.segmenter, NoFlow(), net.guided)  # an engine copies its networks, and FlowNet2-S is large
     segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, amp=engine.amp)
     seen = engine.see(image)
@@ -176,32 +212,45 @@ def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: 
 def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) -> dict[str, Callable]:
     """From the frame's bytes to the label map's; the label map is that of `logits`, see `sample_inputs`."""
     seen = engine.see(image)
-    state = State(logits, seen.view)
-    if row.carry == "labels":
-        state = State(logits[:, :, :0, :0], seen.view, label_map(logits, seen.size)[None])
+    state = before = State(logits, seen.view)
+    if row.own:
+        before = steady(engine, seen)
+        state = before if before.labels is not None else state  # full-size labels need no label map
+    elif row.carry == "labels":
+        state = before = State(logits[:, :, :0, :0], seen.view, label_map(logits, seen.size)[None])
 
     def keyframe() -> None:
-        engine.first(seen if row.flow is None else engine.see(image))  # no flow: no view of its own
+        engine.first(engine.see(image) if row.propagates else seen)  # every frame segmented: no view of its own
         engine.labels(state, seen.size)
 
     def propagated() -> None:
-        after = engine.next(state, engine.see(image, seen))
+        after = engine.next(before, engine.see(image, seen))
         engine.labels(after if row.carry == "labels" else state, seen.size)
 
-    return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.flow is not None else {})
+    return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.propagates else {})
+
+
+def steady(engine: Engine, seen: SeenFrame) -> State:
+    """The state after STEADY - 1 frames."""
+    state = engine.first(seen)
+    for _ in range(STEADY - 2):
+        state = engine.next(state, seen)
+    return state
 
 
 def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
     """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last
     result of this row that is no ablation; None without one."""
-    method = "per-frame" if row.flow is None else row.method
+    method = row.method if row.propagates else "per-frame"
     keys = ("dataset", "frames", "avg_miou", "pooled_miou", "min_miou")
     found: dict = dict.fromkeys(keys)
     for metrics in results:
         same = (metrics.method, metrics.segnet, metrics.scale) == (method, row.segnet, row.scale)
         same &= metrics.reference == "labels" and metrics.schedule is None and metrics.carry == row.carry
         same &= row.flow is None or (metrics.flow == row.flow and metrics.intra and metrics.edge)
-        scores = over_interval(metrics.positions, interval) if same else None
+        scores = over_interval(metrics.positions, row.interval or interval) if same else None
+        if same and metrics.steady is not None:
+            scores = metrics.intervals[0]
         if scores is not None:
             values = scores.mean_miou, scores.pooled_miou, scores.min_miou
             found = dict(zip(keys, (metrics.dataset, metrics.positions[0].frames, *values)))

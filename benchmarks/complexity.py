@@ -2,11 +2,13 @@
 import copy
 
 import torch
+import torchvision  # noqa: F401 - it registers its operators
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from models.flow_dis import DISFlow
-from models.gsvnet import GSVNet
+from models.gsvnet import GSVNet, State
+from models.methods.base import Method, SeenFrame
 from models.resize import grid_size
 
 
@@ -16,14 +18,23 @@ def parameters(module: nn.Module) -> int:
 
 
 def gmac(module: nn.Module, *inputs: Tensor) -> float:
-    """Giga multiply-accumulates of one forward pass: convolutions and matrix products (half of torch's FLOP count).
+    """Giga multiply-accumulates of one forward pass: convolutions, deformable ones as if they were not, and matrix
+    products (half of torch's FLOP count).
 
     On the meta device, nothing is computed.
     """
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), (counter := _counter()):
         module(*inputs)
     return counter.get_total_flops() / 2 / 1e9
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops})
+
+
+def _deformable_flops(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
+    """FLOPs of an ordinary convolution of these shapes."""
+    return conv_flop_count(x, weight, out_shape)
 
 
 def published_fusion_gmac(classes: int, height: int, width: int) -> float:
@@ -50,6 +61,26 @@ def propagated_gmac(net: GSVNet, height: int, width: int, method: str = "gsv") -
     if method != "gsv":
         return count
     return count + _counted(net.guided, (1, classes, h, w), view) + published_fusion_gmac(classes, h, w)
+
+
+def method_gmac(method: Method, height: int, width: int, frames: int) -> tuple[float, float]:
+    """GMAC of a stream's first frame of height x width, and of the last of `frames`, for a method on the meta device;
+    without warping, which the counter leaves out."""
+    counter = _counter()
+
+    def run(name: str, *inputs: Tensor) -> Tensor:
+        return method.networks[name](*inputs)
+
+    image = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
+    seen = SeenFrame(image, torch.empty(1, 3, *grid_size(height, width), device="meta"))
+    counts: list[float] = []
+    state: State | None = None
+    with torch.no_grad():
+        for _ in range(frames):
+            with counter:
+                state = method.first(run, seen) if state is None else method.next(run, state, seen)
+            counts.append(counter.get_total_flops() / 2 / 1e9)
+    return counts[0], counts[-1]
 
 
 def _counted(module: nn.Module, *shapes: tuple[int, ...]) -> float:

@@ -10,7 +10,7 @@ from config.datasets import CUSTOM, UNLABELLED, dataset_config
 from config.errors import UserError, did_you_mean
 from config.options import FIELDS, LEARNED_FLOWS, Options, flag, groups, tasks
 from config.recipes import OF_UNLABELLED, RECIPES, STAGE_DEFAULTS
-from config.segmenters import NATIVE, OF_PAPER, check_segmenter_name
+from config.segmenters import NATIVE, OF_PAPER, TDNETS, VIDEO_NETWORKS, check_segmenter_name
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
     "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", ("video", "carry")),
@@ -69,7 +69,7 @@ def parse(words: Sequence[str]) -> Options:
 def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> Options:
     """Options from the `given` ones, then the named recipe, the `run` that is resumed, the data set, the stage and the
     options' own defaults. Raises UserError if they contradict each other."""
-    named = {**(RECIPES[given["recipe"]].settings if given.get("recipe") else {}), **given}
+    named = _of_video_network({**(RECIPES[given["recipe"]].settings if given.get("recipe") else {}), **given})
     chosen = {**(run or {}), **named}
     plain = Options(**chosen)
     dataset = dataset_config(plain.dataset, plain.data_path)
@@ -80,7 +80,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     if dataset.crop is not None:
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     if plain.stage == "segnet":
-        defaults["method"] = "per-frame"
+        defaults["method"] = VIDEO_NETWORKS.get(plain.segnet, "per-frame")
     if plain.stage == "gsv" and (plain.video or plain.benchmark == "carry"):
         defaults["method"] = "auto"
     if plain.dataset == UNLABELLED and plain.stage == "gsv":
@@ -95,6 +95,19 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     # A run that --resume names and that has not been read yet may have any flow.
     check_contradictions(options, given, flow_known=run is not None or options.resume in ("0", "1"))
     return options
+
+
+def _of_video_network(values: dict[str, Any]) -> dict[str, Any]:
+    """The values; --stage and --method tdnet or accel become stage segnet of that network. Raises UserError."""
+    named = [name for name in ("stage", "method") if values.get(name) in VIDEO_NETWORKS.values()]
+    if not named:
+        return values
+    what = f"{flag(named[0])} {values[named[0]]}"
+    segnet = TDNETS[values.get("tdnet", "bise18")] if values[named[0]] == "tdnet" else "accel18"
+    for name, own in (("segnet", segnet), ("stage", "segnet"), ("method", VIDEO_NETWORKS[segnet])):
+        if values.get(name, own) not in (own, VIDEO_NETWORKS[segnet]):
+            raise UserError(f"{flag(name)} {values[name]}: {what} has its own; drop one of the two")
+    return {**values, "stage": "segnet", "segnet": segnet, "method": VIDEO_NETWORKS[segnet]}
 
 
 def with_method(options: Options) -> Options:
@@ -213,11 +226,13 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
     if options.evaluate and len(options.split) > 1:
         raise UserError(f"--split takes one split with --evaluate 1, not {len(options.split)}")
     _check_segmenter(options, given)
+    _check_video_network(options, given)
     _check_data(options, given)
     _check_method(options, given, flow_known)
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
-    if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy"):
+    own = VIDEO_NETWORKS.get(options.segnet)
+    if options.stage == "segnet" and options.evaluate and options.method not in ("per-frame", "copy", own):
         raise UserError(f"--stage segnet --evaluate 1: --method must be per-frame or copy, not {options.method}")
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
@@ -292,6 +307,28 @@ def _check_segmenter(options: Options, given: Mapping[str, Any]) -> None:
         )
 
 
+def _check_video_network(options: Options, given: Mapping[str, Any]) -> None:
+    """TDNet and Accel: what they train with, and what they have no part for."""
+    method, training = VIDEO_NETWORKS.get(options.segnet), not tasks(options)
+    for name, of in (("tdnet", "tdnet"), ("teacher", "tdnet"), ("deeplab101", "accel"), ("deeplab18", "accel")):
+        if given.get(name) and (method != of or not (training or name == "tdnet")):
+            where = f"--stage {of}" + (f" or --method {of}" if name == "tdnet" else ", when it trains")
+            raise UserError(f"{flag(name)} has an effect only with {where}; add that or drop it")
+    if given.get("teacher_weights") and not options.teacher:
+        raise UserError("--teacher-weights has an effect only with --teacher NAME; add that or drop it")
+    if method is None:
+        return
+    if options.stage != "segnet":
+        raise UserError(f"--segnet {options.segnet} is a method itself; use --method {method} or --stage {method}")
+    if options.reference == "segmenter" or options.export or options.benchmark:
+        asked = "--reference segmenter" if options.reference == "segmenter" else tasks(options)[0]
+        raise UserError(f"{asked} does not work with --method {method}; drop one of the two")
+    if method == "tdnet" and "interval" in given:
+        raise UserError("--interval has no effect with --method tdnet, which has no keyframes; drop it")
+    if method == "tdnet" and options.schedule not in ("fixed", "cut"):
+        raise UserError(f"--schedule {options.schedule}: --method tdnet has no keyframes; use cut, to restart at cuts")
+
+
 def _check_read(options: Options, given: Mapping[str, Any]) -> None:
     """Files and folders that are named, and what is asked for would not read."""
     task = next(iter(tasks(options)), "training").split()[0]
@@ -314,7 +351,7 @@ def _check_output(options: Options) -> None:
     if len(options.output) > (1 if options.check else 2):
         takes = "one folder with --check 1" if options.check else "one video, one folder, or both"
         raise UserError(f"--output takes {takes}, not {len(options.output)} names")
-    if options.video and options.stage != "gsv":
+    if options.video and options.stage != "gsv" and options.segnet not in VIDEO_NETWORKS:
         raise UserError("--video requires --stage gsv")
     if options.schedule == "budget" and not options.budget:
         raise UserError("--schedule budget requires --budget MILLISECONDS, the average time per frame")

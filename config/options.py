@@ -5,12 +5,12 @@ from typing import Any
 
 from config.datasets import NAMES
 from config.recipes import RECIPES
-from config.segmenters import FOREIGN, NATIVE
+from config.segmenters import FOREIGN, NATIVE, TDNETS
 
-STAGES = ("gsv", "segnet", "flow")
+STAGES = ("gsv", "segnet", "flow", "tdnet", "accel")  # the last two are stage segnet of these networks
 FLOW_NETWORKS = ("light", "flownet", "none", "dis")
 LEARNED_FLOWS = ("light", "flownet")
-METHODS = ("gsv", "per-frame", "copy", "warp", "auto")
+METHODS = ("gsv", "per-frame", "copy", "warp", "tdnet", "accel", "auto")
 ENGINES = ("auto", "eager", "compile", "onnx")
 BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule", "carry")
 DOWNLOADS = ("swiftnet", "bisenet", "flownet", "gsvnet", "all")
@@ -31,7 +31,8 @@ class Options:
     """Every option of the program, after parsing. A field `crop_height` is the flag `--crop-height`."""
 
     # what to do
-    stage: str = _option("gsv", "part to train or evaluate: propagation, keyframe segmenter, or flow network alone",
+    stage: str = _option("gsv", "part to train or evaluate: propagation, keyframe segmenter, flow network alone, or "
+                         "another method for video: TDNet, Accel",
                          choices=STAGES)
     recipe: str = _option("", "named settings, listed below; options given override them", choices=tuple(RECIPES),
                           shown="NAME")
@@ -48,6 +49,8 @@ class Options:
     # networks
     segnet: str = _option("swiftnet", f"keyframe segmenter: {', '.join(NATIVE)}; or anybody's, see docs/segmenters.md: "
                           f"{', '.join(FOREIGN)}", shown="NAME")
+    tdnet: str = _option("bise18", "of --stage or --method tdnet: TD4-Bise18, or the released TD4-PSP18",
+                         choices=tuple(TDNETS))
     optical_flow_network: str = _option("light", "flow network; dis: OpenCV's DIS, which needs no training; none: "
                                         "assume no motion", choices=FLOW_NETWORKS)
     dis_side: int = _option(256, "shorter side of the pictures that DIS compares, pixels", low=16)
@@ -115,9 +118,9 @@ class Options:
                                                count="*")
     eval_single: bool = _option(True, "evaluate position 0, the keyframe itself, too")
     eval_interval: int = _option(1, "epochs between evaluations", low=1)
-    method: str = _option("gsv", "how the segmentation gets from keyframes to other frames; auto, the default of "
-                          "--video: gsv with --resume, unless its val found warping as good; else warp with --carry "
-                          "labels, along DIS if no flow is named",
+    method: str = _option("gsv", "how the segmentation gets from keyframes to other frames; tdnet and accel have "
+                          "their own networks; auto, the default of --video: gsv with --resume, unless its val found "
+                          "warping as good; else warp with --carry labels, along DIS if no flow is named",
                           choices=METHODS)
     carry: str = _option("logits", "what --method warp and copy move: logits on the grid, or labels at full size",
                          choices=("logits", "labels"))
@@ -165,6 +168,10 @@ class Options:
                                  "flow network that do not depend on them", shown="FILE")
     flow_weights: str = _option("", "flow network to start from: of a --stage flow run, or FlowNet2-S", shown="FILE")
     pretrained_backbone: bool = _option(True, "start the segmenter stage from ImageNet weights (downloads them)")
+    teacher: str = _option("", "frozen segmenter that --stage tdnet distils from (default: none)", shown="NAME")
+    teacher_weights: str = _option("", "file of --teacher", shown="FILE")
+    deeplab101: str = _option("", "of --stage accel: keyframe network, of a --segnet deeplab101 run", shown="FILE")
+    deeplab18: str = _option("", "of --stage accel: update network, of a --segnet deeplab18 run", shown="FILE")
     resume: str = _option("0", "0: start fresh; 1: the released GSVNet file; auto: this --checkname's last run; or a "
                           "file", shown="0|1|auto|FILE")
     load_flow: bool = _option(True, "take the flow network from the resumed file too")
@@ -190,8 +197,9 @@ TASKS = ("video", "export", "evaluate", "check", "demo", "benchmark", "download"
 # What to do, where, and on what machine: never taken from an earlier run. --resume auto takes all others that are not
 # given from its run, --resume FILE those of NETWORK.
 NOT_OF_RUN = {*TASKS, "recipe", "resume", "checkname", "log_folder", "metrics_file", "device", "local_rank", "debug"}
-NETWORK = ("segnet", "optical_flow_network", "dis_side", "dis_preset", "grid", "intra", "edge", "dataset", "data_path",
-           "val_path", "class_map", "scale")
+NETWORK = ("segnet", "tdnet", "optical_flow_network", "dis_side", "dis_preset", "grid", "intra", "edge", "dataset",
+           "data_path", "val_path", "class_map", "scale")
+FILES = ("segnet_weights", "guide_weights", "flow_weights", "teacher_weights", "deeplab101", "deeplab18", "class_map")
 # With another value, the optimizer's state or the place in training would mean something else.
 FIXED_IN_RUN = ("segnet", "optical_flow_network", "grid", "intra", "edge", "dataset", "clip_source", "optim",
                 "batch_size", "multi_step", "seed")

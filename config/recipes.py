@@ -7,6 +7,15 @@ _DUAL = dict(  # of PIDNet and DDRNet
     optim="sgd", lr=0.01, weight_decay=5e-4, batch_size=12, epoch=484, crop_height=1024, crop_width=1024, flip=0.5,
     random_scale=(0.5, 2.1), scale=1.0, pretrained_backbone=False,
 )
+_DEEPLAB = dict(  # of Accel's two networks; published with frozen BatchNorm, from weights of ImageNet
+    optim="sgd", lr=5e-4, weight_decay=5e-4, batch_size=1, epoch=53, crop_height=768, crop_width=1024, flip=0.5,
+    random_scale=(1.0, 1.0), scale=1.0, pretrained_backbone=False,
+)
+_TDNET = dict(  # 40,000 iterations, in epochs of Cityscapes' 2,975 pictures; scales are of the whole frame
+    optim="sgd", lr=0.01, weight_decay=1e-4, batch_size=8, epoch=108, crop_height=768, crop_width=1536, flip=0.5,
+    random_scale=(0.5625, 1.5), scale=0.75, pretrained_backbone=False, multi_step=(1, 2),
+    eval_multi_step=(1, 2, 3, 4, 5, 6),  # the frames with less memory, then each sub-network once
+)
 STAGE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("segnet", "swiftnet"): dict(
         optim="adam", lr=4e-4, weight_decay=1e-4, batch_size=14, epoch=250, crop_height=768, crop_width=768, flip=0.5,
@@ -26,6 +35,10 @@ STAGE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         optim="sgd", lr=5e-3, weight_decay=5e-4, batch_size=16, epoch=807, crop_height=512, crop_width=1024, flip=0.5,
         random_scale=(0.25, 2.0), scale=1.0, pretrained_backbone=False,
     ),
+    **{("segnet", name): _DEEPLAB for name in ("deeplab101", "deeplab18")},
+    ("segnet", "accel18"): _DEEPLAB | dict(flip=0.0, multi_step=(4,), interval=5),
+    ("segnet", "td4-bise18"): _TDNET,
+    ("segnet", "td4-psp18"): _TDNET | dict(crop_height=769, crop_width=1537),
     ("flow", "light"): dict(optim="adam", lr=1e-3, weight_decay=0.0, multi_step=(1,)),
     ("flow", "flownet"): dict(optim="adam", lr=1e-4, weight_decay=0.0, multi_step=(1,)),
     # The released program steps the learning rates for SGD alone, and decays weights less with Adam.

@@ -6,8 +6,10 @@ from config.errors import UserError, did_you_mean
 
 NATIVE = (
     "swiftnet", "bisenet", "pidnet-s", "pidnet-m", "pidnet-l", "ddrnet23-slim", "ddrnet23", "bisenet-xception39",
-    "bisenetv2",
+    "bisenetv2", "deeplab101", "deeplab18", "td4-bise18", "td4-psp18", "accel18",
 )
+TDNETS = {"bise18": "td4-bise18", "psp18": "td4-psp18"}  # by the names of --tdnet
+VIDEO_NETWORKS = {**dict.fromkeys(TDNETS.values(), "tdnet"), "accel18": "accel"}  # networks that are methods themselves
 OF_PAPER = ("swiftnet", "bisenet")  # segmented at 3/4 of the frame's size in the paper
 TORCHVISION, HUGGING_FACE, SMP = "torchvision:", "hf:", "smp:"
 FOREIGN = ("torchvision:NAME", "hf:NAME_OR_FOLDER", "smp:ARCH:ENCODER", "smp:FOLDER", "FILE.py:FUNCTION")
@@ -36,7 +38,7 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", f"{function[0].stem}:{function[1]}" if function else name)
 
 
-def check_recorded(name: str, weights: str, where: str) -> None:
+def check_recorded(name: str, weights: str, where: str, option: str = "--segnet") -> None:
     """Raise UserError where building the segmenter that a file of the run `where` names would run a user's code, or
     download something: both happen only when the command line asks for it.
 
@@ -48,5 +50,5 @@ def check_recorded(name: str, weights: str, where: str) -> None:
         return
     reason = "may be downloaded" if downloads else "is code that would be run"
     raise UserError(
-        f"{where}: was trained on the segmenter {name}, which {reason} only if you ask for it; add --segnet {name}"
+        f"{where}: was trained on the segmenter {name}, which {reason} only if you ask for it; add {option} {name}"
     )

@@ -29,8 +29,9 @@ from evaluation.optical_flow import TORCH_WEIGHTS
 from evaluation.temporal import REFERENCE, TemporalMeasures, flow_source
 from evaluation.unlabelled import StreamedFrames, video_parts
 from inference.engines import Engine, build_engines
-from inference.keyframe_schedule import build_schedule
+from inference.keyframe_schedule import NEVER, build_schedule
 from models.gsvnet import GSVNet
+from models.methods.tdnet import MEMORY
 from utils.distributed import Ranks, add_over_ranks, from_all_ranks
 from utils.logging import logger
 from utils.metrics import ConfusionMatrix
@@ -105,11 +106,15 @@ class Evaluation:
         self.reference = options.reference == "segmenter" or options.dataset == UNLABELLED
         self.schedule = None if options.schedule == "fixed" else build_schedule(options)  # of one stream a video
         temporal &= self.schedule is None
+        # Without keyframes, averages are those of frames with a whole memory.
+        self.steady = MEMORY if options.method == "tdnet" and self.schedule is None else None
         self.loader: Iterable[Mapping[str, Tensor]]
         self.flow_name, self.flow = "", None
         videos, read = (self._unlabelled if options.dataset == UNLABELLED else self._labelled)(temporal)
         # Intervals n of which all positions 0..n-1 are evaluated.
         intervals = [n for n in range(1, max(self.positions) + 2) if set(range(n)) <= set(self.positions)]
+        if self.steady is not None:
+            intervals = [NEVER]  # one stream, which begins with the video
         self.intervals = intervals if temporal else []
         if temporal and not self.intervals:
             logger.info("no table by keyframe interval and no consistency over time: position 0 is not evaluated")
@@ -200,7 +205,7 @@ class Evaluation:
             flow=options.optical_flow_network, intra=options.intra, edge=options.edge, scale=options.scale,
             carry=options.carry, reference=options.reference, temporal_flow=self.flow_name or None,
             reference_temporal=temporal.get(REFERENCE, {}).get(1),
-            schedule=None if self.schedule is None else tally.use_of(options.schedule),
+            schedule=None if self.schedule is None else tally.use_of(options.schedule), steady=self.steady,
         )
         return {
             method: Metrics.from_matrices(

@@ -63,8 +63,10 @@ class VideoPropagation:
             if method == "per-frame":
                 groups = {}
             elif groups:
-                state = joined([*groups.values()], one_view=True)
-                groups = dict(zip(groups, engine.next(state, seen).split()))
+                batches = [[*groups]] if engine.method.keyframes else [[start] for start in groups]
+                states = [joined([groups[start] for start in batch], one_view=True) for batch in batches]
+                after = (x for state in states for x in engine.next(state, seen).split())
+                groups = dict(zip(groups, after))
             if needed if method == "per-frame" else t in self.plan.last_use:
                 groups[t] = engine.first(seen, keyframe)
             if method == "per-frame":  # at every position the same

@@ -43,7 +43,8 @@ class TemporalScores:
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalScores:
-    """Mean, pooled and least mIoU over positions 0..interval-1. `temporal` where consistency over time was measured."""
+    """Mean, pooled and least mIoU over positions 0..interval-1; interval 0: over all that are `steady`, see `Metrics`.
+    `temporal` where consistency over time was measured."""
 
     interval: int
     mean_miou: Fraction
@@ -79,9 +80,11 @@ class Metrics:
     """What an evaluation of one method found; the fields are in the order of the file's keys. avg_miou: mean of the
     positions' mIoUs, the field's usual definition. pooled_miou: mIoU of the summed matrices, the released program's
     average. reference: what the labels are, the data set's or the segmenter's own. schedule: of streams, in place of
-    positions that all frames have. milliseconds: of a frame on average, by keyframe interval. flow_settings: of
-    DIS. Written only where they were determined: `temporal_flow`, `reference_temporal`, `flow_settings`, `schedule`,
-    `milliseconds`, `worst`; and unless they are val, labels and logits: `split`, `reference`, `carry`."""
+    positions that all frames have. steady: of a method without keyframes, the first position with a whole memory; the
+    averages are over that and the later ones. milliseconds: of a frame on average, by keyframe interval.
+    flow_settings: of DIS. Written only where they were determined: `temporal_flow`, `reference_temporal`,
+    `flow_settings`, `schedule`, `steady`, `milliseconds`, `worst`; and unless they are val, labels and logits: `split`,
+    `reference`, `carry`."""
 
     dataset: str
     split: str = "val"
@@ -95,6 +98,7 @@ class Metrics:
     flow_settings: dict[str, Any] | None = None
     reference: str = "labels"
     schedule: ScheduleUse | None = None
+    steady: int | None = None
     classes: Sequence[str] = ()
     positions: tuple[PositionScores, ...]
     avg_miou: Fraction = None
@@ -115,12 +119,18 @@ class Metrics:
         positions = tuple(_position_scores(k, matrix, classes) for k, matrix in sorted(matrices.items()))
         # The positions of a stream with a schedule hold different frames: no average over an interval.
         longest = positions[-1].position + 1 if settings.get("schedule") is None else 0
-        rows = (over_interval(positions, n, (temporal or {}).get(n)) for n in range(1, longest + 1))
-        known = [row.miou for row in positions if row.miou is not None]
+        rows = [over_interval(positions, n, (temporal or {}).get(n)) for n in range(1, longest + 1)]
+        steady = settings.get("steady")
+        averaged = positions if steady is None else [row for row in positions if row.position >= steady]
+        known = [row.miou for row in averaged if row.miou is not None]
+        mean, pooled = float(np.mean(known)) if known else None, _pooled_miou(averaged) if averaged else None
+        least = min(known, default=None)
+        if steady is not None:
+            whole = next(iter((temporal or {}).values()), None)  # of the one stream
+            rows = [IntervalScores(interval=0, mean_miou=mean, pooled_miou=pooled, min_miou=least, temporal=whole)]
         return cls(
             classes=list(classes), positions=positions, intervals=tuple(row for row in rows if row is not None),
-            avg_miou=float(np.mean(known)) if known else None, pooled_miou=_pooled_miou(positions),
-            min_miou=min(known, default=None), **settings,
+            avg_miou=mean, pooled_miou=pooled, min_miou=least, **settings,
         )
 
     def to_json(self) -> dict:
@@ -129,7 +139,7 @@ class Metrics:
         for row in content["intervals"]:
             row |= row.pop("temporal") or {}
         usual: dict[str, Any] = {"split": "val", "reference": "labels", "carry": "logits"}  # not written
-        known = ("temporal_flow", "reference_temporal", "flow_settings", "schedule", "milliseconds", "worst")
+        known = ("temporal_flow", "reference_temporal", "flow_settings", "schedule", "steady", "milliseconds", "worst")
         usual |= dict.fromkeys(known)
         return {key: x for key, x in content.items() if key not in usual or x != usual[key]}
 
@@ -189,4 +199,4 @@ def _read(kind: type[T], content: object) -> T:
 
 ROWS = {"positions": PositionScores, "intervals": IntervalScores, "worst": WorstFrame}
 PARTS = {"schedule": ScheduleUse, "reference_temporal": TemporalScores}
-SIMPLE = (str, int, bool, float | int, Fraction, str | None)
+SIMPLE = (str, int, int | None, bool, float | int, Fraction, str | None)

@@ -53,7 +53,7 @@ def _charts(metrics: Metrics) -> Iterator[tuple[str, Markup]]:
         x_label="position (frames since the keyframe)", y_label="mIoU (%)",
     )
     yield title, Markup(svg(figure, title))
-    if any(row.temporal is not None for row in metrics.intervals):
+    if any(row.temporal is not None for row in metrics.intervals) and metrics.steady is None:
         columns, at = interval_columns(metrics), [row.interval for row in metrics.intervals]
         del columns["pooled mIoU"]
         drawn = [  # columns come in pairs of one hue

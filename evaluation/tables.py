@@ -45,7 +45,9 @@ def tables(metrics: Metrics) -> list[Table]:
     """All tables that have rows: by position, by keyframe interval, by class, and the frames that lost most."""
     columns, positions, worst = interval_columns(metrics), metrics.positions, metrics.worst or ()
     times = metrics.milliseconds or {}
-    by_interval = [(str(row.interval), *map(percent, x)) for row, x in zip(metrics.intervals, zip(*columns.values()))]
+    by_interval = [
+        (str(row.interval or "none"), *map(percent, x)) for row, x in zip(metrics.intervals, zip(*columns.values()))
+    ]
     by_class = [(name, *(percent(row.class_iou[name]) for row in positions)) for name in metrics.classes]
     ends = [f"mIoU at position {k}" for x in worst[:1] for k in (x.first_position, x.last_position)]
     lost = [(x.path, percent(x.first_miou), percent(x.last_miou), percent(x.lost)) for x in worst]
@@ -106,6 +108,11 @@ def notes(metrics: Metrics) -> list[str]:
         lines.append(
             "Labels are the segmenter's own of the same frame, at full size: pixel accuracy is the share of pixels "
             "that agree with them, and position 0 shows what the grid costs."
+        )
+    if metrics.steady is not None:
+        lines.append(
+            f"This method has no keyframes. Position: frames since the stream's first; the first {metrics.steady} lack "
+            f"a part of the memory, and averages are over positions from {metrics.steady} on."
         )
     lines += [*stream_line(metrics), *reference_lines(metrics)]
     if metrics.temporal_flow:

@@ -198,7 +198,7 @@ def build_engines(
     net: GSVNet, methods: Sequence[str], *, scale: float, device: torch.device, carry: str = "logits"
 ) -> dict[str, Engine]:
     """Engines in plain PyTorch for several methods, by name, which share the keyframe segmenter."""
-    keyframe = KeyframeStep(net, scale)
+    keyframe = KeyframeStep(net, scale) if {*methods} - {"tdnet", "accel"} else None
     built = {
         name: build_method(name=name, net=net, scale=scale, keyframe=keyframe, carry=carry) for name in methods
     }

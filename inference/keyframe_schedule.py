@@ -1,4 +1,6 @@
 """Decide when a frame of a stream becomes a keyframe."""
+import sys
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +10,8 @@ from models.flow_dis import DISFlow
 from models.methods.base import SeenFrame
 from models.resize import size_of
 from models.warp import warp
+
+NEVER = sys.maxsize  # keyframe interval of a method that has none after the first frame
 
 
 class Schedule:
@@ -147,10 +151,12 @@ def change(previous: Tensor, view: Tensor) -> float:
 
 
 def build_schedule(options: Options) -> Schedule:
-    """The schedule that the options name; with --method per-frame every frame is a keyframe."""
+    """The schedule that the options name; with --method per-frame every frame is a keyframe, with tdnet only the first
+    of a scene."""
     if options.method == "per-frame":
         return FixedInterval(1)
+    interval = NEVER if options.method == "tdnet" else options.interval
     return {
-        "fixed": FixedInterval(options.interval), "cut": SceneCut(options.interval, options.cut_threshold),
+        "fixed": FixedInterval(interval), "cut": SceneCut(interval, options.cut_threshold),
         "residual": Residual(options.residual_threshold), "budget": Budget(options.budget),
     }[options.schedule]

@@ -15,7 +15,7 @@ from config.errors import UserError
 from config.options import Options
 from config.segmenters import check_segmenter_name
 from inference.engines import Engine, build_engine
-from inference.keyframe_schedule import FixedInterval, Schedule
+from inference.keyframe_schedule import NEVER, FixedInterval, Schedule, build_schedule
 from models.gsvnet import GSVNet, State, joined
 from models.load import chosen_by_val, networks_for_inference
 from models.methods.base import SeenFrame, together
@@ -57,14 +57,15 @@ class VideoSegmenter:
         if isinstance(engine, str):
             device = torch.device(device)
             engine = build_engine(engine, net, scale=scale, device=device, amp=amp, method=method, carry=carry)
-        self.engine, self.schedule, self.classes = engine, schedule or FixedInterval(3), net.segmenter.names
+        usual = FixedInterval(3 if engine.method.keyframes else NEVER)
+        self.engine, self.schedule, self.classes = engine, schedule or usual, net.segmenter.names
         self.state: StreamState | None = None
 
     @classmethod
     def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings: Any) -> "VideoSegmenter":
         """From the networks that the command line's options name."""
         found = {"scale": options.scale, "amp": options.amp, "method": options.method, "carry": options.carry}
-        settings = {**found, "schedule": FixedInterval(options.interval), **settings}
+        settings = {**found, "schedule": build_schedule(options), **settings}
         return cls(networks_for_inference(options), device=device, **settings)
 
     @classmethod
@@ -156,6 +157,8 @@ class CameraGroup:
     def __init__(self, engine: Engine, count: int, interval: int = 3):
         if count < 1 or interval < 1:
             raise UserError(f"CameraGroup: count and interval must be at least 1, not {count} and {interval}")
+        if not engine.method.keyframes:
+            raise UserError("CameraGroup: this method has no keyframes; use a VideoSegmenter for each stream")
         self.engine, self.interval = engine, interval
         self.phase = [number * interval // count for number in range(count)]
         self.states: list[StreamState | None] = [None] * count

@@ -13,7 +13,7 @@ from config.options import Options
 from config.schema import DatasetConfig
 from dataloaders.images import id_table
 from inference.engine_choice import choose_engine
-from inference.keyframe_schedule import build_schedule
+from inference.keyframe_schedule import NEVER, build_schedule
 from inference.stream import VideoSegmenter
 from inference.threads import WriteBehind, read_ahead
 from inference.video_input import Frames, open_frames
@@ -77,7 +77,7 @@ def _report(count: int, keyframes: int, seconds: float, inference: float, writte
 
 def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
     """The stream that the options ask for, with an engine for these frames. Raises UserError."""
-    interval = 1 if options.method == "per-frame" else options.interval
+    interval = {"per-frame": 1, "tdnet": NEVER}.get(options.method, options.interval)
     engine = choose_engine(
         options.engine, net, size=frames.size, interval=interval, scale=options.scale, device=device, amp=options.amp,
         method=options.method, carry=options.carry, frames=frames.count,

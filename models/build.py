@@ -6,18 +6,22 @@ from torch import nn
 
 from config.errors import UserError
 from config.segmenters import HUGGING_FACE, SMP, TORCHVISION
+from models.accel import Accel
 from models.flow_dis import DISFlow
 from models.flow_light import LightFlow
 from models.flow_none import NoFlow
 from models.flownet_s import FlowNetS
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
+from models.methods.accel import AccelMethod
 from models.methods.base import Method
 from models.methods.keyframes import CarryLabels, CarryLogits, Copy, PerFrame, Unguided
+from models.methods.tdnet import TDNetMethod
 from models.segmenters.base import Segmenter
 from models.segmenters.bisenet import BiSeNet
 from models.segmenters.bisenetv2 import BiSeNetV2
 from models.segmenters.ddrnet import DDRNet
+from models.segmenters.deeplab import DeepLab18, DeepLab101
 from models.segmenters.foreign import ForeignSegmenter
 from models.segmenters.from_file import from_file
 from models.segmenters.from_smp import from_smp
@@ -25,6 +29,8 @@ from models.segmenters.from_torchvision import from_torchvision
 from models.segmenters.from_transformers import from_transformers
 from models.segmenters.pidnet import PIDNet
 from models.segmenters.swiftnet import SwiftNet
+from models.segmenters.tdnet import TD4Bise18, TDNet
+from models.segmenters.tdnet_psp import TD4PSP18
 from models.segmenters.xception39 import Xception39
 from models.steps import KeyframeStep, SegmenterStep
 from utils.checkpoint import WeightsFile
@@ -39,8 +45,13 @@ SEGMENTERS: dict[str, tuple[type[Any], dict[str, Any]]] = {  # the class, and wh
     "ddrnet23": (DDRNet, dict(width=64, head=128)),
     "bisenet-xception39": (BiSeNet, dict(trunk=Xception39, auxiliary=128, label_stride=8)),
     "bisenetv2": (BiSeNetV2, {}),
+    "deeplab101": (DeepLab101, {}),
+    "deeplab18": (DeepLab18, {}),
+    "td4-bise18": (TD4Bise18, {}),
+    "td4-psp18": (TD4PSP18, {}),
+    "accel18": (Accel, {}),
 }
-METHODS, CARRIED = ("gsv", "per-frame", "copy", "warp"), ("logits", "labels")
+METHODS, CARRIED = ("gsv", "per-frame", "copy", "warp", "tdnet", "accel"), ("logits", "labels")
 FLOW_NETWORKS: dict[str, type[nn.Module]] = {
     "light": LightFlow, "flownet": FlowNetS, "none": NoFlow, "dis": DISFlow,
 }
@@ -90,6 +101,12 @@ def build_method(*, name: str, net: GSVNet, scale: float, carry: str = "logits",
         raise UserError(f"no method {name!r}; choose one of: {', '.join(METHODS)}")
     if carry not in CARRIED or (carry == "labels" and name not in ("copy", "warp")):
         raise UserError(f"method {name} cannot carry {carry!r}: warp and copy carry logits or labels, gsv logits")
+    own: dict[str, tuple[type, type]] = {"tdnet": (TDNet, TDNetMethod), "accel": (Accel, AccelMethod)}
+    if name in own:
+        network, method = own[name]
+        if not isinstance(net.segmenter, network):
+            raise UserError(f"method {name} has its own network, which a segmenter cannot replace")
+        return method(net, scale)
     if carry == "labels":
         return CarryLabels(net, SegmenterStep(net, scale).eval(), moves=name == "warp")
     keyframe = keyframe or KeyframeStep(net, scale).eval()

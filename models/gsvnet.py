@@ -17,21 +17,26 @@ class State:
     """What the next frame needs of one frame.
 
     logits: (N,C,h,w) float32. view: (N,3,h,w), the frame as flow network and guided block see it (`FrameView`).
-    labels: (N,H,W) uint8, where a method carries the keyframe's label map; the logits are then empty, (N,C,0,0). flow:
+    labels: (N,H,W) uint8, where a method has label maps at full size; the logits are then empty, (N,C,0,0). flow:
     (N,2,h,w), as in `warp_labels`, from this frame to the keyframe; None where it is the keyframe, or nothing moves.
+    memory: (N,...) each, what a method keeps of this frame and of those before. step: frames since the first.
     """
 
     logits: Tensor
     view: Tensor
     labels: Tensor | None = None
     flow: Tensor | None = None
+    memory: tuple[Tensor, ...] = ()
+    step: int = 0
 
     def split(self) -> "list[State]":
         """The states of the N streams."""
         count = len(self.logits)
         labels, flows = ([None] * count if x is None else x.split(1) for x in (self.labels, self.flow))
         views = [self.view] * count if len(self.view) < count else self.view.split(1)
-        return [State(*parts) for parts in zip(self.logits.split(1), views, labels, flows)]
+        memories = zip(*(x.split(1) for x in self.memory)) if self.memory else [()] * count
+        parts = zip(self.logits.split(1), views, labels, flows, memories)
+        return [State(*part, step=self.step) for part in parts]
 
 
 def joined(states: Sequence[State], *, one_view: bool = False) -> State:
@@ -42,6 +47,7 @@ def joined(states: Sequence[State], *, one_view: bool = False) -> State:
     return State(
         torch.cat([state.logits for state in states]), views[0] if one_view else torch.cat(views),
         torch.cat(labels) if labels else None, torch.cat(flows) if flows else None,
+        tuple(map(torch.cat, zip(*(state.memory for state in states)))), states[0].step,
     )
 
 

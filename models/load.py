@@ -1,6 +1,6 @@
 """Networks with the weights that the options name: fresh, for training, for inference."""
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from config.class_map import same_names
 from config.datasets import UNLABELLED, dataset_config
 from config.errors import UserError
-from config.options import FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
+from config.options import FILES, FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
 from config.segmenters import NATIVE
 from models import released
 from models.build import build_flow, build_segmenter
@@ -26,8 +26,8 @@ from utils.logging import logger
 from utils.run_folder import LATEST, PREVIOUS, latest_experiment
 
 # Spelt in several ways.
-PLACES = ("data_path", "val_path", "label_path", "cache_dir", "weights_dir", "segnet_weights", "guide_weights",
-          "flow_weights", "class_map")
+PLACES = ("data_path", "val_path", "label_path", "cache_dir", "weights_dir", *FILES)
+ACCEL_PARTS = ("deeplab101", "deeplab18", "flow_weights")
 LEAST_GAIN = 0.3  # per cent of the pixels, by which a propagation has to be better than warping to be chosen
 
 
@@ -38,6 +38,7 @@ class Weights:
     segmenter: WeightsFile | None = None
     guided: WeightsFile | None = None
     flow: WeightsFile | None = None
+    parts: Mapping[str, WeightsFile] = field(default_factory=dict)  # of Accel, by the options that name them
     trained: SegmenterIdentity | None = None  # the segmenter that the propagation was trained on
     for_other_classes: bool = False  # what depends on the classes may start fresh, in the network that is trained
 
@@ -84,6 +85,7 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
             head = _head(partial(build_segmenter, name=options.segnet), options) if weights.for_other_classes else ()
             others = _others(weights.segmenter, options)
             released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)
+        released.load_accel(segmenter, weights.parts)
         return GSVNet(segmenter, nothing, nothing, options.grid)
     if options.stage == "flow":
         return _load(GSVNet(Segmenter(), flow_of(options), nothing), weights, options)
@@ -113,7 +115,8 @@ def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None
     if not training:
         resumed = read_resumed(options)
     weights = _chosen(options, training, resumed)
-    used = {file.path for file in (weights.segmenter, weights.guided, weights.flow) if file is not None}
+    files = (weights.segmenter, weights.guided, weights.flow, *weights.parts.values())
+    used = {file.path for file in files if file is not None}
     # A run that is continued by its own command has read such a file when it began.
     before = _args(resumed) if resumed is not None and options.resume == "auto" else {}
     for name in ("segnet_weights", "guide_weights", "flow_weights"):
@@ -129,9 +132,19 @@ def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None
 def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> Weights:
     """`weights_for`, but for the files that are named and not used."""
     if options.stage == "segnet":
+        parts = _parts_of_accel(options) if options.segnet == "accel18" and resumed is None else {}
         if resumed is None and (options.segnet_weights or not training):
-            return Weights(segmenter=segmenter_file(options, None, ""), for_other_classes=training)
-        return Weights(segmenter=resumed)
+            file, below = segmenter_file(options, None, ""), parts.get("flow_weights")
+            if file is not None and below is not None:  # as published: what the one lacks, the other has
+                file = replace(file, content={**below.content, **file.content})
+            return Weights(segmenter=file, for_other_classes=training, parts=parts)
+        missing = [flag(name) for name in ACCEL_PARTS if name not in parts]
+        if options.segnet == "accel18" and resumed is None and missing and not options.finetune_all:
+            raise UserError(
+                f"--stage accel trains the fusion of networks that are trained already: add {', '.join(missing)}, or "
+                "train everything with --finetune-all 1"
+            )
+        return Weights(segmenter=resumed, parts=parts)
     if options.stage == "flow":
         return Weights(flow=resumed or _flow_file(options))
     trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
@@ -156,6 +169,13 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
             "--optical-flow-network dis, which needs no weights"
         )
     return Weights(segmenter=segmenter, guided=resumed if options.method == "gsv" else None, flow=flow, trained=trained)
+
+
+def _parts_of_accel(options: Options) -> dict[str, WeightsFile]:
+    return {
+        name: WeightsFile.read(Path(path), "weights of a part of Accel", f"name another with {flag(name)}")
+        for name in ACCEL_PARTS if (path := getattr(options, name))
+    }
 
 
 def chosen_by_val(options: Options) -> Options:

@@ -5,6 +5,7 @@ from pathlib import Path
 from config.camvid import PIDNET_ORDER
 from config.cityscapes import CITYSCAPES
 from config.class_map import members, read_class_map, same_names
+from config.command_line import resolve
 from config.custom import distinct_colours
 from config.datasets import DATASETS, UNLABELLED, dataset_config
 from config.errors import UserError
@@ -86,6 +87,16 @@ def loaded_segmenter(options: Options, file: WeightsFile | None, trained: Segmen
     return segmenter
 
 
+def teacher_of(options: Options) -> Segmenter | None:
+    """The frozen segmenter that --teacher names, with its weights, for the data set's classes. Raises UserError."""
+    if not options.teacher:
+        return None
+    named = {name: getattr(options, name) for name in ("dataset", "data_path", "weights_dir")}
+    file = {"segnet_weights": options.teacher_weights} if options.teacher_weights else {}
+    teacher = resolve({"segnet": options.teacher, **named, **file})
+    return loaded_segmenter(teacher, segmenter_file(teacher, None, ""), None)
+
+
 def _for_classes(segmenter: Segmenter, wanted: tuple[str, ...], options: Options) -> Segmenter:
     """The segmenter with logits for the `wanted` classes; its own where they are empty. Raises UserError."""
     class_map = read_class_map(options.class_map) if options.class_map else {}
@@ -103,8 +114,9 @@ def names_in(file: WeightsFile, options: Options) -> tuple[str, ...]:
     recorded, dataset = SegmenterIdentity.recorded(file.content), dataset_config(options.dataset, options.data_path)
     if recorded is not None:
         return recorded.classes
-    values = file.tensor((segmenter_class(options.segnet).class_tensor,))
-    count = dataset.num_classes if values is None or values.ndim != 1 else len(values)
+    kind = segmenter_class(options.segnet)
+    values = file.tensor((kind.class_tensor, kind.class_tensor.removeprefix(kind.prefix)))
+    count = dataset.num_classes if values is None or values.ndim == 0 else len(values)
     for known in (CITYSCAPES.classes, *([PIDNET_ORDER] if options.segnet.startswith("pidnet") else [])):
         if count == len(known) and (count != dataset.num_classes or {*dataset.classes} == {*known}):
             return known

@@ -95,6 +95,52 @@ class SegmenterLoss(nn.Module):
         return total / torch.where(enough, hard.sum(), floor).clamp(min=1)
 
 
+class TDNetLoss(SegmenterLoss):
+    """Loss of TDNet (Hu et al., CVPR 2020): BiSeNet's hard pixels of each output, and the divergence of
+    the first two, propagated logits and those of the frame alone, from the teacher's.
+
+    full_size_divergence: compare with the teacher at the label's size, else at the outputs' own.
+    """
+
+    def __init__(
+        self, output_weights: Sequence[float], divergence_weights: tuple[float, float], *, ignore: int,
+        full_size_divergence: bool,
+    ):
+        super().__init__(ignore=ignore, ohem=True)
+        self.output_weights, self.divergence_weights = output_weights, divergence_weights
+        self.full_size_divergence = full_size_divergence
+
+    def forward(
+        self, outputs: Sequence[Tensor], label: Tensor, teacher: Tensor | None = None,
+        teacher_sub: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Logits (N,C,h',w') float32 of `TDNet.training_outputs`; label (N,H,W) int64, ids or `ignore`; the teacher's
+        logits (N,C,h',w'). teacher_sub: for the frame alone, those of the teacher's channels that its path learns,
+        which the authors' PSPNet-101 provides; any other has only one output, which serves both.
+
+        Returns the scalars `total` and its summands, weighted: `out`, `sub`, `auxiliary`, and `distillation`, zero
+        without a teacher.
+        """
+        size = size_of(label)
+        pairs = zip(self.output_weights, outputs, strict=True)
+        out, sub, *others = (weight * self._one(align(x, size), label) for weight, x in pairs)
+        auxiliary, distillation = sum(others, out.new_zeros(())), out.new_zeros(())
+        if teacher is not None:
+            teachers = teacher, teacher if teacher_sub is None else teacher_sub
+            for weight, x, taught in zip(self.divergence_weights, outputs, teachers):
+                compared = size if self.full_size_divergence else size_of(x)
+                distillation = distillation + weight * divergence(align(x, compared), align(taught, compared))
+        total = out + sub + auxiliary + distillation
+        return {"total": total, "out": out, "sub": sub, "auxiliary": auxiliary, "distillation": distillation}
+
+
+def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Logits (N,C,H,W) of student and teacher -> KL(teacher || student), summed over classes, mean over pixels. 1e-8 is
+    added to each probability, as TDNet's authors do."""
+    p, q = teacher.detach().softmax(dim=1) + 1e-8, logits.softmax(dim=1) + 1e-8  # (N,C,H,W)
+    return (p * (p.log() - q.log())).sum(dim=1).mean()
+
+
 def cross_entropy(predicted: Tensor, label: Tensor, weights: Tensor, ignore: int, average: Average) -> Tensor:
     """Log-probabilities (N,C,H,W), label (N,H,W) -> mean cross-entropy weighted by class; 0 without labelled pixels."""
     total = F.nll_loss(predicted, label, weight=weights, ignore_index=ignore, reduction="sum")

@@ -10,7 +10,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from config.errors import UserError
+from models.flow_dff import add_flow
 from models.segmenters.base import Segmenter
+from models.segmenters.deeplab import DeepLab18, DeepLab101
 from utils.checkpoint import WeightsFile
 
 SEGMENTER_FILES = {
@@ -18,6 +20,8 @@ SEGMENTER_FILES = {
     "pidnet-s": "PIDNet_S_Cityscapes_val.pt", "pidnet-m": "PIDNet_M_Cityscapes_val.pt",
     "pidnet-l": "PIDNet_L_Cityscapes_val.pt", "ddrnet23-slim": "best_val_smaller.pth", "ddrnet23": "best_val.pth",
     "bisenet-xception39": "cityscapes-bisenet-X39.pth", "bisenetv2": "model_final_v2_city.pth",
+    "deeplab101": "deeplab-101-0000.params", "deeplab18": "deeplab-18-0000.params", "accel18": "accel-18-0000.params",
+    "td4-psp18": "td4-psp18.pkl", "td4-bise18": "td4-bise18.pth.tar",  # the last was never released
 }
 GSVNET_FILES = {"swiftnet": "gsvnet_swnet_r18.tar", "bisenet": "gsvnet_bisenet_r18.tar"}
 FLOWNET_FILE = "flownet.pth.tar"
@@ -28,6 +32,8 @@ DRIVE_IDS = {  # the paper's release -> its ids on Google Drive
     GSVNET_FILES["swiftnet"]: "1VIfO-T0EWhdOiHrorAppLZQFuMUwcjC6",
     GSVNET_FILES["bisenet"]: "16adWqQRmzpQFGP8-EmGKn_ctXP8PPQPO",
 }
+
+PARTS: dict[str, type[DeepLab101]] = {"deeplab101": DeepLab101, "deeplab18": DeepLab18}  # of Accel
 
 CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value per class
 
@@ -93,7 +99,13 @@ def load_segmenter(
     head: tensors that start fresh where they do not fit, or the file is for `others` than the segmenter's classes.
     """
     network = f"the keyframe segmenter {name} (--segnet) of {segmenter.classes} classes"
-    file.into(segmenter, network, keys=("state_dict", "model"), fresh=head, always_fresh=others)
+    if name == "td4-psp18":  # the classifiers of the released file, which lacks the auxiliary heads
+        for path in range(1, 5):
+            file = file.without(f"pretrained{path}.fc")
+        head = [*head, *_names_of(segmenter, segmenter.training_only())]
+    bare = segmenter.prefix and file.tensor((segmenter.class_tensor,)) is None
+    names = {name.removeprefix(segmenter.prefix): name for name in segmenter.state_dict()} if bare else {}
+    file.into(segmenter, network, keys=("state_dict", "model"), names=names, fresh=head, always_fresh=others)
     segmenter.weights_file = str(file.path.absolute())
 
 
@@ -109,10 +121,28 @@ def load_pretrained(segmenter: Segmenter, file: WeightsFile, name: str) -> None:
         parts = {key: part for key, part in file.content.items() if isinstance(part, Mapping)}
         flat = {f"{key}.{tensor}": x for key, part in parts.items() for tensor, x in part.items()}
         file = replace(file, content=flat)
-    covered = {id(x) for part in segmenter.pretrained_modules() for x in part.state_dict(keep_vars=True).values()}
-    fresh = [key for key, x in segmenter.state_dict(keep_vars=True).items() if id(x) not in covered]
+    fresh = {*segmenter.state_dict()} - {*_names_of(segmenter, segmenter.pretrained_modules())}
     network = f"the part of the keyframe segmenter {name} (--segnet) that is trained on ImageNet"
     file.into(segmenter, network, keys=("state_dict",), fresh=fresh, always_fresh=True, strict=False)
+
+
+def _names_of(segmenter: Segmenter, parts: Sequence[nn.Module]) -> list[str]:
+    """Names of a segmenter's tensors that are in these parts of it."""
+    covered = {id(x) for part in parts for x in part.state_dict(keep_vars=True).values()}
+    return [name for name, x in segmenter.state_dict(keep_vars=True).items() if id(x) in covered]
+
+
+def load_accel(accel: Segmenter, parts: Mapping[str, WeightsFile]) -> None:
+    """Copy the files of Accel's parts into it; parts: by the option that names each. Raises UserError."""
+    for option, file in parts.items():
+        if option in PARTS:
+            segmenter = PARTS[option](accel.classes)
+            load_segmenter(segmenter, file, option)
+            accel.load_state_dict(segmenter.state_dict(), strict=False)
+        else:
+            add_flow(flow := nn.Module())
+            file.into(flow, "Accel's flow network (--flow-weights)", keys=("state_dict",), strict=False)
+            accel.load_state_dict(flow.state_dict(), strict=False)
 
 
 def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:

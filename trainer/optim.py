@@ -9,7 +9,7 @@ import torch
 
 from config.errors import UserError
 from models.gsvnet import GSVNet
-from models.segmenters.base import Segmenter
+from models.segmenters.base import Segmenter, TrainingRecipe
 from utils.logging import logger
 
 SGD_MOMENTUM = 0.9
@@ -93,14 +93,24 @@ def cosine(total: int, *, lr: float, floor: float) -> Callable[[int], float]:
     return lambda iteration: low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / max(1, total))))
 
 
-def poly(total: int, *, warm_up: int, exponential: bool = False) -> Callable[[int], float]:
+def of_recipe(recipe: TrainingRecipe, total: int, *, lr: float) -> Callable[[int], float]:
+    """Return the factor on `lr` of a segmenter's recipe over `total` iterations."""
+    warm_up = min(recipe.warm_up, max(1, total // 20))
+    if recipe.schedule == "cosine":
+        return cosine(total, lr=lr, floor=1e-6)
+    if recipe.schedule == "steps":
+        return lambda i: 0.1 if i < warm_up or i >= recipe.drop * total else 1.0
+    return poly(total, warm_up=warm_up, start=recipe.start)
+
+
+def poly(total: int, *, warm_up: int, start: float = 0.0) -> Callable[[int], float]:
     """Return the factor that rises over `warm_up` iterations, then falls as (1 - progress)**0.9.
 
-    It rises linearly from 0, or from a tenth in equal ratios if `exponential`.
+    It rises linearly from 0, or in equal ratios from `start`.
     """
     def factor(i: int) -> float:
         if i < warm_up:
-            return 0.1 ** (1 - i / warm_up) if exponential else (i + 1) / warm_up
+            return start ** (1 - i / warm_up) if start else (i + 1) / warm_up
         return max(0.0, 1 - (i - warm_up) / max(1, total - warm_up)) ** 0.9
 
     return factor

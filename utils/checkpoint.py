@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from config.errors import UserError
 from utils.files import written_whole
 from utils.logging import logger
+from utils.mxnet_params import MAGIC, read_params
 
 
 class _NumpyType:
@@ -54,11 +55,15 @@ NESTED = 2  # levels at which state dicts are looked for, as in {"ema": {"module
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of tensors that has been read: its path, what it contains, and its SHA-256."""
+    """A file of tensors that has been read: its path, what it contains, and its SHA-256.
+
+    mixed: whether tensors that a network lacks are ignored: MXNet's files hold those of several networks.
+    """
 
     path: Path
     content: Mapping
     digest: str
+    mixed: bool = False
 
     @classmethod
     def read(cls, path: Path, expected: str, hint: str = "", *, log: bool = True) -> "WeightsFile":
@@ -77,10 +82,7 @@ class WeightsFile:
         except OSError as error:
             raise UserError(f"{error.filename or path}: cannot be read ({error.strerror}){hint}") from error
         try:
-            _check_zip(data)
-            with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is wrong is reported below
-                content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content = _parsed(data)
         except Exception as error:  # a damaged file makes torch raise almost any kind
             raise UserError(
                 f"{path}: cannot be read as {expected} ({len(data)} bytes; truncated, damaged, or another kind of "
@@ -90,7 +92,7 @@ class WeightsFile:
             raise UserError(f"{path}: contains a {type(content).__name__}, expected {expected}{hint}")
         if log:
             logger.info("%s: %s, sha256 %s", path, expected, digest)
-        return cls(path, content, digest)
+        return cls(path, content, digest, mixed=data.startswith(MAGIC))
 
     def tensor(self, endings: tuple[str, ...]) -> Tensor | None:
         """The first tensor whose name ends with one of `endings`, wherever it is in the file."""
@@ -114,6 +116,7 @@ class WeightsFile:
         copied, where names or shapes differ or a value is not finite.
         """
         own, found = module.state_dict(), _state_dicts(self.content, keys, names or {})
+        strict = strict and not self.mixed
         if not found:
             raise UserError(f"{self.path}: contains no plain state dict (names and tensors) for {network}")
         fitting = [x for x in found if not _differences(own, x[1], strict)]
@@ -143,6 +146,16 @@ def check_digest(path: Path, digest: str, hint: str) -> None:
         if name.lstrip(" *") == path.name and listed.lower() != digest:
             found = f"{path}: its sha256 is {digest}, but {sums} lists {listed}"
             raise UserError(f"{found}; the file is damaged or a different one{hint}")
+
+
+def _parsed(data: bytes) -> object:
+    """The content of a file in one of torch's formats or in MXNet's. Raises almost any exception for a damaged one."""
+    if data.startswith(MAGIC):
+        return read_params(data)
+    _check_zip(data)
+    with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong is in the exception
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _check_zip(data: bytes) -> None:

@@ -75,9 +75,12 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device, apex: bool = False) -> nn.Module:
+def data_parallel(
+    module: nn.Module, ranks: Ranks, device: torch.device, apex: bool = False, *, all_used: bool = True
+) -> nn.Module:
     """Wrap a trained module so that its gradients are averaged over the ranks; with one process, return it unchanged.
 
+    all_used: whether every step reaches all its parameters.
     apex: use NVIDIA apex's wrapper, if the installed apex has one and there are GPUs; else torch's.
     """
     if ranks.count == 1 or not any(p.requires_grad for p in module.parameters()):
@@ -89,7 +92,7 @@ def data_parallel(module: nn.Module, ranks: Ranks, device: torch.device, apex: b
             return parallel.DistributedDataParallel(module)
         logger.info("--apex 1: apex has no apex.parallel; gradients averaged by torch's DistributedDataParallel")
     devices = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=devices)
+    return nn.parallel.DistributedDataParallel(module, device_ids=devices, find_unused_parameters=not all_used)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from config.command_line import resolve
 from config.errors import UserError
-from config.options import FIELDS, LEARNED_FLOWS, NETWORK, NOT_OF_RUN, Options, recorded
+from config.options import FIELDS, FILES, LEARNED_FLOWS, NETWORK, NOT_OF_RUN, Options, flag, recorded
 from config.segmenters import check_recorded, plain_name
 from utils.files import write_json
 from utils.folder_lock import FolderLock
@@ -80,8 +80,7 @@ def _saved_nothing(folder: Path) -> bool:
 
 def write_parameters(folder: Path, options: Options) -> None:
     """Write the options with absolute paths, so that the run can be loaded from any working directory."""
-    paths = ("data_path", "val_path", "label_path", "cache_dir", "weights_dir", "segnet_weights", "guide_weights",
-             "flow_weights", "class_map")
+    paths = ("data_path", "val_path", "label_path", "cache_dir", "weights_dir", *FILES)
     absolute = {name: os.path.abspath(path) for name in paths if (path := getattr(options, name))}
     write_json(folder / PARAMETERS, recorded(options) | absolute)
 
@@ -133,8 +132,9 @@ def with_run(options: Options) -> Options:
     values = parameters(folder, "restore the file, or delete it and give the run's options again")
     if values.get("stage") != options.stage:
         return options
-    if "segnet" not in options.given:
-        check_recorded(str(values.get("segnet", "")), str(values.get("segnet_weights", "")), f"{folder}")
+    for name in ("segnet", "teacher"):
+        if name not in options.given and (name == "segnet" or continued):
+            check_recorded(str(values.get(name, "")), str(values.get(f"{name}_weights", "")), f"{folder}", flag(name))
     run = {name: x for name, x in values.items() if name not in NOT_OF_RUN and (continued or name in NETWORK)}
     return resolve({name: getattr(options, name) for name in options.given}, run)
 

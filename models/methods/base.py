@@ -46,12 +46,15 @@ class Method:
     """A way to carry a segmentation through video. It keeps no state between frames.
 
     networks: by name. Who calls `first` and `next` runs them (`run`): in PyTorch, compiled, or in another runtime.
-    flow: the classical flow that the frames come with, if any.
+    flow: the classical flow that the frames come with, if any. keyframes: whether frames that are segmented by
+    themselves come again and again; without, all frames of a stream follow its first, and states of different age
+    cannot be joined.
     """
 
     networks: dict[str, Step]
     flow: DISFlow | None = None
     foldable = True  # see `Segmenter`
+    keyframes = True
 
     def flow_size(self, frame: tuple[int, int]) -> tuple[int, int]:
         """Size of the classical flow for frames of size (H,W)."""

@@ -18,14 +18,16 @@ LEAST = 1e-6  # of a probability whose logarithm is taken
 class TrainingRecipe:
     """How a segmenter's authors train it, apart from the options of config/recipes.py.
 
-    schedule: of the learning rate, "poly" or "cosine". warm_up: iterations before it; from 0, or from a tenth in equal
-    ratios if `exponential`. trunk_rate: factor on rate and weight decay of pretrained `pretrained_modules`. new_rate:
-    factor on the rate of `new_modules`. decay_all: also biases and the weights of BatchNorm.
+    schedule: of the learning rate: "poly", "cosine", or "steps", a tenth after the share `drop` of all iterations.
+    warm_up: iterations before it; linear from 0, or in equal ratios from `start`; of "steps", at a tenth. trunk_rate:
+    factor on rate and weight decay of pretrained `pretrained_modules`. new_rate: factor on the rate of `new_modules`.
+    decay_all: also biases and the weights of BatchNorm.
     """
 
     schedule: str = "poly"
     warm_up: int = 0
-    exponential: bool = False
+    start: float = 0.0
+    drop: float = 1.0
     nesterov: bool = False
     trunk_rate: float = 1.0
     new_rate: float = 1.0
@@ -53,6 +55,7 @@ class Segmenter(nn.Module):
 
     stride: int  # of a native one
     class_tensor: str  # of a native one: the name of a tensor with one value a class
+    prefix = ""  # of the names of its tensors, which published files may lack
     foldable = True  # whether BatchNorm may be folded into the convolution named before it
     classes: int  # channels of its scores
     names: tuple[str, ...] = ()  # of the classes of its logits

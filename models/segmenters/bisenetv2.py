@@ -156,7 +156,7 @@ class BiSeNetV2(Segmenter):
     stride = 8
     pixel_mean = (83.0535, 94.0950, 82.1865)  # of Cityscapes
     pixel_std = (53.8560, 54.7740, 53.9325)
-    recipe = TrainingRecipe(warm_up=1000, exponential=True, new_rate=10.0, decay_all=False)
+    recipe = TrainingRecipe(warm_up=1000, start=0.1, new_rate=10.0, decay_all=False)
 
     def __init__(self, classes: int):
         super().__init__()

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from config.errors import UserError
 from config.options import Options
-from dataloaders.clips import ClipDataset
+from dataloaders.clips import ClipDataset, SizedDataset
 from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
+from models.build import segmenter_class
 from models.identity import SegmenterIdentity
 from models.load import networks_for_training
 from trainer import optim
@@ -24,39 +26,58 @@ class SegmenterStage(Stage):
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
         super().__init__(options, device, ranks)
-        frames = self.training_frames(0)
+        self.passes = self._clips()
         self.net = networks_for_training(options, resumed).to(device)
         self.segmenter = self.net.segmenter.to(memory_format=torch.channels_last)
-        recipe, border = self.segmenter.recipe, self.dataset.border if self.segmenter.learns_boundaries else None
-        self.passes = {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames), border=border)}
-        outputs = SegmenterOutputs(self.segmenter)
+        recipe, outputs = self.segmenter.recipe, self._outputs()
         self.trained = self._wrap(outputs, outputs)
         self.criterion = self.segmenter.training_loss(self.dataset, mean_over_ranks).to(device)
-        # The recipe trains a pretrained trunk more slowly; a random one learns like the rest.
-        groups = optim.segmenter_groups(
+        self.optimizer = self._optimizer(self._groups(), betas=(0.9, 0.99), nesterov=recipe.nesterov)
+        schedule = optim.of_recipe(recipe, self.iterations(), lr=options.lr)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
+        stills = options
+        if options.method == "per-frame":
+            stills = dataclasses.replace(options, eval_single=True, eval_multi_step=())
+        self.evaluation = self.validation(lambda: Evaluation(stills, device, ranks))
+
+    def _clips(self) -> dict[int, SizedDataset]:
+        frames = self.training_frames(0)
+        border = self.dataset.border if segmenter_class(self.options.segnet).learns_boundaries else None
+        return {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames), border=border)}
+
+    def _of_length(self, past: int, why: str) -> dict[int, SizedDataset]:
+        """Clips of `past` frames and a labelled one, by their length. Raises UserError if there are none."""
+        frames = self.training_frames(past)
+        clips = ClipDataset(frames, past, self.dataset, self._prepare_cache(frames))
+        if not len(clips):
+            raise UserError(
+                f"{self.options.data_path}: no labelled train frame has {past} frames before it, which {why} requires; "
+                "choose smaller --multi-step"
+            )
+        return {past: clips}
+
+    def _outputs(self) -> nn.Module:
+        """What a step computes, as one module."""
+        return SegmenterOutputs(self.segmenter)
+
+    def _groups(self) -> list[dict]:
+        """The optimizer's groups. A pretrained trunk is trained more slowly; a random one learns like the rest."""
+        options = self.options
+        return optim.segmenter_groups(
             self.segmenter, lr=options.lr, weight_decay=options.weight_decay, pretrained=options.pretrained_backbone
         )
-        self.optimizer = self._optimizer(groups, betas=(0.9, 0.99), nesterov=recipe.nesterov)
-        total = self.iterations()
-        warm_up = min(recipe.warm_up, max(1, total // 20))
-        schedule = optim.poly(total, warm_up=warm_up, exponential=recipe.exponential)
-        if recipe.schedule == "cosine":
-            schedule = optim.cosine(total, lr=options.lr, floor=1e-6)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
-        stills = dataclasses.replace(options, eval_single=True, eval_multi_step=())
-        self.evaluation = self.validation(lambda: Evaluation(stills, device, ranks))
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""
-        images, *labels = self._inputs(batch, seed)
-        image = self.segmenter.normalise(images)  # (N,3,H,W)
+        clips, *labels = self._inputs(batch, seed)
+        image = self.segmenter.normalise(clips[:, 0])  # (N,3,H,W)
         with self.autocast():
             outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
         return self.criterion([x.float() for x in outputs], *(label.long() for label in labels))
 
     def _inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, ...]:
-        """Return a batch, augmented: images (N,3,H,W) RGB 0..255 float32, labels (N,H,W), and boundaries (N,H,W) if the
-        loss takes them."""
+        """Return a batch, augmented: clips (N,T,3,H,W) RGB 0..255 float32, labels (N,H,W), boundaries (N,H,W) if the
+        loss takes them. The frames of a clip are all augmented in the same way."""
         if isinstance(batch["label"], list):  # of several sizes
             parts = [self._inputs(one, seed) for one in self._singles(batch)]
             return tuple(torch.cat(found) for found in zip(*parts))
@@ -64,12 +85,18 @@ class SegmenterStage(Stage):
         if "boundary" in batch:
             labels.append(batch["boundary"].to(self.device, non_blocking=True))
         first = batch.get("first", self.ranks.rank * len(clip))
-        draws = [self.draw(np.random.default_rng([*seed, first + n]), clip.shape[-2:]) for n in range(len(clip))]
-        images = torch.stack([draw.images(image) for draw, image in zip(draws, clip[:, 0])])  # (N,3,H,W)
+        seeds = [[*seed, first + n] for n in range(len(clip))]
+        draws = [self.draw(np.random.default_rng(words), clip.shape[-2:]) for words in seeds]
+        chosen = [frames[self._chosen(len(frames), words)] for frames, words in zip(clip, seeds)]  # (T,3,H,W) each
+        images = torch.stack([draw.images(frames) for draw, frames in zip(draws, chosen)])  # (N,T,3,H,W)
         return images, *(torch.stack([draw.label(x) for draw, x in zip(draws, label)]) for label in labels)
 
+    def _chosen(self, count: int, seed: Sequence[int]) -> list[int]:
+        """Which of the `count` frames of a clip are used."""
+        return [*range(count)]
+
     def evaluate(self) -> Metrics | None:
-        return self.validate(self.net, "per-frame")
+        return self.validate(self.net, self.options.method)
 
     def state(self) -> dict:
         identity = SegmenterIdentity.of(self.segmenter, self.options.segnet, self.dataset.classes)

@@ -45,6 +45,7 @@ class Stage:
     passes: dict[int, SizedDataset]  # by clip interval, 0 for stills
     evaluation: Evaluation | None = None
     example: ExampleFrame | None = None  # first labelled frame of the last evaluation
+    trains_all = True  # whether every step reaches all trained parameters
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
 
@@ -81,7 +82,7 @@ class Stage:
         if self.options.compile:
             for part in compiled:
                 part.compile()
-        return data_parallel(trained, self.ranks, self.device, apex=self.options.apex)
+        return data_parallel(trained, self.ranks, self.device, apex=self.options.apex, all_used=self.trains_all)
 
     def _singles(self, batch: Mapping) -> list[dict]:
         """Return the samples of a batch of several sizes as batches of one; `first`: its number in the global batch."""

@@ -1,0 +1,255 @@
+"""TDNet (Hu et al., CVPR 2020): four shallow networks that take turns, and TD4-Bise18, its variant on BiSeNet."""
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from config.schema import DatasetConfig
+from models.losses import Average, TDNetLoss
+from models.resize import size_of
+from models.resnet import ResNet18
+from models.segmenters.base import Segmenter, TrainingRecipe
+
+SLOPE = 0.01  # of LeakyReLU
+KEYS = 64  # channels of queries and keys
+WIDTH = 128  # of the feature group of TD4-Bise18
+DROPOUT = 0.1
+
+
+def unit(c_in: int, c_out: int, kernel: int = 1, *, bias: bool = False, norm: bool = True) -> nn.Sequential:
+    """Convolution, and BatchNorm and LeakyReLU if `norm`: (N,c_in,H,W) -> (N,c_out,H,W). Starts Kaiming normal."""
+    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
+    nn.init.kaiming_normal_(conv.weight, a=1)
+    parts: dict[str, nn.Module] = {"conv": conv}
+    if norm:
+        parts |= {"bn": nn.BatchNorm2d(c_out), "relu": nn.LeakyReLU(SLOPE)}
+    return nn.Sequential(OrderedDict(parts))
+
+
+class Encoding(nn.Module):
+    """Three 1 x 1 encodings of a feature group, (N,c,h,w) -> (N,64,h,w) queries, (N,64,h,w) keys, (N,c,h,w) values."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.w_qs, self.w_ks = (
+            nn.Sequential(unit(channels, KEYS, bias=True), unit(KEYS, KEYS, bias=True, norm=False)) for _ in range(2)
+        )
+        self.w_vs = nn.Sequential(unit(channels, channels, bias=True, norm=False))
+
+
+class Attention(nn.Module):
+    """What each of n points finds in another frame's m points: queries (N,64,n), keys (N,64,m),
+    values (N,c,m) -> (N,c,n)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.fc = nn.Sequential(unit(channels, channels, bias=True, norm=False))
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        similarity = (query / KEYS**0.5).transpose(1, 2) @ key  # (N,n,m)
+        found = value @ self.dropout(similarity.softmax(dim=2)).transpose(1, 2)  # (N,c,n)
+        return self.dropout(self.fc(found[..., None]))[..., 0]
+
+
+class TDNet(Segmenter):
+    """Frame t runs sub-network ("path") t mod 4 alone. What the other three saw in frames t-3 .. t-1 is carried to it
+    by a chain of attentions, so every frame costs the same and there are no keyframes.
+
+    channels: c, of a feature group. step: every n-th row and column of the 1/8 grid is remembered, m points in all.
+    forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> logits (N,C,ceil(H/8),ceil(W/8)) of path 0 alone.
+    A subclass adds the networks in front of the encodings and behind the attentions.
+    """
+
+    paths = 4
+    stride = 8
+    recipe = TrainingRecipe(warm_up=1000, start=1e-3, decay_all=False)
+    trunk: str  # name of a path's trunk, {} its number
+    output: tuple[str, ...]  # those of the parts that turn its values into logits
+    auxiliary: tuple[str, ...]  # those of its auxiliary heads
+    output_weights: tuple[float, ...]  # in the loss, of each of `training_outputs`
+    divergence_weights: tuple[float, float]  # of propagated and of lone logits from the teacher's
+    full_size_divergence: bool  # whether they are compared at the size of the label, else on the 1/8 grid
+
+    def __init__(self, classes: int, *, channels: int, step: int):
+        super().__init__()
+        self.classes, self.channels, self.step = classes, channels, step
+        for path in range(self.paths):
+            self.add_module(f"enc{path + 1}", Encoding(channels))
+            for source in self._sources(path):
+                self.add_module(f"atn{path + 1}_{source + 1}", Attention(channels))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.alone(self.group(image, 0), 0)
+
+    def group(self, image: Tensor, path: int) -> Tensor:
+        """Normalised image (N,3,H,W) -> the path's feature group z (N,c,h,w)."""
+        return self._features(image, path)[0]
+
+    def memory(self, z: Tensor, path: int) -> Tensor:
+        """Feature group (N,c,h,w) -> queries, keys and values (N,64+64+c,m) for later frames, row by row.
+
+        m = ceil(h/step) * ceil(w/step). The encodings see single points, so they run on these alone.
+        """
+        encoding, points = self._part("enc{}", path), z[:, :, :: self.step, :: self.step]
+        parts = [encode(points) for encode in (encoding.w_qs, encoding.w_ks, encoding.w_vs)]
+        return torch.cat(parts, dim=1).flatten(2)  # (N,64+64+c,m)
+
+    def alone(self, z: Tensor, path: int) -> Tensor:
+        """Feature group (N,c,h,w) -> logits (N,C,h,w) of a frame by itself, as while fewer than three precede it."""
+        return self._logits(self._part("enc{}", path).w_vs(z), path)
+
+    def propagated(self, z: Tensor, memories: Sequence[Tensor], path: int) -> Tensor:
+        """Feature group (N,c,h,w), memories (N,64+64+c,m) of frames t-3, t-2, t-1 -> logits (N,C,h,w).
+
+        Values of frame t-3 are carried to the points of t-2, their sum with its own to those of t-1, that to frame t.
+        """
+        encoding = self._part("enc{}", path)
+        queries, keys, values = zip(*(memory.split([KEYS, KEYS, self.channels], dim=1) for memory in memories))
+        targets = [*queries[1:], encoding.w_qs(z).flatten(2)]  # (N,64,m) twice, (N,64,h*w)
+        carried = torch.zeros_like(values[0])
+        for source, target, key, value in zip(self._sources(path), targets, keys, values, strict=True):
+            attention = self._part(f"atn{{}}_{source + 1}", path)
+            carried = attention(target, key, value + carried)  # (N,c,m) twice, (N,c,h*w)
+        return self._logits(carried.unflatten(2, size_of(z)) + encoding.w_vs(z), path)
+
+    def training_outputs(self, clip: Sequence[Tensor], path: int) -> list[Tensor]:
+        """Normalised images (N,3,H,W) of frames t-3 .. t, the last for `path` -> its logits: propagated and alone
+        (N,C,h,w), then those of auxiliary heads (N,C,h',w'). Gradients reach the networks of all four frames."""
+        sources = zip(self._sources(path), clip[:-1], strict=True)
+        memories = [self.memory(self.group(image, source), source) for source, image in sources]
+        z, inner = self._features(clip[-1], path)
+        auxiliary = [self._part(name, path)(x) for name, x in zip(self.auxiliary, inner, strict=True)]
+        return [self.propagated(z, memories, path), self.alone(z, path), *auxiliary]
+
+    def training_only(self) -> list[nn.Module]:
+        return [self._part(name, path) for name in self.auxiliary for path in range(self.paths)]
+
+    def pretrained_modules(self) -> list[nn.Module]:
+        return [self._part(self.trunk, path) for path in range(self.paths)]
+
+    def training_loss(self, dataset: DatasetConfig, average: Average) -> nn.Module:
+        weights = self.output_weights, self.divergence_weights
+        return TDNetLoss(*weights, ignore=dataset.ignore, full_size_divergence=self.full_size_divergence)
+
+    def _sources(self, path: int) -> list[int]:
+        """The paths that frames t-3, t-2, t-1 ran."""
+        return [(path + later) % self.paths for later in (1, 2, 3)]
+
+    def _part(self, name: str, path: int) -> Any:
+        return self.get_submodule(name.format(path + 1))
+
+    def _features(self, image: Tensor, path: int) -> tuple[Tensor, list[Tensor]]:
+        """Image (N,3,H,W) -> feature group (N,c,h,w), and what each of the path's auxiliary heads sees."""
+        raise NotImplementedError
+
+    def _logits(self, x: Tensor, path: int) -> Tensor:
+        """Values (N,c,h,w) of the frame, with what was carried to it -> logits (N,C,h,w)."""
+        for name in self.output:
+            x = self._part(name, path)(x)
+        return x
+
+
+class LeakyResNet18(ResNet18):
+    """ResNet-18 whose ReLUs are leaky, but for those after a residual sum."""
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        x = F.leaky_relu(self.bn1(self.conv1(x)), SLOPE)  # (N,64,H/2,W/2)
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)  # (N,64,H/4,W/4)
+        maps = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in layer:
+                shortcut = x if block.downsample is None else block.downsample(x)
+                x = F.leaky_relu(block.bn1(block.conv1(x)), SLOPE)
+                x = F.relu(block.bn2(block.conv2(x)) + shortcut)
+            maps.append(x)  # (N,channels[i],H/2**(i+2),W/2**(i+2))
+        return maps
+
+
+class Refinement(nn.Module):
+    """Channel attention by the map's own average: (N,c_in,H,W) -> (N,128,H,W)."""
+
+    def __init__(self, c_in: int):
+        super().__init__()
+        self.conv = unit(c_in, WIDTH, 3)
+        self.conv_atten, self.bn_atten = nn.Conv2d(WIDTH, WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * self.bn_atten(self.conv_atten(x.mean(dim=(2, 3), keepdim=True))).sigmoid()
+
+
+class Context(nn.Module):
+    """Image (N,3,H,W) -> the trunk's map at 1/8, and refined maps at 1/8 and 1/16, all (N,128). There is no spatial
+    path: the trunk's map takes its place."""
+
+    def __init__(self, *, pretrained: bool):
+        super().__init__()
+        self.resnet = LeakyResNet18(pretrained=pretrained)
+        self.arm16, self.arm32 = Refinement(256), Refinement(512)
+        self.conv_head32, self.conv_head16 = unit(WIDTH, WIDTH, 3), unit(WIDTH, WIDTH, 3)
+        self.conv_avg = unit(512, WIDTH)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _, layer2, layer3, layer4 = self.resnet.features(image)
+        x = self.arm32(layer4) + self.conv_avg(layer4.mean(dim=(2, 3), keepdim=True))  # (N,128,H/32,W/32)
+        sixteenth = self.conv_head32(F.interpolate(x, size=size_of(layer3)))  # nearest
+        x = self.arm16(layer3) + sixteenth  # (N,128,H/16,W/16)
+        return layer2, self.conv_head16(F.interpolate(x, size=size_of(layer2))), sixteenth
+
+
+class Fusion(nn.Module):
+    """Joins both maps and keeps `group`, the first (0) or last (1) 128 channels: two maps (N,128,h,w) -> (N,128,h,w).
+
+    All 256 channels are computed, since the attention sees the average of each.
+    """
+
+    def __init__(self, group: int):
+        super().__init__()
+        self.convblk = unit(2 * WIDTH, 2 * WIDTH)
+        self.conv1 = nn.Conv2d(2 * WIDTH, WIDTH // 2, 1, bias=False)
+        self.conv2 = nn.Conv2d(WIDTH // 2, 2 * WIDTH, 1, bias=False)
+        self.group = group
+
+    def forward(self, detail: Tensor, context: Tensor) -> Tensor:
+        x = self.convblk(torch.cat([detail, context], dim=1))  # (N,256,h,w)
+        attention = self.conv2(F.relu(self.conv1(x.mean(dim=(2, 3), keepdim=True)))).sigmoid()  # (N,256,1,1)
+        x, attention = (part.chunk(2, dim=1)[self.group] for part in (x, attention))
+        return x + x * attention
+
+
+def head(width: int, classes: int) -> nn.Sequential:
+    """(N,128,h,w) -> logits (N,C,h,w)."""
+    return nn.Sequential(OrderedDict(conv=unit(WIDTH, width, 3), conv_out=nn.Conv2d(width, classes, 1, bias=False)))
+
+
+class TD4Bise18(TDNet):
+    """TD4-Bise18: each path a ResNet-18 with BiSeNet's attention refinement. Takes images of any size.
+
+    pretrained: with torchvision's ImageNet weights in the four trunks, which it downloads.
+    """
+
+    class_tensor = "conv_out_1.conv_out.weight"
+    trunk = "cp{}.resnet"
+    output, auxiliary = ("layer_norm{}_", "conv_out_{}"), ("conv_out16_{}", "conv_out32_{}")
+    output_weights, divergence_weights, full_size_divergence = (1.0, 1.0, 1.0, 1.0), (1.0, 1.0), True
+
+    def __init__(self, classes: int, *, step: int = 5, pretrained: bool = False):
+        super().__init__(classes, channels=WIDTH, step=step)
+        for path in range(self.paths):
+            number = path + 1
+            self.add_module(f"cp{number}", Context(pretrained=pretrained))
+            self.add_module(f"ffm{number}", Fusion(path % 2))
+            # One group a channel. The authors' optimiser collects the parameters of LayerNorm, which this is not, so
+            # these weights stayed as they started there. Here they are meant to be trained.
+            self.add_module(f"layer_norm{number}_", nn.Sequential(OrderedDict(ln=nn.GroupNorm(WIDTH, WIDTH))))
+            self.add_module(f"conv_out_{number}", head(2 * WIDTH, classes))
+            self.add_module(f"conv_out16_{number}", head(WIDTH // 2, classes))
+            self.add_module(f"conv_out32_{number}", head(WIDTH // 2, classes))
+
+    def _features(self, image: Tensor, path: int) -> tuple[Tensor, list[Tensor]]:
+        detail, eighth, sixteenth = self._part("cp{}", path)(image)
+        return self._part("ffm{}", path)(detail, eighth), [eighth, sixteenth]
