@@ -19,6 +19,7 @@ from config.segmenters import VIDEO_NETWORKS
 from evaluation.metrics_json import Metrics, over_interval, read_metrics
 from evaluation.tables import percent
 from inference.engines import Engine, build_engine
+from models.accel import Accel
 from models.build import build_gsvnet, build_method
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
@@ -132,7 +133,8 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
 def complexity(row: Row, classes: int, interval: int) -> dict:
     """`parameters` of inference, `megabytes` in float32, `gmac` (keyframe, propagated, average over an interval).
 
-    The guided convolution is counted in its published form; this program's form saves `published_fusion_gmac`.
+    The guided convolution is counted in its published form; this program's form saves `published_fusion_gmac`. So is
+    Accel's fusion, at full size.
     """
     with torch.device("meta"):  # allocates and initialises nothing
         net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
@@ -140,6 +142,8 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
     count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
     propagated = key
     if row.own:
+        if isinstance(net.segmenter, Accel):
+            net.segmenter.one_kernel = False
         method = build_method(name=row.method, net=net, scale=row.scale)
         key, propagated = method_gmac(method, *measure.SIZE, frames=STEADY)
     if row.flow is not None:
