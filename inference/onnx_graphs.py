@@ -17,6 +17,7 @@ from config.errors import UserError
 if TYPE_CHECKING:
     import onnx
 
+DEFORMABLE_OPSET = 19  # the first one whose deformable convolution ONNX Runtime has
 OPSET = 18  # written by torch without a conversion afterwards; GridSample requires 16
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 _PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # torch's exporter is written in onnxscript
@@ -52,10 +53,12 @@ def exported(graph: Graph) -> ExportedProgram:
 
 def onnx_model(graph: Graph, program: ExportedProgram) -> "onnx.ModelProto":
     """The program as an ONNX model, with the graph's names of inputs and output."""
+    deformable = any("deform_conv2d" in str(node.target) for node in program.graph.nodes)
+    opset = DEFORMABLE_OPSET if deformable else OPSET
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter warns about itself, and prints
         made = torch.onnx.export(
-            program, dynamo=True, opset_version=OPSET, input_names=list(graph.inputs), output_names=[graph.output],
+            program, dynamo=True, opset_version=opset, input_names=list(graph.inputs), output_names=[graph.output],
             verbose=False,
         )
     assert made is not None  # with dynamo=True it never is

@@ -36,7 +36,7 @@ def add_flow(net: nn.Module) -> None:
 
 def flow_between(net: nn.Module, previous: Tensor, current: Tensor) -> Tensor:
     """Two frames at half size, RGB (N,3,H/2,W/2) without their mean and divided by 255 -> flow (N,2,h,w) in pixels of
-    the grid h x w = H/16 x W/16, x first: where each pixel of the current frame was in the previous one."""
+    the grid h x w = H/16 x W/16, x first: from each pixel of the current frame to where it was in the previous one."""
     x, maps = torch.cat([current, previous], dim=1), dict[str, Tensor]()  # (N,6,H/2,W/2)
     for name, *_ in CONVOLUTIONS:
         x = maps[name] = F.leaky_relu(getattr(net, name)(x), SLOPE)

@@ -1,4 +1,4 @@
-"""Files of MXNet's parameters (`.params`), read without MXNet: nothing in them is run."""
+"""MXNet's parameter files (`.params`), read without MXNet. Nothing in them can run."""
 import math
 import struct
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 MAGIC = struct.pack("<Q", 0x112)  # the first bytes of a file
-DENSE, DIMENSIONS = {0xF993FAC9: True, 0xF993FAC8: False}, 8  # layouts that begin with a word of their own; at most
-TYPES = ("<f4", "<f8", "<f2", "|u1", "<i4", "|i1", "<i8")
+NEWEST, NEWER = 0xF993FAC9, 0xF993FAC8  # first words of arrays; another is the oldest layout's number of dimensions
+TYPES, DIMENSIONS = ("<f4", "<f8", "<f2", "|u1", "<i4", "|i1", "<i8"), 8  # of arrays; at most
 ENDINGS = {  # of names -> ours
     "_weight": ".weight", "_bias": ".bias", "_gamma": ".weight", "_beta": ".bias", "_moving_mean": ".running_mean",
     "_moving_var": ".running_var",
@@ -39,12 +39,13 @@ class _Reader:
     def tensor(self) -> Tensor:
         """The next array, in any of three layouts."""
         start, (word,) = self.at, self.numbers("I")
-        if DENSE.get(word) and self.numbers("i") != (0,):
+        if word == NEWEST and self.numbers("i") != (0,):
             raise ValueError(f"the array at byte {start} is sparse")
-        (dimensions,) = self.numbers("I") if word in DENSE else (word,)
+        new = word in (NEWEST, NEWER)
+        (dimensions,) = self.numbers("I") if new else (word,)
         if not 0 < dimensions <= DIMENSIONS:
             raise ValueError(f"the array at byte {start} has {dimensions} dimensions")
-        shape = self.numbers("q" if word in DENSE else "I", dimensions)
+        shape = self.numbers("q" if new else "I", dimensions)
         _, _, code = self.numbers("i", 3)  # where it was, and its type
         if min(shape) < 1 or not 0 <= code < len(TYPES):
             raise ValueError(f"the array at byte {start} has shape {shape} and type {code}")
@@ -57,16 +58,16 @@ def read_params(data: bytes) -> dict[str, Tensor]:
     """Bytes of a file -> tensors under the names that PyTorch's layers have. Raises ValueError for a damaged file."""
     reader = _Reader(data)
     if reader.take(len(MAGIC)) != MAGIC:
-        raise ValueError("it does not begin as a list of MXNet's arrays")
+        raise ValueError("it does not begin like a list of MXNet arrays")
     _, count = reader.numbers("Q", 2)
     arrays: list[Tensor] = []
     while len(arrays) < count:  # one after the other: a damaged count must not ask for memory
         arrays.append(reader.tensor())
     if reader.numbers("Q") != (count,):
-        raise ValueError("it has not as many names as arrays")
+        raise ValueError("its numbers of names and arrays differ")
     named = {bytes(reader.take(*reader.numbers("Q"))).decode(): x for x in arrays}
     if reader.at < len(data) or len(named) < count:
-        raise ValueError(f"it goes on after byte {reader.at}" if reader.at < len(data) else "a name occurs twice")
+        raise ValueError(f"unexpected bytes after byte {reader.at}" if reader.at < len(data) else "a name occurs twice")
     return _renamed(named)
 
 

@@ -31,15 +31,9 @@ STD = 0.01  # of the weights that heads start with
 class UnitNorm(nn.BatchNorm2d):
     """BatchNorm that ignores its weight, as MXNet does with a fixed gamma: (N,C,H,W) -> the same shape."""
 
-    def __init__(self, channels: int, eps: float):
-        super().__init__(channels, eps)
-        self.weight.requires_grad_(False)
-
     def forward(self, input: Tensor) -> Tensor:
-        one, momentum = torch.ones_like(self.weight), self.momentum or 0.0
-        return F.batch_norm(
-            input, self.running_mean, self.running_var, one, self.bias, self.training, momentum, self.eps
-        )
+        mean, var, momentum = self.running_mean, self.running_var, self.momentum or 0.0
+        return F.batch_norm(input, mean, var, torch.ones_like(self.bias), self.bias, self.training, momentum, self.eps)
 
 
 def run(net: nn.Module, x: Tensor, *names: str) -> Tensor:
@@ -126,6 +120,7 @@ def resnet101(net: nn.Module, image: Tensor) -> Tensor:
 def add_resnet18(net: nn.Module) -> None:
     """Give `net` ResNet-18 of pre-activation units, two blocks with deformable convolutions, and upsampling to 1/16."""
     net.add_module("18_bn_data", UnitNorm(3, EPSILON))
+    net.get_parameter("18_bn_data.weight").requires_grad_(False)
     add_conv(net, "18_conv0", 3, 64, 7, stride=2)
     net.add_module("18_bn0", nn.BatchNorm2d(64, EPSILON))
     for name, c_in, c, stride in UNITS:

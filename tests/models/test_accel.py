@@ -54,7 +54,7 @@ def as_in_fixtures(network: nn.Module) -> nn.Module:
 def lively(network: nn.Module) -> nn.Module:
     """With statistics that matter, and offsets about as large as taps are apart."""
     for name, x in network.state_dict().items():
-        if "bn" in name and x.ndim == 1:
+        if x.ndim == 1:
             x.copy_(torch.rand_like(x) + (0.5 if name.endswith(("weight", "var")) else -0.5))
         elif name.endswith("offset.weight"):
             x.normal_(std=2 / math.sqrt(x[0].numel()))
@@ -86,11 +86,12 @@ def frames(accel: Accel, clip: torch.Tensor, interval: int):
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare with a stored array, of which every n-th channel and pixel may be left."""
+    """Compare with a stored array, of which every n-th channel and pixel may be left; closely
+    enough to tell the two epsilons of BatchNorm apart."""
     channels, pixels = (-(-found.shape[dim] // expected.shape[dim]) for dim in (1, 3))
     found = found[:, ::channels, ::pixels, ::pixels]
     assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
 def close_full(found: torch.Tensor, numbers: dict, name: str) -> None:

@@ -100,14 +100,14 @@ def changed(at: int, code: str, value: int, version: int = 2) -> bytes:
 
 @pytest.mark.tried(DOOR, "MXNet file with impossible counts, shapes, types or names", "refused in one line")
 @pytest.mark.parametrize("content, told", [
-    (changed(16, "Q", 2**63), "the array at byte 116 has shape"), (changed(16, "Q", 1), "as many names"),
+    (changed(16, "Q", 2**63), "the array at byte 116 has shape"), (changed(16, "Q", 1), "numbers of names"),
     (changed(24, "I", 0xF993FACA), "24 has 41[0-9]+ dimensions"), (changed(28, "i", 1), "24 is sparse"),
     (changed(32, "I", 0), "has 0 dimensions"), (changed(32, "I", 2**32 - 1), "has 4294967295 dimensions"),
     (changed(36, "q", 2**62), "bytes expected at"), (changed(36, "q", -2), r"shape \(-2, 2\)"),
     (changed(60, "i", 9), "type 9"), (changed(28, "I", 2**32 - 1, 0), "bytes expected at"),
-    (changed(116, "Q", 2**64 - 1), "as many names"), (changed(124, "Q", 2**64 - 1), "bytes expected at byte 132"),
-    (changed(0, "Q", 0x112) + b"x", "goes on after byte"), (changed(156, "B", ord("a")), "name occurs twice"),
-    (changed(156, "B", 0xFF), "codec can't decode"), (b"PK\3\4garbage", "does not begin"),
+    (changed(116, "Q", 2**64 - 1), "numbers of names"), (changed(124, "Q", 2**64 - 1), "bytes expected at byte 132"),
+    (changed(0, "Q", 0x112) + b"x", "unexpected bytes after byte"), (changed(156, "B", ord("a")), "name occurs twice"),
+    (changed(156, "B", 0xFF), "codec can't decode"), (b"PK\3\4garbage", "does not begin like"),
 ])
 def test_damaged_file(content, told):
     with pytest.raises(ValueError, match=told):
