@@ -62,7 +62,8 @@ def parse(words: Sequence[str]) -> Options:
             raise UserError(f"{flag(name)} has an empty value; drop it, or set the variable that it comes from")
         limits = {key: FIELDS[name].metadata[key] for key in ("choices", "low", "above", "high")}
         check_value(flag(name), value, **limits)
-    check_segmenter_name(given.get("segnet", Options().segnet))
+    for name in {"segnet", "teacher"} & {*given}:
+        check_segmenter_name(given[name], flag(name))
     return resolve(given)
 
 
@@ -77,7 +78,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     defaults: dict[str, Any] = {"data_path": dataset.default_path, **STAGE_DEFAULTS.get((plain.stage, variant), {})}
     if plain.segnet not in OF_PAPER:
         defaults.setdefault("scale", 1.0)
-    if dataset.crop is not None:
+    if dataset.crop is not None and plain.segnet != "td4-psp18":  # which takes images of one size
         defaults.update(crop_height=dataset.crop[0], crop_width=dataset.crop[1])
     if plain.stage == "segnet":
         defaults["method"] = VIDEO_NETWORKS.get(plain.segnet, "per-frame")
@@ -314,6 +315,8 @@ def _check_video_network(options: Options, given: Mapping[str, Any]) -> None:
         if given.get(name) and (method != of or not (training or name == "tdnet")):
             where = f"--stage {of}" + (f" or --method {of}" if name == "tdnet" else ", when it trains")
             raise UserError(f"{flag(name)} has an effect only with {where}; add that or drop it")
+    if options.teacher in VIDEO_NETWORKS:
+        raise UserError(f"--teacher {options.teacher} is a method for video; choose a segmenter of single frames")
     if given.get("teacher_weights") and not options.teacher:
         raise UserError("--teacher-weights has an effect only with --teacher NAME; add that or drop it")
     if method is None:

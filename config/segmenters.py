@@ -16,14 +16,14 @@ FOREIGN = ("torchvision:NAME", "hf:NAME_OR_FOLDER", "smp:ARCH:ENCODER", "smp:FOL
 _FUNCTION = re.compile(r"(.+\.py):(\w+)", re.DOTALL)
 
 
-def check_segmenter_name(name: str) -> None:
-    """Raise UserError where `--segnet` takes no such name."""
+def check_segmenter_name(name: str, option: str = "--segnet") -> None:
+    """Raise UserError where `--segnet`, or another option, takes no such name."""
     if name in NATIVE or user_function(name) is not None:
         return
     if any(name.startswith(start) and name != start for start in (TORCHVISION, HUGGING_FACE, SMP)):
         return
     known = (*NATIVE, *FOREIGN)
-    raise UserError(f"--segnet: invalid value {name!r}{did_you_mean(name, known)}; choose from {', '.join(known)}")
+    raise UserError(f"{option}: invalid value {name!r}{did_you_mean(name, known)}; choose from {', '.join(known)}")
 
 
 def user_function(name: str) -> tuple[Path, str] | None:

@@ -7,7 +7,7 @@ import torch
 
 from config.errors import UserError
 from inference.engines import CompiledEngine, Engine, OnnxEngine, build_engine
-from models.gsvnet import GSVNet
+from models.gsvnet import GSVNet, State
 from utils.device import synchronise
 from utils.logging import logger
 
@@ -57,11 +57,21 @@ def choose_engine(
 def seconds_a_frame(engine: Engine, size: tuple[int, int], interval: int, device: torch.device) -> float:
     """Seconds of the networks for an average frame at that keyframe interval, without view and label map."""
     seen = engine.see(noise(size))
-    state, following = engine.first(seen), engine.see(noise(size), seen)
+    state, following = _run_all(engine, size), engine.see(noise(size), seen)
     keyframe = _seconds(lambda: engine.first(seen), device)
     if interval == 1:
         return keyframe
     return (keyframe + (interval - 1) * _seconds(lambda: engine.next(state, following), device)) / interval
+
+
+def _run_all(engine: Engine, size: tuple[int, int]) -> State:
+    """The state after as many frames of noise as run each of the method's networks."""
+    seen = engine.see(noise(size))
+    state = engine.first(seen)
+    for _ in range(engine.method.frames - 1):
+        seen = engine.see(noise(size), seen)
+        state = engine.next(state, seen)
+    return state
 
 
 def noise(size: tuple[int, int]) -> torch.Tensor:
@@ -70,13 +80,12 @@ def noise(size: tuple[int, int]) -> torch.Tensor:
 
 
 def _set_up(name: str, net: GSVNet, size: tuple[int, int], **settings: Any) -> Engine:
-    """Build the engine and, unless "eager", run it on two frames, before which some do not fail. Raises UserError."""
+    """Build the engine and, unless "eager", run all its networks, before which some do not fail. Raises UserError."""
     if name == Engine.name:
         return build_engine(name, net, **settings)
     try:
         engine = build_engine(name, net, **settings)
-        seen = engine.see(noise(size))
-        engine.next(engine.first(seen), engine.see(noise(size), seen))
+        _run_all(engine, size)
     except UserError:
         raise
     except Exception as error:  # compilers and runtimes raise errors of many kinds

@@ -29,7 +29,7 @@ from utils.device import PRECISIONS, autocast
 from utils.logging import logger
 
 Step = Callable[..., Tensor]
-SESSIONS = 8  # of ONNX Runtime that are kept; a frame size has two
+SESSIONS = 8  # of ONNX Runtime that are kept, at least; a frame size has one for each of the method's networks
 
 
 class Engine:
@@ -154,7 +154,7 @@ class OnnxEngine(Engine):
         super().__init__(net, method, device=torch.device("cpu"))
         self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)
         # Frames of ever new sizes would fill the memory with sessions.
-        self._session = lru_cache(SESSIONS)(self._create_session)
+        self._session = lru_cache(max(SESSIONS, len(self.networks)))(self._create_session)
 
     def _step(self, name: str) -> Step:
         return partial(self._run, name)

@@ -134,7 +134,10 @@ class VideoSegmenter:
         if self.state is None:
             raise UserError("VideoSegmenter.logits: no frame has been segmented yet")
         if self.state.last.labels is not None:
-            raise UserError("VideoSegmenter.logits: with carry=\"labels\" there are none after a keyframe")
+            raise UserError(
+                "VideoSegmenter.logits: there are none where a method has labels at full size (carry=\"labels\", "
+                "method=\"accel\")"
+            )
         logits = self.state.last.logits
         return (logits if size is None else align(logits, as_size(size)))[0].cpu().numpy()  # (C,h,w) or (C,H,W)
 

@@ -10,12 +10,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from config.command_line import parse
+from config.segmenters import VIDEO_NETWORKS
 from dataloaders.loaders import TrainingLoader
 from inference import VideoSegmenter
 from models.build import build_gsvnet
 from models.label_map import label_map
 from models.losses import PropagationLoss
-from trainer.stages import STAGES
+from trainer.stages import stage_of
 from utils.distributed import Ranks
 
 DEVICE = torch.device("cuda:0")
@@ -24,8 +25,12 @@ CASES = [
     ("segnet", "pidnet-s", "bf16"),
     *(pytest.param("segnet", name, "off", marks=pytest.mark.slow)
       for name in ("ddrnet23-slim", "bisenetv2", "bisenet-xception39")),
+    *(pytest.param("segnet", name, "off", marks=pytest.mark.slow) for name in ("td4-bise18", "accel18")),
     ("segnet", "bisenet", "off"), ("flow", "swiftnet", "off"), ("flow", "swiftnet", "bf16"),
 ]
+VIDEO = [pytest.param(*case, marks=pytest.mark.slow) for case in (
+    ("tdnet", "td4-bise18", "bf16"), ("accel", "accel18", "off"), ("accel", "accel18", "fp16"),
+)]
 STREAMS = [*(("swiftnet", "light", amp) for amp in ("off", "bf16", "fp16")), ("bisenet", "flownet", "off")]
 
 
@@ -64,10 +69,11 @@ def gpu(monkeypatch):
 def loss(gpu, streets, stage_name, *more):
     words = ["--dataset", "synthetic", "--data-path", str(streets), "--stage", stage_name, "--pretrained-backbone", "0"]
     words += ["--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", *more]
-    options = parse([*words, "--eval-multi-step", "1", *(["--multi-step", "3"] if stage_name == "gsv" else [])])
+    words += {"gsv": ["--multi-step", "3"]}.get(stage_name, [])
+    options = parse([*words, "--eval-multi-step", "1"])
     with gpu:
         net = build_gsvnet(segmenter=options.segnet, flow="light", classes=19)
-        stage = STAGES[stage_name](options, DEVICE, Ranks(), None, **({"net": net} if stage_name == "gsv" else {}))
+        stage = stage_of(options)(options, DEVICE, Ranks(), None, **({"net": net} if stage_name == "gsv" else {}))
     loader = TrainingLoader(stage.passes, batch=2, workers=0)
     batch = next(iter(loader.start(next(iter(stage.passes)), seed=(1, 0))[1]))
     with gpu:
@@ -77,7 +83,8 @@ def loss(gpu, streets, stage_name, *more):
 
 @pytest.mark.parametrize(("stage", "segnet", "amp"), CASES)
 def test_loss_of_every_stage_is_computed_on_the_gpu_without_waiting(gpu, streets, stage, segnet, amp):
-    terms = loss(gpu, streets, stage, "--amp", amp, "--segnet", segnet)
+    more = ("--multi-step", "1", "--finetune-all", "1") if segnet in VIDEO_NETWORKS else ()
+    terms = loss(gpu, streets, stage, "--amp", amp, "--segnet", segnet, *more)
     for name, term in terms.items():
         assert (term.device, term.dtype, term.shape) == (DEVICE, torch.float32, ()), name
     assert terms["total"].requires_grad
@@ -99,6 +106,21 @@ def test_stream_stays_on_the_gpu_until_its_labels(gpu, segnet, flow, amp):
         assert (logits.device, logits.dtype, logits.shape) == (DEVICE, torch.float32, (1, 19, 8, 16))
         assert (view.device, view.shape) == (DEVICE, (1, 3, 8, 16))
     assert (labels.device, labels.dtype, labels.shape) == (DEVICE, torch.uint8, (64, 128))
+
+
+@pytest.mark.parametrize(("method", "segnet", "amp"), VIDEO)
+def test_methods_for_video_stay_on_the_gpu(gpu, method, segnet, amp):
+    frame = gpu.from_tensor(torch.zeros(1, 64, 128, 3, dtype=torch.uint8))
+    with gpu:
+        net = build_gsvnet(segmenter=segnet, flow="none", classes=19)
+        segmenter = VideoSegmenter(net, engine="eager", device=DEVICE, amp=amp, method=method, scale=1.0)
+        state = None
+        for _ in range(5):
+            state = segmenter.advance(state, segmenter.engine.see(frame))
+        labels = label_map(state.last.logits, (64, 128)) if method == "tdnet" else state.last.labels
+    kept = (state.last.logits, state.last.view, *state.last.memory, labels)
+    assert all(x.device == DEVICE for x in kept) and labels.dtype == torch.uint8
+    assert labels.shape[-2:] == (64, 128) and state.since == (4 if method == "tdnet" else 1)
 
 
 def left_on_the_cpu(self, logits, label, teacher):

@@ -46,12 +46,13 @@ class Method:
     """A way to carry a segmentation through video. It keeps no state between frames.
 
     networks: by name. Who calls `first` and `next` runs them (`run`): in PyTorch, compiled, or in another runtime.
-    flow: the classical flow that the frames come with, if any. keyframes: whether frames that are segmented by
-    themselves come again and again; without, all frames of a stream follow its first, and states of different age
-    cannot be joined.
+    frames: after so many of a stream, each of them has run. flow: the classical flow that the frames come with, if any.
+    keyframes: whether frames that are segmented by themselves come again and again; without, all frames of a stream
+    follow its first, and states of different age cannot be joined.
     """
 
     networks: dict[str, Step]
+    frames = 2
     flow: DISFlow | None = None
     foldable = True  # see `Segmenter`
     keyframes = True

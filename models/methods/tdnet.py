@@ -54,6 +54,7 @@ class TDNetMethod(Method):
     def __init__(self, net: GSVNet, scale: float):
         assert isinstance(net.segmenter, TDNet)
         tdnet, self.paths = folded(net.segmenter), net.segmenter.paths
+        self.frames = MEMORY + self.paths
         self.networks = {
             f"{what}{path}": PathStep(tdnet, what, path, scale).eval()
             for what in INPUTS for path in range(self.paths)

@@ -72,6 +72,7 @@ class AccelStage(SegmenterStage):
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `SegmenterLoss`."""
         clips, label = self._inputs(batch, seed)  # (N,T,3,H,W), (N,H,W)
+        self.check_size(size_of(clips))
         with self.autocast():
             scores = self.trained(self.segmenter.normalise(clips))
         return self.criterion([scores.float()], label.long())

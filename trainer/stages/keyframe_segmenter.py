@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from config.errors import UserError
 from config.options import Options
+from config.segmenters import VIDEO_NETWORKS
 from dataloaders.clips import ClipDataset, SizedDataset
 from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
 from models.build import segmenter_class
 from models.identity import SegmenterIdentity
 from models.load import networks_for_training
+from models.resize import size_of
 from trainer import optim
 from trainer.stages.training_stage import Stage
 from trainer.trainable import SegmenterOutputs
@@ -29,16 +31,29 @@ class SegmenterStage(Stage):
         self.passes = self._clips()
         self.net = networks_for_training(options, resumed).to(device)
         self.segmenter = self.net.segmenter.to(memory_format=torch.channels_last)
+        if options.use_crop:
+            self.check_size((options.crop_height, options.crop_width))
         recipe, outputs = self.segmenter.recipe, self._outputs()
         self.trained = self._wrap(outputs, outputs)
         self.criterion = self.segmenter.training_loss(self.dataset, mean_over_ranks).to(device)
         self.optimizer = self._optimizer(self._groups(), betas=(0.9, 0.99), nesterov=recipe.nesterov)
         schedule = optim.of_recipe(recipe, self.iterations(), lr=options.lr)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
+        own = VIDEO_NETWORKS.get(options.segnet)
+        self.method = own if own and options.method == own else "per-frame"
         stills = options
-        if options.method == "per-frame":
-            stills = dataclasses.replace(options, eval_single=True, eval_multi_step=())
+        if self.method == "per-frame":
+            stills = dataclasses.replace(options, method="per-frame", eval_single=True, eval_multi_step=())
         self.evaluation = self.validation(lambda: Evaluation(stills, device, ranks))
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise UserError where the network cannot be trained on images of this size."""
+        net = self.segmenter
+        found = f"--segnet {self.options.segnet} cannot be trained on images of {size[0]} x {size[1]}"
+        if net.size and size != net.size:
+            raise UserError(f"{found}; use --crop-height {net.size[0]} --crop-width {net.size[1]}")
+        if size[0] % net.multiple or size[1] % net.multiple:
+            raise UserError(f"{found}; choose --crop-height and --crop-width that are multiples of {net.multiple}")
 
     def _clips(self) -> dict[int, SizedDataset]:
         frames = self.training_frames(0)
@@ -70,6 +85,7 @@ class SegmenterStage(Stage):
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""
         clips, *labels = self._inputs(batch, seed)
+        self.check_size(size_of(clips))
         image = self.segmenter.normalise(clips[:, 0])  # (N,3,H,W)
         with self.autocast():
             outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
@@ -96,7 +112,7 @@ class SegmenterStage(Stage):
         return [*range(count)]
 
     def evaluate(self) -> Metrics | None:
-        return self.validate(self.net, self.options.method)
+        return self.validate(self.net, self.method)
 
     def state(self) -> dict:
         identity = SegmenterIdentity.of(self.segmenter, self.options.segnet, self.dataset.classes)

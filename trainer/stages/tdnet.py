@@ -11,12 +11,13 @@ from models.fold import folded
 from models.gsvnet import segment
 from models.load_segmenter import teacher_of
 from models.methods.tdnet import MEMORY
+from models.resize import size_of
 from models.segmenters.tdnet import TDNet
 from trainer.stages.keyframe_segmenter import SegmenterStage
 from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks
 
-GAP_SEED = 2  # keeps the draws of gaps apart from the augmentation's
+GAP_SEED, DROPOUT_SEED = 2, 3  # keep the draws of gaps and of dropout apart from the augmentation's
 
 
 class PathOutputs(nn.Module):
@@ -57,10 +58,14 @@ class TDNetStage(SegmenterStage):
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
         """As of the base: `total` of `TDNetLoss`, and its parts."""
         clips, label = self._inputs(batch, seed)  # (N,4,3,H,W), (N,H,W)
+        self.check_size(size_of(clips))
         path, teacher = self.scheduler.last_epoch % self.segmenter.paths, None
         with self.autocast():
             if self.teacher is not None:
                 with torch.no_grad():
                     teacher = segment(self.teacher, clips[:, -1])  # (N,C,h,w)
+            # Dropout draws from torch's own generator, which a run that is resumed does not find as it was.
+            draws = np.random.default_rng([*seed, self.ranks.rank, DROPOUT_SEED])
+            torch.manual_seed(int(draws.integers(2**63)))
             outputs = self.trained(self.segmenter.normalise(clips), path)
         return self.criterion([x.float() for x in outputs], label.long(), teacher, teacher)
