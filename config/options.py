@@ -226,6 +226,13 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def values_of(name: str) -> str | tuple[str, ...]:
+    """What --help shows for an option's value: its choices, or a placeholder."""
+    details = FIELDS[name].metadata
+    choices = "|".join(map(str, details["choices"]))
+    return details["shown"] or choices or {bool: "0|1", int: "N", float: "X"}[details["kind"]]
+
+
 def recorded(options: Options) -> dict[str, Any]:
     """The options by name, as a run records them."""
     return {name: getattr(options, name) for name in FIELDS}

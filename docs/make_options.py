@@ -1,8 +1,8 @@
 """Generates docs/options.md from the options and recipes: python -m docs.make_options > docs/options.md"""
 from collections.abc import Sequence
 
-from config.command_line import default_of, values_of
-from config.options import FIELDS, flag, groups
+from config.command_line import default_of
+from config.options import FIELDS, flag, groups, values_of
 from config.recipes import RECIPES
 
 INTRODUCTION = """# Options

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from config.command_line import READ_BY, parse
+from config.command_line import parse
+from config.contradictions import READ_BY
 from config.errors import UserError
 from config.options import NOT_OF_RUN, flag
 from main import main
