@@ -162,7 +162,7 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
     settings: dict[str, Any] = dict(device=device, amp=options.amp, method=row.method, carry=row.carry)
-    counted = ROUNDS[device.type] // (4 if row.own else 1)  # the large networks take seconds on a CPU
+    counted = max(1, ROUNDS[device.type] // (4 if row.own else 1))  # the large networks take seconds on a CPU
     engine = build_engine(options.engine, net, scale=row.scale, **settings)
     image, logits = sample_inputs(classes, measure.frame_size(options))
     logits = logits.to(device)

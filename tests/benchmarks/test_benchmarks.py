@@ -157,14 +157,15 @@ def test_complexity_columns_are_those_of_the_paper():
         "GSVNet BiSeNet-R18 0.75, light flow": (58.34, 2.753, 21.28, None),
         "SwiftNet-R18 0.5": (25.89, 25.89, 25.89, 47.2),
         "SwiftNet-R18 1": (103.57, 103.57, 103.57, 47.2),
-        "TDNet-BN-R18 (TD4-Bise18) 0.75": (55.37, 58.69, 58.69, 4 * 51.787),  # in the mean, every frame is steady
-        "Accel-DL-R101-18, interval 5, 1": (427.66, 190.58, 238.0, 4 * 114.32),
+        "TDNet-BN-R18 (TD4-Bise18) 0.75": (55.14, 58.6886, 58.6886, 207.1),  # on average the steady one
+        "Accel-DL-R101-18, interval 5, 1": (427.66, 190.58, 238.0, 457.3),
     }
     for row in table.ROWS:
         if row.name in expected:
             found = table.complexity(row, 19, 3)
             *gmac, megabytes = expected.pop(row.name)
-            assert list(found["gmac"].values()) == pytest.approx(gmac, rel=0.01)
+            exact = 1e-4 if row.segnet in VIDEO_NETWORKS else 0.01  # theirs are counted in the same way
+            assert list(found["gmac"].values()) == pytest.approx(gmac, rel=exact)
             assert megabytes is None or found["megabytes"] == pytest.approx(megabytes, rel=0.01)
     assert not expected
 

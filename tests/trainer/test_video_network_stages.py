@@ -11,6 +11,7 @@ from inference.stream import VideoSegmenter
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, segment
 from models.guided_conv import GuidedConv
+from models.released import SEGMENTER_FILES
 from models.resize import align
 from models.segmenters.base import TrainingRecipe
 from models.segmenters.deeplab import DeepLab18, DeepLab101
@@ -108,7 +109,7 @@ def test_gaps_between_frames_are_drawn_and_the_labelled_frame_is_the_last(stage_
 
 
 def test_teachers_logits_reach_the_loss(stage_for, weights, monkeypatch):
-    stage = stage_for("--stage", "tdnet", "--teacher", "swiftnet", "--weights-dir", weights)
+    stage = stage_for("--stage", "tdnet", "--teacher", "swiftnet", "--teacher-weights", weights / SEGMENTER_FILES["swiftnet"])
     batch, seen = batch_of(stage), []
     assert not stage.teacher.training and not any(x.requires_grad for x in stage.teacher.parameters())
     assert step(stage, batch)["distillation"] > 0
