@@ -19,7 +19,7 @@ from inference.stream import CameraGroup, VideoSegmenter
 from models.build import build_flow, build_method
 from models.gsvnet import GSVNet, State
 from models.guided_conv import GuidedConv
-from models.methods.base import SeenFrame
+from models.methods.base import Method, SeenFrame
 from models.released import released_name
 from tests.models.tiny_networks import TinySegmenter
 from tests.released import fill, filled_gsvnet
@@ -138,7 +138,7 @@ def test_onnx_names_what_it_does_not_support(monkeypatch, tiny_net, device, amp,
 class Fake:
     """An engine that sleeps by a fake clock: `costs` are the seconds of a keyframe and of a propagated frame."""
 
-    clock = 0.0
+    clock, method = 0.0, Method()
 
     def __init__(self, name, costs):
         self.name, self.costs = name, costs

@@ -17,7 +17,7 @@ from inference.stream import CameraGroup, VideoSegmenter
 from main import main
 from models.gsvnet import State
 from models.label_map import label_map
-from models.methods.base import SeenFrame
+from models.methods.base import Method, SeenFrame
 from tests.plain_gsvnet import plain_keyframe, plain_propagated
 from tests.released import filled_gsvnet
 from utils.run_folder import BEST
@@ -253,7 +253,7 @@ def test_load_of_a_group_is_even(count, interval):
     """Calls after the first differ by at most one keyframe; every stream has its interval."""
 
     class Nothing:
-        batched = True
+        batched, method = True, Method()
         see = staticmethod(lambda image, before: SeenFrame(image, torch.zeros(len(image), 3, 1, 1)))
         first = staticmethod(lambda seen: State(torch.zeros(len(seen.image), 2, 1, 1), seen.view))
         next = staticmethod(lambda state, seen: State(state.logits, seen.view))

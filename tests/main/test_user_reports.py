@@ -352,7 +352,7 @@ def test_batch_of_several_sizes_is_what_its_samples_are_alone(tmp_path):
     stage = SegmenterStage(options, torch.device("cpu"), Ranks(), None)
     samples = [stage.passes[0][i] for i in range(2)]
     images, labels = stage._inputs(_collate(samples, mixed=True), (1, 2))
-    assert images.shape == (2, 3, 64, 96) and labels.shape == (2, 64, 96)
+    assert images.shape == (2, 1, 3, 64, 96) and labels.shape == (2, 64, 96)
     first, _ = stage._inputs(_collate([samples[0]] * 2, mixed=False), (1, 2))
     _, second = stage._inputs(_collate([samples[1]] * 2, mixed=False), (1, 2))
     assert torch.equal(images[0], first[0]) and torch.equal(labels[1], second[1])
