@@ -109,7 +109,8 @@ def test_gaps_between_frames_are_drawn_and_the_labelled_frame_is_the_last(stage_
 
 
 def test_teachers_logits_reach_the_loss(stage_for, weights, monkeypatch):
-    stage = stage_for("--stage", "tdnet", "--teacher", "swiftnet", "--teacher-weights", weights / SEGMENTER_FILES["swiftnet"])
+    file = weights / SEGMENTER_FILES["swiftnet"]
+    stage = stage_for("--stage", "tdnet", "--teacher", "swiftnet", "--teacher-weights", file)
     batch, seen = batch_of(stage), []
     assert not stage.teacher.training and not any(x.requires_grad for x in stage.teacher.parameters())
     assert step(stage, batch)["distillation"] > 0
