@@ -167,15 +167,6 @@ def test_stream_of_a_checkpoint(runs, place, words_for, tmp_path):
             VideoSegmenter.from_run(runs[method])
 
 
-@pytest.mark.slow
-def test_onnx_of_accel_is_refused_in_one_line(runs, place, tmp_path, capsys):
-    words = ["--method", "accel", "--resume", str(runs["accel"] / BEST), "--device", "cpu", "--video",
-             str(film_of(place, tmp_path)), "--output", str(tmp_path / "out"), "--engine", "onnx"]
-    capsys.readouterr()
-    assert main(words) == 2
-    assert "--engine onnx does not work" in refusal(capsys.readouterr().err)
-
-
 def steps_logged(logs) -> int:
     rows = [row.split(",")[0] for log in logs.rglob("log.csv") for row in log.read_text().splitlines()[1:-1]]
     return len({*rows})
