@@ -112,7 +112,7 @@ def task_of(options: "Options") -> "Task":
     if options.video:
         from inference.video import run_video
 
-        return lambda device, _: run_video(options, device)
+        return lambda device, ranks: run_video(options, device, ranks)
     if options.benchmark:
         from benchmarks.run import run_benchmark
 

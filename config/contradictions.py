@@ -14,6 +14,7 @@ REQUIRED = {  # an option -> the option without which it has no effect, and its 
     "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
     "residual_threshold": ("schedule", "residual"), "reference": ("evaluate", 1),
     "budget": ("schedule", "budget"),
+    **dict.fromkeys(("start", "end", "stride", "codec", "quality", "audio"), ("video", None)),
 }
 _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval", "--benchmark video",
              "--benchmark schedule", "--benchmark carry")

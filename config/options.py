@@ -134,8 +134,9 @@ class Options:
     save_predictions: str = _option("", "folder for predicted label maps", shown="DIR")
     visualization: bool = _option(False, "write overlay pictures of the evaluated frames to the run folder")
     # video and export
-    video: str = _option("", "segment this video: a file, a folder or quoted glob of pictures, a camera's number, or "
-                         "demo, a rendered street", shown="IN")
+    video: str = _option("", "segment this video: a file, an address (rtsp://, http://), a folder or quoted glob of "
+                         "pictures, a camera's number, or demo, a rendered street; or a folder or .txt list of videos",
+                         shown="IN")
     output: tuple[str, ...] = _option(
         (), "of --video: a video (.mp4, .avi, .mkv), a folder for label maps, or one of each; of --check: a folder "
         "(default: check)", kind=str, count="+", shown="OUT")
@@ -153,7 +154,14 @@ class Options:
                          choices=("overlay", "colour", "side-by-side"))
     ids: str = _option("dataset", "label maps hold the ids of the data set, if there is one, or class indices",
                       choices=("dataset", "train"))
-    fps: float = _option(0.0, "frames per second of --video (0: its own; 30 for pictures)", low=0, high=1000)
+    fps: float = _option(0.0, "frames per second of --video (0: its own times; 30 for pictures)", low=0, high=1000)
+    start: float = _option(0.0, "seconds of --video to leave out at its beginning", low=0)
+    end: float = _option(0.0, "second of --video at which to stop (0: its end)", low=0)
+    stride: int = _option(1, "segment every so many frames of --video, and write only those", low=1)
+    codec: str = _option("h264", "codec of the written video", choices=("h264", "h265", "mjpeg", "lossless"))
+    quality: int = _option(-1, "constant rate factor of h264 and h265, 0 the best, 51 the smallest file (-1: the "
+                           "codec's default)", low=-1, high=51)
+    audio: bool = _option(True, "copy the sound of --video into the written video")
     engine: str = _option("auto", "what runs the networks of a video: PyTorch, torch.compile, ONNX Runtime; auto: the "
                           "fastest here", choices=ENGINES)
     frame_size: tuple[int, int] = _option((1024, 2048), "frame size of --benchmark video or carry", low=32, count=2,

@@ -15,10 +15,9 @@ from config.folders import natural
 from config.options import Options, flag
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import Video, VideoFrame
-from inference.video_input import DEMO, PICTURE_ENDINGS, WILDCARD, frame_title, open_frames
+from inference.video_input import DEMO, LIST, PICTURE_ENDINGS, WILDCARD, frame_title, listed, open_frames
 from inference.video_writer import silence_codecs
 
-LIST = ".txt"  # ending of a file that lists videos
 VAL = 0.2  # share of each video, its end, that is for validation
 
 
@@ -30,7 +29,7 @@ def sources_in(path: str, option: str = "data_path") -> list[str]:
         raise UserError(f"{named}: not a stored video; name a file or folder (./{path} for one so named)")
     folder = Path(path)
     if folder.suffix.lower() == LIST and folder.is_file():
-        return [source for line in _listed(folder) for source in sources_in(line, option)]
+        return [source for line in listed(folder) for source in sources_in(line, option)]
     if WILDCARD.search(path) and not folder.exists():
         found = [x for x in sorted(map(Path, glob.glob(path, recursive=True)), key=natural) if x.name[0] != "."]
         if not found or any(x.is_file() and x.suffix.lower() in PICTURE_ENDINGS for x in found):
@@ -44,23 +43,6 @@ def sources_in(path: str, option: str = "data_path") -> list[str]:
     if not inside:
         raise UserError(f"{named}: an empty folder; name a video, or a folder of videos or frames")
     return [str(x) for x in inside]
-
-
-def _listed(path: Path) -> list[str]:
-    """The videos that a text file lists, a line each, relative to its folder. Raises UserError."""
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of videos ({error}); write one path a line") from error
-    found = [path.parent / line for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise UserError(f"{path}: lists no video; write one path a line")
-    for place in found:
-        if place.suffix.lower() == LIST:
-            raise UserError(f"{path}: lists {place}, another list; name its videos")
-        if not place.exists() and not WILDCARD.search(str(place)):
-            raise UserError(f"{path}: lists {place}, which is not there; write one path a line, relative to the list")
-    return [*map(str, found)]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from inference.engines import Engine, build_engine
 from inference.keyframe_schedule import NEVER, FixedInterval, Schedule, build_schedule
 from models.gsvnet import GSVNet, State, joined
 from models.load import chosen_by_val, networks_for_inference
+from models.load_segmenter import colours_of
 from models.methods.base import SeenFrame, together
 from models.resize import align
 from utils.run_folder import run_options
@@ -59,6 +60,7 @@ class VideoSegmenter:
             engine = build_engine(engine, net, scale=scale, device=device, amp=amp, method=method, carry=carry)
         usual = FixedInterval(3 if engine.method.keyframes else NEVER)
         self.engine, self.schedule, self.classes = engine, schedule or usual, net.segmenter.names
+        self.colours = colours_of(net.segmenter)
         self.state: StreamState | None = None
 
     @classmethod

@@ -1,10 +1,12 @@
 """Reading ahead and writing behind, each in a thread, at most a few items before or behind the caller's."""
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 DEPTH = 4  # items that wait between two threads
+LAST_READ = 2.0  # seconds that closing waits for a camera or a stream to send an item, or to fail
 Item = TypeVar("Item")
 
 
@@ -67,3 +69,46 @@ class WriteBehind:
                 self._write(*item)
             except BaseException as error:  # of any kind: the caller handles it
                 self._error = error
+
+
+class Newest(Iterator[Item]):
+    """The newest of `items` at each step; another thread reads on meanwhile, and those that nobody asked for in time
+    are `dropped`, their number. It ends with `items`, whose error is raised, or where `stop` is true."""
+
+    def __init__(self, items: Iterable[Item], stop: Callable[[], bool]):
+        self.dropped, self._stop = 0, stop
+        self._changed, self._waiting = threading.Condition(), deque[Item](maxlen=1)
+        self._error: BaseException | None = None
+        self._ended = self._closed = False
+        self._thread = threading.Thread(target=self._read, args=(iter(items),), name="read ahead", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Item:
+        with self._changed:
+            while not (self._waiting or self._ended or self._stop()):
+                self._changed.wait(0.2)
+            if self._waiting and not self._stop():
+                return self._waiting.popleft()
+        if self._error is not None:
+            raise self._error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop reading; waits for an item that is being read, for a while: a stream may stall."""
+        self._closed = True
+        self._thread.join(timeout=LAST_READ)
+
+    def _read(self, items: Iterator[Item]) -> None:
+        try:
+            for item in items:
+                with self._changed:
+                    self.dropped += len(self._waiting)
+                    self._waiting.append(item)
+                    self._changed.notify()
+                if self._closed:
+                    break
+        except BaseException as error:  # of any kind: the caller handles it
+            self._error = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify()

@@ -1,7 +1,8 @@
-"""Segmenting a video from end to end: `--video IN --output OUT`."""
+"""Segmenting videos from end to end: `--video IN --output OUT`."""
+import glob
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,23 @@ import torch
 
 from config.datasets import dataset_config
 from config.errors import UserError
+from config.folders import natural
 from config.options import Options
 from config.schema import DatasetConfig
 from dataloaders.images import id_table
+from inference.containers import USUAL_RATE
 from inference.engine_choice import choose_engine
 from inference.keyframe_schedule import NEVER, build_schedule
+from inference.segment import Result, Segmentation
 from inference.stream import VideoSegmenter
-from inference.threads import WriteBehind, read_ahead
-from inference.video_input import Frames, open_frames
+from inference.video_input import LIST, PICTURE_ENDINGS, WILDCARD, Frames, listed, open_frames
 from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
 from models.gsvnet import GSVNet
 from models.load import chosen_by_val, networks_for_inference
 from models.load_segmenter import classes_of
-from models.methods.base import SeenFrame
+from utils.distributed import Ranks, from_all_ranks
 from utils.interrupts import Interrupt
-from utils.logging import logger, progress_bar
+from utils.logging import logger
 from utils.visualize import colourise, overlay
 
 # How the video shows a frame (H,W,3) and its labels (H,W).
@@ -33,46 +36,141 @@ STYLES: dict[str, Callable[..., np.ndarray]] = {
     "side-by-side": lambda image, labels, colours: np.hstack([image, colourise(labels, colours)]),  # (H,2W,3)
 }
 KINDS = ", ".join(ENDINGS)
+VIDEO_ENDINGS = {  # of files that are taken for videos in a folder of them
+    *ENDINGS, ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
+    ".y4m",
+}
 MISLEADING = {".mov", ".webm", ".m4v", ".gif", ".png", ".jpg", ".jpeg"}  # endings that a folder would not have
 
 
-def run_video(options: Options, device: torch.device) -> int:
-    """Segment `--video` into `--output`. Returns the exit status; an interrupt completes the outputs up to its frame.
+def run_video(options: Options, device: torch.device, ranks: Ranks) -> int:
+    """Segment `--video` into `--output`; of several videos, this rank's share. Returns the exit status; an interrupt
+    completes the outputs up to its frame.
 
     Raises UserError.
     """
     if not options.debug:
         silence_codecs()
-    frames = open_frames(options.video, options.fps, bits=dataset_config(options.dataset, options.data_path).bits)
-    video, folder = outputs(options, frames)
-    if "method" not in options.given:
-        options = chosen_by_val(options)
-    net = networks_for_inference(options).eval()
-    classes, segmenter = classes_of(options, net.segmenter), segmenter_of(net, options, frames, device)
-    height, width = frames.size
-    if "method" not in options.given:
-        carried = f", carrying {options.carry}" if options.method == "warp" else ""
-        logger.info("--method auto: %s, %s flow%s", options.method, options.optical_flow_network, carried)
-    logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, width, height, frames.fps)
-    began = time.perf_counter()
-    with Interrupt() as interrupt, ExitStack() as stack:
-        writers = list(_writers(options, classes, frames, video, folder, stack))
-        count, keyframes, inference = segment(frames, segmenter, writers, interrupt)
-    seconds = time.perf_counter() - began
-    _report(count, keyframes, seconds, inference, ", ".join(str(path) for path in (video, folder) if path))
-    if interrupt.number:
-        logger.info("stopped by signal %d; the frames segmented until then are written", interrupt.number)
-    return interrupt.status
+    sources = videos_in(options.video)
+    if sources is None:
+        if not ranks.first:
+            return 0
+        frames = _frames(options, options.video)
+        places = outputs(options, frames)
+        if status := _Videos(options, device).segment(frames, *places):
+            logger.info("stopped by signal %d; the frames segmented until then are written", status - 128)
+        return status
+    folder = output_folder(options, sources)
+    mine = [source for number, source in enumerate(sources) if number % ranks.count == ranks.rank]
+    left = [source for source in mine if not _output_of(folder, source).exists()]
+    if len(left) < len(mine):
+        there = len(mine) - len(left), len(mine), folder
+        logger.info("%d of %d videos are in %s already; delete one to segment it again", *there)
+    if not left and ranks.count == 1:
+        return 0
+    videos, failed = _Videos(options, device), list[str]()
+    for source in left:
+        output = _output_of(folder, source)
+        try:
+            status = videos.segment(_frames(options, source), output, None)
+        except UserError as error:
+            failed.append(error.line)
+            continue
+        if status:
+            logger.info("stopped by signal %d; %s, which is not finished, is removed", status - 128, output)
+            output.unlink(missing_ok=True)
+            return status
+    failed = [line for each in from_all_ranks(failed) for line in each]
+    if failed and ranks.first:
+        raise UserError(f"{len(failed)} of {len(sources)} videos failed, the others are done: {'; '.join(failed)}")
+    return 2 if failed else 0
 
 
-def _report(count: int, keyframes: int, seconds: float, inference: float, written: str) -> None:
-    if not count:
+def _frames(options: Options, source: str) -> Frames:
+    return open_frames(
+        source, options.fps, bits=dataset_config(options.dataset, options.data_path).bits, start=options.start,
+        end=options.end or None, stride=options.stride,
+    )
+
+
+class _Videos:
+    """Segments videos one after the other, with the same networks and, where they have one size, engine."""
+
+    def __init__(self, options: Options, device: torch.device):
+        self.options = chosen_by_val(options) if "method" not in options.given else options
+        self.net, self.device = networks_for_inference(self.options).eval(), device
+        self.segmenter: VideoSegmenter | None = None
+        self.size = 0, 0
+
+    def segment(self, frames: Frames, video: Path | None, folder: Path | None) -> int:
+        """Segment into a video, a folder of label maps, or both. Returns the exit status. Raises UserError."""
+        options = self.options
+        if self.segmenter is None or frames.size != self.size:
+            self.segmenter, self.size = segmenter_of(self.net, options, frames, self.device), frames.size
+        if "method" not in options.given:
+            carried = f", carrying {options.carry}" if options.method == "warp" else ""
+            logger.info("--method auto: %s, %s flow%s", options.method, options.optical_flow_network, carried)
+        logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, *frames.size[::-1], frames.fps)
+        classes, began = classes_of(options, self.net.segmenter), time.perf_counter()
+        with Interrupt() as interrupt, ExitStack() as stack:
+            writers = list(_writers(options, classes, frames, video, folder, stack))
+            done = stack.enter_context(Segmentation(
+                frames, self.segmenter, colours=classes.colours, stop=lambda: bool(interrupt.number)
+            ))
+            done.into(*writers)
+        _report(done, time.perf_counter() - began, ", ".join(str(path) for path in (video, folder) if path))
+        return interrupt.status
+
+
+def _report(done: Segmentation, seconds: float, written: str) -> None:
+    if not done.count:
         logger.info("no frame was segmented; nothing has been written")
         return
     logger.info(
         "%d frames (%d keyframes) in %.1f s: %.2f FPS with reading and writing, %.2f the segmenter alone; written: %s",
-        count, keyframes, seconds, count / seconds, count / inference, written,
+        done.count, done.keyframes, seconds, done.count / seconds, done.count / done.spent, written,
     )
+    if done.latencies:
+        median, late = 1e3 * np.percentile(done.latencies, (50, 95))
+        logger.info(
+            "from a frame's arrival to its labels: median %.0f ms, 95th percentile %.0f ms; %d frames that came "
+            "meanwhile were dropped", median, late, done.dropped,
+        )
+
+
+def videos_in(source: str) -> list[str] | None:
+    """The videos of a folder without pictures, of a glob, or of a .txt list; None where `source` is one video."""
+    path = Path(source)
+    if path.suffix.lower() == LIST and path.is_file():
+        return listed(path)
+    found = [*path.iterdir()] if path.is_dir() else []
+    if WILDCARD.search(source) and not path.exists():
+        found = [Path(name) for name in glob.glob(source, recursive=True)]
+    files = [x for x in sorted(found, key=natural) if x.is_file() and x.name[0] != "."]
+    videos = [str(x) for x in files if x.suffix.lower() in VIDEO_ENDINGS]
+    return videos if videos and not any(x.suffix.lower() in PICTURE_ENDINGS for x in files) else None
+
+
+def output_folder(options: Options, sources: Sequence[str]) -> Path:
+    """The folder for the videos that several `sources` become. Raises UserError."""
+    folder = Path(options.output[0])
+    if len(options.output) > 1 or is_video(folder):
+        raise UserError(f"--output {' '.join(options.output)}: of several videos, takes one folder for all")
+    if "ids" in options.given:
+        raise UserError("--ids: several videos become videos, not label maps; drop it, or segment one at a time")
+    places = [_output_of(folder, source) for source in sources]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            twice = sources[places.index(place)]
+            raise UserError(f"{options.video}: {twice} and {sources[number]} would both become {place}; rename one")
+        if place.resolve() == Path(sources[number]).resolve():
+            raise UserError(f"--output {folder}: {place} is read by --video and would be overwritten; choose another")
+    check_output(folder, USUAL_RATE)
+    return folder
+
+
+def _output_of(folder: Path, source: str) -> Path:
+    return folder / f"{Path(source).stem}.mp4"
 
 
 def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
@@ -105,58 +203,18 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
     return next(iter(videos), None), next(iter(folders), None)
 
 
-def segment(
-    frames: Frames, segmenter: VideoSegmenter, writers: Sequence[WriteBehind], interrupt: Interrupt
-) -> tuple[int, int, float]:
-    """Segment the frames until they end or an interrupt comes, while threads read ahead and write behind.
-
-    Returns the number of frames, of keyframes among them, and the seconds that the segmenter took for them.
-    """
-    number, keyframes, seconds = 0, 0, 0.0
-    segmenter.reset()
-    with (
-        closing(read_ahead(frames)) as images,
-        closing(read_ahead(_seen(images, segmenter))) as seen_images,
-        progress_bar(total=frames.count, description=frames.name, unit="frame") as bar,
-    ):
-        for image, seen, spent in seen_images:
-            began = time.perf_counter() - spent
-            labels = segmenter.labels_of(seen, began=began)
-            seconds += time.perf_counter() - began
-            for writer in writers:
-                writer.put(frames.title(number), image, labels)
-            number += 1
-            keyframes += segmenter.was_keyframe
-            bar.update()
-            if interrupt.number:
-                break
-    return number, keyframes, seconds
-
-
-def _seen(images: Iterable[np.ndarray], segmenter: VideoSegmenter) -> Iterator[tuple[np.ndarray, SeenFrame, float]]:
-    """The frames, each with what the segmenter sees of it, a classical flow included, and the seconds it took."""
-    seen = None
-    for image in images:
-        began = time.perf_counter()
-        seen = segmenter.see(image, seen)
-        yield image, seen, time.perf_counter() - began
-
-
 def _writers(
     options: Options, dataset: DatasetConfig, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
-) -> Iterator[WriteBehind]:
-    """The writers of the outputs, each in a thread; `stack` completes them, or removes them after an error.
-
-    They take a frame's title, the frame, RGB (H,W,3) uint8, and its labels (H,W) uint8 class indices.
-    """
+) -> Iterator[Callable[[Result], object]]:
+    """The writers of the outputs; `stack` completes them, or removes them after an error."""
     if video:
-        file, paint = stack.enter_context(VideoFile(video, frames.fps)), STYLES[options.style]
-        yield stack.enter_context(WriteBehind(
-            lambda title, image, labels: file.write(paint(image, labels, dataset.colours), title)
+        file = stack.enter_context(VideoFile(
+            video, frames.fps, codec=options.codec, quality=None if options.quality < 0 else options.quality,
+            aspect=frames.aspect, sound=frames.sound if options.audio else None, start=frames.start,
         ))
+        paint = STYLES[options.style]
+        yield lambda x: file.write(paint(x.image, x.labels, dataset.colours), x.title, x.time)
     if folder:
         table = id_table(dataset) if options.ids == "dataset" else np.arange(256, dtype=np.uint8)
         maps, style = LabelFolder(folder), STYLES[options.style] if "style" in options.given and not video else None
-        yield stack.enter_context(WriteBehind(lambda title, image, labels: maps.write(
-            title, style(image, labels, dataset.colours) if style else table[labels]
-        )))
+        yield lambda x: maps.write(x.title, style(x.image, x.labels, dataset.colours) if style else table[x.labels])

@@ -1,10 +1,11 @@
-"""Frames from a video file, pictures, a camera, or the street renderer."""
+"""Frames from a video file, a stream on the network, pictures, a camera, or the street renderer."""
 import glob
 import itertools
-import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -14,42 +15,70 @@ import numpy as np
 from config.errors import UserError
 from config.folders import natural
 from dataloaders.images import check_bits, read_upright
-from inference.video_writer import RATES, check_decodable
+from inference.containers import USUAL_RATE, Opened, TimedImage, check_decodable, open_stream, plausible_rate
 from streets import StreetSettings, render_sequence
 from utils.logging import logger
 
 DEMO = "demo"
 DEMO_STREET = StreetSettings(height=256, width=512, length=30)
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-USUAL_RATE = 30.0  # frames a second of sources without a rate
 FIRST = 100  # pictures that are looked at before any work
 LAST_CAMERA = 99  # in OpenCV, higher numbers have other meanings
+LIST = ".txt"  # ending of a file that lists videos
 WILDCARD = re.compile(r"[*?[]")
-TEXT = cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg renders text files as pictures of a terminal
+URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp|srt)://", re.IGNORECASE)
+DEVICE = re.compile(r"/dev/video\d+")
 
 
 @dataclass(frozen=True)
 class Frames:
     """Frames to iterate over once: RGB (H,W,3) uint8 each.
 
-    name: the source as the user calls it. fps: frames a second. size: (H,W) of the first frame. count: the number of
-    frames, None if unknown, as for a camera. files: the source files. names: one for each frame, or none.
+    name: the source as the user calls it. timed: with their times. fps: frames a second, on average. size: (H,W) of the
+    first frame. count: the number of frames, None if unknown. files: the source files. names: one for each frame, or
+    none. aspect: width of a pixel by its height. sound: the file that has it. live: a camera or a stream, whose frames
+    come whether they are read or not. start: the first frame's time in the source, seconds.
     """
 
     name: str
-    images: Iterable[np.ndarray]
+    timed: Iterable[TimedImage]
     fps: float
     size: tuple[int, int]
     count: int | None = None
     files: tuple[Path, ...] = ()
     names: Sequence[str] = ()
+    aspect: Fraction = Fraction(1)
+    sound: Path | None = None
+    live: bool = False
+    start: float = 0.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.images)
+        return (frame.image for frame in self.timed)
 
     def title(self, number: int) -> str:
         """The name of frame `number`, without ending: the picture's, else frame_000000 and so on."""
         return self.names[number] if self.names else frame_title(number)
+
+    def at_rate(self, fps: float) -> "Frames":
+        """The same frames at another rate, without the sound, which would no longer fit."""
+        timed = (x._replace(time=number / fps) for number, x in enumerate(self.timed))
+        return replace(self, timed=timed, fps=fps, sound=None)
+
+    def part(self, start: float, end: float | None, stride: int) -> "Frames":
+        """Every `stride`-th frame from `start` to before `end`, seconds. Raises UserError where there is none."""
+        if not start and end is None and stride == 1:
+            return self
+        source = self.timed if not start else itertools.dropwhile(lambda x: x.time < start, self.timed)
+        kept = source if end is None else itertools.takewhile(lambda x: x.time < end, source)
+        chosen = itertools.islice(kept, 0, None, stride)
+        first = next(chosen, None)
+        if first is None:
+            raise UserError(f"{self.name}: has no frame in the part that --start and --end name; choose another part")
+        timed = (x._replace(time=x.time - first.time) for x in itertools.chain([first], chosen))
+        skipped = round(first.time * self.fps)
+        names, at = self.names[skipped::stride], self.start + first.time
+        count = None if self.count is None or end is not None else -(-max(1, self.count - skipped) // stride)
+        return replace(self, timed=timed, fps=self.fps / stride, count=count, names=names, start=at)
 
 
 def frame_title(number: int) -> str:
@@ -57,38 +86,70 @@ def frame_title(number: int) -> str:
     return f"frame_{number:06d}"
 
 
-def open_frames(source: str, fps: float = 0.0, *, bits: int = 0, option: str = "--video") -> Frames:
-    """The frames of `source`: a video file, a folder or glob of pictures in natural order, a camera's number, "demo".
+def listed(path: Path) -> list[str]:
+    """The videos that a text file lists, a line each, relative to its folder. Raises UserError."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a list of videos ({error}); write one path a line") from error
+    found = [path.parent / line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise UserError(f"{path}: lists no video; write one path a line")
+    for place in found:
+        if place.suffix.lower() == LIST:
+            raise UserError(f"{path}: lists {place}, another list; name its videos")
+        if not place.exists() and not WILDCARD.search(str(place)):
+            raise UserError(f"{path}: lists {place}, which is not there; write one path a line, relative to the list")
+    return [*map(str, found)]
+
+
+def open_frames(
+    source: str, fps: float = 0.0, *, bits: int = 0, option: str = "--video", start: float = 0.0,
+    end: float | None = None, stride: int = 1,
+) -> Frames:
+    """The frames of `source`: a video file, a stream's address, a folder or glob of pictures in natural order, a
+    camera's number or device, "demo".
 
     fps: their rate, 0 for the source's own (30 for pictures). bits: as of `read_image`. option: that named them, for
-    messages. Raises UserError if there are none, and when iteration comes to a picture that cannot be read.
+    messages. start, end, stride: see `Frames.part`. Raises UserError if there are none, and when iteration comes to a
+    picture that cannot be read.
     """
     try:
         frames = _opened(source, bits, option)
     except OSError as error:
         raise UserError(f"{source}: cannot be opened ({error.strerror}); check {option} and its permissions") from error
-    return replace(frames, fps=fps) if fps else frames
+    return (frames.at_rate(fps) if fps else frames).part(start, end, stride)
 
 
 def _opened(source: str, bits: int, option: str) -> Frames:
     path = Path(source)
     if source == DEMO:
         images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
-        return Frames(DEMO, images, USUAL_RATE, (DEMO_STREET.height, DEMO_STREET.width), DEMO_STREET.length)
-    if re.fullmatch("[0-9]+", source):
-        return _of_camera(int(source))
+        size = DEMO_STREET.height, DEMO_STREET.width
+        return Frames(DEMO, _regular(images), USUAL_RATE, size, DEMO_STREET.length)
+    if re.fullmatch("[0-9]+", source) or DEVICE.fullmatch(source):
+        return _of_camera(source)
+    if URL.match(source):
+        return _of_stream(source, open_stream(source), None)
     if path.is_dir():
         return _of_pictures(source, path.iterdir(), path, bits)
     if path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
         return _of_pictures(source, [path], path.parent, bits)
     if path.is_file():
-        return _of_file(path)
+        check_decodable(path)
+        open(path, "rb").close()  # raises the reason, which FFmpeg does not tell
+        return _of_stream(str(path), open_stream(path), path)
     if WILDCARD.search(source):
         root = Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), path.parts))
         return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root, bits)
     found = "neither a file nor a folder" if path.exists() else "no such file"
-    kinds = f"a video file, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
+    kinds = f"a video file, an address, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
     raise UserError(f"{source}: {found}; {option} takes {kinds}")
+
+
+def _regular(images: Iterable[np.ndarray], fps: float = USUAL_RATE) -> Iterator[TimedImage]:
+    """Frames that come at a fixed rate."""
+    return (TimedImage(image, number / fps, time.perf_counter()) for number, image in enumerate(images))
 
 
 def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> Frames:
@@ -103,8 +164,8 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> F
     check_bits(paths[:FIRST], bits, least=15)  # few pictures may well be dark; cameras have 14 bits or fewer
     read = partial(read_upright, bits=bits)
     first = read(paths[0])
-    images = itertools.chain([first], map(read, paths[1:]))
-    return Frames(source, images, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), _names(source, paths, root))
+    timed = _regular(itertools.chain([first], map(read, paths[1:])))
+    return Frames(source, timed, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), _names(source, paths, root))
 
 
 def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
@@ -117,57 +178,45 @@ def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
     raise UserError(f"{source}: {first} and {paths[twice]} differ in their endings only; remove or rename one")
 
 
-def _of_file(path: Path) -> Frames:
-    check_decodable(path)
-    open(path, "rb").close()  # raises the reason, which OpenCV does not tell
-    # An absolute path: FFmpeg takes the 12 of "12:30.mp4" for a protocol.
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
-    if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == TEXT:
-        raise UserError(f"{path}: cannot be read as a video ({path.stat().st_size} bytes; damaged, or not a video)")
-    good, first = capture.read()
-    if not good:
-        raise UserError(f"{path}: no frame of the video can be read ({path.stat().st_size} bytes)")
-    announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    images = _captured(str(path), capture, first, announced)
-    return Frames(str(path), images, _rate(capture), first.shape[:2], announced or None, (path,))
+def _of_stream(name: str, opened: Opened, path: Path | None) -> Frames:
+    files = () if path is None else (path,)
+    return Frames(
+        name, opened.frames, opened.fps, opened.size, opened.count, files, aspect=opened.aspect,
+        sound=path if opened.has_sound else None, live=opened.live, start=opened.origin,
+    )
 
 
-def _of_camera(number: int) -> Frames:
-    name = f"camera {number}"
-    if number > LAST_CAMERA:
-        hint = f"cameras are numbered 0 to {LAST_CAMERA} (write ./{number} for a file of this name)"
+def _of_camera(source: str) -> Frames:
+    """A camera, through OpenCV: PyAV's packages have no capture devices."""
+    which: str | int = int(source) if source.isdigit() else source
+    name = f"camera {source}"
+    if isinstance(which, int) and which > LAST_CAMERA:
+        hint = f"cameras are numbered 0 to {LAST_CAMERA} (write ./{source} for a file of this name)"
         raise UserError(f"{name}: no such camera; {hint}")
-    capture = cv2.VideoCapture(number)
+    capture = cv2.VideoCapture(which)
     good, first = capture.read()
     if not good:
         hint = "check its number, which counts from 0, and that no other program uses it"
         raise UserError(f"{name}: does not open, or sends nothing; {hint}")
-    return Frames(name, _captured(name, capture, first, None), _rate(capture), first.shape[:2])
+    rate = plausible_rate(capture.get(cv2.CAP_PROP_FPS))
+    return Frames(name, _captured(name, capture, first), rate, first.shape[:2], live=True)
 
 
-def _captured(name: str, capture: cv2.VideoCapture, frame: np.ndarray, announced: int | None) -> Iterator[np.ndarray]:
-    """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; log why a camera ends, or a video too early.
+def _captured(name: str, capture: cv2.VideoCapture, frame: np.ndarray) -> Iterator[TimedImage]:
+    """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; log why the camera ends.
 
-    announced: the number of frames in a video's header, 0 if unknown; None for a camera. That ends before a frame of
-    another size, which would make a video fail and lose the frames before it.
+    It ends before a frame of another size, which would make a video fail and lose the frames before it.
     """
-    number, good, size = 0, True, frame.shape[:2]
+    number, good, size, began = 0, True, frame.shape[:2], time.perf_counter()
     while good:
-        if announced is None and frame.shape[:2] != size:
+        if frame.shape[:2] != size:
             before, now = (f"{width} x {height}" for height, width in (size, frame.shape[:2]))
             logger.info("%s: stopped after %d frames of %s pixels; the next has %s", name, number, before, now)
             break
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        arrived = time.perf_counter()
+        yield TimedImage(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), arrived - began, arrived)
         number += 1
         good, frame = capture.read()
     else:
-        if announced is None:
-            logger.info("%s: stopped sending after %d frames", name, number)
-        elif number < announced:
-            logger.info("%s: ends after %d of the %d frames that its header announces", name, number, announced)
+        logger.info("%s: stopped sending after %d frames", name, number)
     capture.release()
-
-
-def _rate(capture: cv2.VideoCapture) -> float:
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if RATES[0] <= rate <= RATES[1] else USUAL_RATE  # any other is a mistake in the file

@@ -1,21 +1,35 @@
 """Writing videos and folders of label maps: whole, or not at all."""
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from config.errors import UserError
+from inference.containers import RATES, check_decodable
 from utils.files import SPACE, file_errors, written_whole
+from utils.logging import logger
 from utils.visualize import write_picture
 
-ENDINGS = (".mp4", ".avi", ".mkv")
-RATES = 0.01, 1000.0  # frames a second that a video may have: far below, FFmpeg crashes or writes without end
-MPEG4_SIDE, JPEG_SIDE = 8191, 65500  # pixels, at most
-CHECK_EVERY = 100  # frames between checks of the free space
+ENDINGS = {".mp4": "mp4", ".avi": "avi", ".mkv": "matroska"}  # FFmpeg's names
+CODECS: dict[str, tuple[str, str, dict[str, str]]] = {  # encoder, format of its pixels, options
+    "h264": ("libx264", "yuv420p", {"preset": "veryfast"}),
+    "h265": ("libx265", "yuv420p", {"preset": "veryfast", "x265-params": "log-level=none"}),
+    "mjpeg": ("mjpeg", "yuvj444p", {}),
+    "lossless": ("ffv1", "bgr0", {}),
+}
+QUALITY = {"h264": 21, "h265": 24}  # constant rate factor; visually near the source
+EVEN = ("h264", "h265")  # take only even sides
+H264_SIDE, JPEG_SIDE = 16384, 65500  # pixels, at most
+TICKS = 90_000  # a second, of a frame's time, at least; AVI counts frames instead
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 BLOCK = 4096  # bytes that even a small file takes
 
 
@@ -30,14 +44,6 @@ def silence_codecs() -> None:
     # OpenCV 5, or 4.
     set_level = cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else vars(cv2)["setLogLevel"]
     set_level(0)
-
-
-def check_decodable(path: Path) -> None:
-    """Raise UserError for a name that is not UTF-8, over which OpenCV would end the whole process."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{str(path)!a}: its name is not UTF-8; rename it") from error
 
 
 def check_output(path: Path, fps: float) -> None:
@@ -60,39 +66,53 @@ def check_output(path: Path, fps: float) -> None:
 
 
 class VideoFile:
-    """A video being written frame by frame: RGB (H,W,3) uint8 frames of one size, `fps` of them a second.
+    """A video being written frame by frame: RGB (H,W,3) uint8 frames of one size.
 
     with VideoFile(path, fps) as video:
         video.write(frame)
 
+    fps: frames a second, on average. codec: of CODECS. quality: constant rate factor of H.264 and H.265, from 0, the
+    best, to 51. aspect: width of a pixel by its height. sound: a file whose sound is copied, from its second `start`.
+
     It is written next to `path` and renamed when the block ends; an error keeps the file that was there, and without a
-    frame there is no file. The codec is MPEG-4, or Motion JPEG for frames that are too large for it or of odd height or
-    width, whose last row or column OpenCV's encoders cut off. Raises UserError for what the user can fix.
+    frame there is no file. Frames of odd height or width get one more row or column, since H.264 and H.265 have only
+    even ones; frames that are too large for H.264 become Motion JPEG. Raises UserError for what the user can fix.
     """
 
-    def __init__(self, path: Path, fps: float):
+    def __init__(
+        self, path: Path, fps: float, *, codec: str = "h264", quality: int | None = None,
+        aspect: Fraction = Fraction(1), sound: Path | None = None, start: float = 0.0,
+    ):
         self.path, self.fps, self.frames = Path(path), fps, 0
-        self._size, self._is_jpeg = (0, 0), False
-        self._writer: cv2.VideoWriter | None = None
-        self._temporary = ""
+        self.codec, self.quality, self.aspect, self.sound, self.start = codec, quality, aspect, sound, start
+        self._size, self._tick = (0, 0), -1
+        self._container: Any = None
+        self._track: SoundTrack | None = None
         self._closing = contextlib.ExitStack()
 
-    def write(self, frame: np.ndarray, name: str = "") -> None:
-        """Append a frame. An error about its size calls it `name`."""
+    def write(self, frame: np.ndarray, name: str = "", time: float | None = None) -> None:
+        """Append a frame, shown from `time` on, in seconds; without, at the rate. Errors call it `name`."""
+        import av
+
         size = frame.shape[:2]
-        writer = self._writer or self._open(size)
+        if self._container is None:
+            self._open(size)
         if size != self._size:
             raise UserError(
                 f"{self.path}: {name or f'frame {self.frames}'} has {size[1]} x {size[0]} pixels, the frames before it "
                 f"{self._size[1]} x {self._size[0]}; all frames of a video have one size (label maps may differ)"
             )
-        picture = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        if self._is_jpeg:
-            picture = cv2.imencode(".jpg", picture)[1].reshape(1, -1)  # (1,bytes), for OpenCV 4
-        writer.write(picture)
+        if self.codec in EVEN and (size[0] % 2 or size[1] % 2):
+            frame = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        at = self.frames / self.fps if time is None else time
+        picture.time_base = self._base
+        self._tick = picture.pts = max(self._tick + 1, round(at / self._base))
+        with self._errors():
+            if self._track is not None:
+                self._track.copy(at)
+            self._container.mux(self._stream.encode(picture))
         self.frames += 1
-        if self.frames % CHECK_EVERY == 0 and _is_full(self.path.parent):
-            raise self._incomplete()
 
     def __enter__(self) -> "VideoFile":
         return self
@@ -104,64 +124,116 @@ class VideoFile:
         self._closing.__exit__(*error)
 
     def _complete(self, error: type | None, *_: object) -> None:
-        """Write what is buffered. Raises UserError if the file lacks frames, which OpenCV does not report."""
-        assert self._writer is not None
-        self._writer.release()
-        if error is None and not _holds(self._temporary, self.frames, self.fps):
-            raise self._incomplete()
+        """Write what is buffered. Raises UserError if the disk does not take it."""
+        with self._errors() if error is None else contextlib.suppress(Exception):
+            if error is None:
+                self._container.mux(self._stream.encode(None))
+                if self._track is not None:
+                    self._track.copy(float(self._tick * self._base) + 1 / self.fps)
+            self._container.close()
 
-    def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
+    def _open(self, size: tuple[int, int]) -> None:
         ending = self.path.suffix.lower()
         if not is_video(self.path):
             raise UserError(f"{self.path}: is not the name of a video; use one that ends in {', '.join(ENDINGS)}")
         if max(size) > JPEG_SIDE:
             given = f"{size[1]} x {size[0]}"
             raise UserError(f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {given}; scale it down")
+        if self.codec == "h265" and ending == ".avi":
+            raise UserError(f"{self.path}: .avi files do not take --codec h265; use .mp4 or .mkv, or another codec")
+        if self.codec == "h264" and max(size) > H264_SIDE:
+            self.codec = "mjpeg"
         check_output(self.path, self.fps)
-        self._size, self._is_jpeg = size, bool(size[0] % 2 or size[1] % 2 or max(size) > MPEG4_SIDE)
-        code, settings = "mp4v", []
-        if self._is_jpeg:
-            code, settings = "MJPG", [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1]
-            if ending == ".mp4":
-                code, ending = "jpeg", ".mov"  # the older container, for which FFmpeg has a name for JPEG
-        # MPEG-4 counts time in at most 65535 parts a second: a high rate has room for fewer decimals.
-        rate = self.fps if self.fps < 65 else round(self.fps, 2 if self.fps < 655 else 1)
+        self._size = size
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(written_whole(self.path, ending=ending))
-            self._temporary = os.path.abspath(file.name)  # FFmpeg takes the 12 of "12:30.mp4" for a protocol
-            fourcc, shape = cv2.VideoWriter.fourcc(*code), (size[1], size[0])
-            self._writer = cv2.VideoWriter(self._temporary, cv2.CAP_FFMPEG, fourcc, rate, shape, settings)
-            if not self._writer.isOpened():
-                raise UserError(
-                    f"{self.path}: OpenCV cannot write a video of {shape[0]} x {shape[1]} pixels at {self.fps:g} "
-                    "frames a second; free some space, or set another rate with --fps"
-                )
+            self._start(os.path.abspath(file.name), ENDINGS[ending])
             stack.push(self._complete)
             self._closing = stack.pop_all()
-        return self._writer
 
-    def _incomplete(self) -> UserError:
-        free = shutil.disk_usage(self.path.parent).free / 2**20
-        reason = f"the video could not be written completely ({free:.0f} MiB free on the disk)"
-        return UserError(f"{self.path}: {reason}; {SPACE}")
+    def _start(self, place: str, kind: str) -> None:
+        """Open the file `place` of FFmpeg's format `kind`, with streams for pictures and sound."""
+        import av
+
+        encoder, pixels, options = CODECS[self.codec]
+        if self.codec in QUALITY:
+            options = options | {"crf": str(QUALITY[self.codec] if self.quality is None else self.quality)}
+        rate = Fraction(self.fps).limit_denominator(1001)
+        # A whole number of ticks a frame, where the rate is a regular one.
+        self._base = 1 / rate if kind == "avi" else 1 / Fraction(rate.numerator * -(-TICKS // rate.numerator))
+        with self._errors():
+            # A protocol in front: FFmpeg takes the 12 of "12:30.mp4" for one.
+            self._container = av.open(
+                f"file:{place}", "w", format=kind, options={"movflags": "faststart"} if kind == "mp4" else {}
+            )
+            stream = self._stream = self._container.add_stream(encoder, rate=rate, options=options)
+            stream.height, stream.width = (side + side % 2 * (self.codec in EVEN) for side in self._size)
+            stream.pix_fmt, stream.time_base, stream.codec_context.time_base = pixels, self._base, self._base
+            stream.sample_aspect_ratio = self.aspect
+            if kind == "avi" and self.codec in EVEN:
+                stream.codec_context.max_b_frames = 0  # AVI has no order but that of showing
+            if self.codec == "h265" and kind == "mp4":
+                stream.codec_context.codec_tag = "hvc1"  # the tag that Apple's players know
+            stream.codec_context.open()
+            if self.sound is not None:
+                self._track = SoundTrack(self.sound, self._container, self.start, self.path)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """FFmpeg's errors as UserError."""
+        import av
+
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                free = shutil.disk_usage(self.path.parent).free / 2**20
+                reason = f"the video could not be written completely ({free:.0f} MiB free on the disk)"
+                raise UserError(f"{self.path}: {reason}; {SPACE}") from error
+            if isinstance(error, OSError):
+                with file_errors(self.path):
+                    raise
+            height, width = self._size
+            raise UserError(
+                f"{self.path}: FFmpeg cannot write {width} x {height} pixels at {self.fps:g} frames a second with "
+                f"--codec {self.codec} ({error.strerror}); choose another codec, or set another rate with --fps"
+            ) from error
 
 
-def _is_full(folder: Path) -> bool:
-    """Whether this user has no space left there; some file systems do not tell."""
-    with contextlib.suppress(OSError):
-        room = os.statvfs(folder)
-        return room.f_blocks > 0 and (room.f_bavail if os.geteuid() else room.f_bfree) == 0
-    return False
+class SoundTrack:
+    """Copies the first sound of the file `source`, from its second `start` on, into a container that is being written
+    to `path`, as far as the pictures have come."""
 
+    def __init__(self, source: Path, container: Any, start: float, path: Path):
+        import av
 
-def _holds(path: str, frames: int, fps: float) -> bool:
-    """Whether the video at `path` opens, has this many frames, and shows the last of them."""
-    reader = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    rounding = fps / 500 if path.endswith(".mkv") else 0  # Matroska rounds times and durations to milliseconds
-    if abs(reader.get(cv2.CAP_PROP_FRAME_COUNT) - frames) > rounding:
-        return False
-    reader.set(cv2.CAP_PROP_POS_FRAMES, frames - 1)
-    return reader.read()[0]
+        self.container, self.start = container, start
+        self.input = av.open(f"file:{source.absolute()}", metadata_errors="replace")
+        found = self.input.streams.audio[0]
+        self.packets: Iterator[Any] = self.input.demux(found)
+        self.next: Any = None
+        codec = found.codec_context.name if found.codec_context is not None else "unknown"
+        if codec in container.supported_codecs:
+            self.stream = container.add_stream_from_template(found)
+        else:
+            logger.info("%s: without its sound (%s), which %s files do not take", path, codec, path.suffix)
+            self.packets = iter(())
+
+    def copy(self, until: float) -> None:
+        """Copy what is heard before the second `until` of the video."""
+        while (packet := self.next or next(self.packets, None)) is not None:
+            self.next = None
+            if packet.pts is None or packet.dts is None:
+                continue
+            at = float(packet.pts * packet.time_base) - self.start
+            if at >= until:
+                self.next = packet
+                return
+            if at < 0:
+                continue
+            shift = round(self.start / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, self.stream
+            self.container.mux(packet)
 
 
 class LabelFolder:

@@ -1,5 +1,5 @@
 """The keyframe segmenter that the options name, with its weights, for the right classes, and no other than it was."""
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from config.camvid import PIDNET_ORDER
@@ -39,6 +39,12 @@ def classes_of(options: Options, segmenter: Segmenter) -> DatasetConfig:
         name=options.segnet, classes=segmenter.names, label_ids=tuple(range(count)), default_path="",
         colours=segmenter.colours or tuple(distinct_colours(count)), class_weights=(1.0,) * count,
     )
+
+
+def colours_of(segmenter: Segmenter) -> Sequence[tuple[int, int, int]]:
+    """RGB of its classes: its own, those of the data set that has the same classes, or distinct ones."""
+    known = next((x.colours for x in DATASETS.values() if same_names(x.classes, segmenter.names)), ())
+    return segmenter.colours or known or distinct_colours(len(segmenter.names))
 
 
 def data_set_counts(options: Options) -> bool:

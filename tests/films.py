@@ -1,6 +1,9 @@
 """Small videos and pictures for tests."""
+from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
@@ -38,11 +41,68 @@ def write_frames(folder: Path, frames: list[np.ndarray]) -> Path:
     return folder
 
 
-def write_video(path: Path, count: int = 5, fps: float = 29.97, size: tuple[int, int] = (16, 24)) -> Path:
-    with VideoFile(path, fps) as video:
+def write_video(path: Path, count: int = 5, fps: float = 29.97, size: tuple[int, int] = (16, 24), **how) -> Path:
+    with VideoFile(path, fps, **how) as video:
         for i in range(count):
             video.write(picture(i, size))
     return path
+
+
+SOUND = 48_000  # samples a second
+
+
+def encoded(
+    path: Path, frames: Iterable[np.ndarray], *, codec: str = "libx264", pixels: str = "yuv420p", times=None,
+    aspect: Fraction = Fraction(1), turned: int = 0, sound: str = "", click: float = 0.0, seconds: float = 2.0,
+    origin: float = 0.0,
+) -> Path:
+    """Write frames with PyAV alone, at 30 a second or `times`; with a sound that is silent but for a click."""
+    frames, ticks = [*frames], 30 if path.suffix == ".avi" else 30_000
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=30)
+        (video.height, video.width), video.pix_fmt = frames[0].shape[:2], pixels
+        video.sample_aspect_ratio, video.codec_context.time_base = aspect, Fraction(1, ticks)
+        if turned:
+            video.set_display_rotation(turned)
+        if sound:
+            track = container.add_stream(sound, rate=SOUND, layout="mono")
+            samples = np.zeros(round(seconds * SOUND), np.float32)
+            samples[round(click * SOUND) :][:48] = 0.9
+            planar = track.format.name != "s16"
+            samples = samples[None] if planar else (samples[None] * 32767).astype(np.int16)
+            heard = av.AudioFrame.from_ndarray(samples, format="fltp" if planar else "s16", layout="mono")
+            heard.sample_rate, heard.time_base, heard.pts = SOUND, Fraction(1, SOUND), round(origin * SOUND)
+            container.mux([*track.encode(heard), *track.encode(None)])
+        for number, frame in enumerate(frames):
+            shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            shown.time_base = Fraction(1, ticks)
+            shown.pts = round(ticks * (origin + (number / 30 if times is None else times[number])))
+            container.mux(video.encode(shown))
+        container.mux(video.encode(None))
+    return path
+
+
+def times_of(path: Path) -> list[float]:
+    """When the frames of a video are shown, in seconds from the first one."""
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    return [time - times[0] for time in times]
+
+
+def heard_at(path: Path) -> float:
+    """When the click of a video is heard, in seconds from its first frame."""
+    with av.open(str(path)) as container:
+        began = next(container.decode(video=0)).time
+    with av.open(str(path)) as container:
+        frames = [(frame.time, frame.sample_rate, frame.to_ndarray()[0]) for frame in container.decode(audio=0)]
+    _, time = max((np.abs(x).max() / (1 if x.dtype.kind == "f" else 32767), at + np.abs(x).argmax() / rate)
+                  for at, rate, x in frames)
+    return time - began
+
+
+def padded(size: tuple[int, int]) -> tuple[int, int]:
+    """The size of a video of H.264 or H.265, whose sides are even."""
+    return size[0] + size[0] % 2, size[1] + size[1] % 2
 
 
 def opened(path: Path) -> tuple[float, float, list[np.ndarray]]:

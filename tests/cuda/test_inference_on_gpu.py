@@ -1,5 +1,6 @@
 """Engines, streams and evaluation on a GPU against their results on the CPU. Run by `make gpu`."""
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -120,7 +121,8 @@ def test_label_maps_of_a_video_agree_with_the_cpu(weights, tmp_path):
     folders = {}
     for device in ("cpu", "cuda"):
         folders[device] = tmp_path / device
-        words = ["--video", "demo", "--output", str(folders[device]), str(tmp_path / f"{device}.mp4"), "--resume", "1"]
+        videos = [str(tmp_path / f"{device}.mp4")] if find_spec("av") else []  # such machines may lack PyAV
+        words = ["--video", "demo", "--output", str(folders[device]), *videos, "--resume", "1"]
         assert main([*words, "--weights-dir", str(weights), "--device", device, "--engine", "eager"]) == 0
     names = sorted(path.name for path in folders["cpu"].iterdir())
     assert len(names) == 30 and names == sorted(path.name for path in folders["cuda"].iterdir())

@@ -155,7 +155,7 @@ def test_stream_that_changes_its_size(tmp_path, kind):
 @pytest.mark.tried("Video", "AVI cut short", "its frames until there, and a log line")
 @pytest.mark.parametrize("part", [0.55, 0.67, 0.75, 0.85])
 def test_video_that_ends_early_is_reported(tmp_path, log, part):
-    path = write_video(tmp_path / "a.avi", count=40, size=(64, 64))
+    path = write_video(tmp_path / "a.avi", count=40, size=(64, 64), codec="mjpeg")
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
     found = len(list(open_frames(str(path))))
@@ -313,7 +313,7 @@ def test_video_without_its_index(tmp_path):
     "name, content, message",
     [
         ("words.mp4", b"some words\n" * 50, r"words.mp4: cannot be read as a video \(550 bytes"),
-        ("missing.mp4", None, "missing.mp4: no such file; --video takes a video file, a folder or quoted glob"),
+        ("missing.mp4", None, "missing.mp4: no such file; --video takes a video file, an address, a folder"),
         ("*.png", None, r"\*.png: no pictures found \(.bmp, .jpeg, .jpg"),
         ("", None, "no pictures found"),
         ("junk.mp4", bytes(500), r"junk.mp4: cannot be read as a video \(500 bytes; damaged, or not a video\)"),

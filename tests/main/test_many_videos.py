@@ -1,0 +1,172 @@
+"""A folder, a glob or a list of videos: each becomes a video, once; and parts of a video."""
+import os
+import re
+import signal
+import sys
+
+import pytest
+import torch
+
+from config.command_line import parse
+from inference import video
+from main import main
+from tests.films import encoded, heard_at, opened, picture, times_of, write_pictures, write_video
+from tests.main.program import Program
+from tests.main.test_launchers import ROOT, launch
+from utils.distributed import Ranks
+
+COMMON = ["--resume", "1", "--device", "cpu", "--engine", "eager"]
+
+
+@pytest.fixture
+def call(weights, monkeypatch, tmp_path, capfd):
+    """Run the program in this process and the folder of the test: status, standard error, standard output."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        capfd.readouterr()
+        status = main(["--weights-dir", str(weights), *COMMON, *map(str, words)])
+        out, err = capfd.readouterr()
+        return status, err.strip().splitlines(), out
+
+    return run
+
+
+def test_folder_of_videos(call, tmp_path):
+    for number, name in enumerate(("a.mp4", "b.avi", "c.mkv")):
+        write_video(tmp_path / "in" / name, 3 + number, size=(32, 48))
+    (tmp_path / "in" / "notes.txt").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.mp4").write_text("finished")
+    status, err, out = call("--video", "in", "--output", "out")
+    assert (status, err) == (0, []) and "1 of 3 videos are in out already; delete one to segment it again" in out
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.mp4", "b.mp4", "c.mp4"]
+    assert [len(opened(tmp_path / "out" / f"{x}.mp4")[2]) for x in "ac"] == [3, 5]
+    assert (tmp_path / "out" / "b.mp4").read_text() == "finished"
+
+
+def test_finished_videos_need_no_networks(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "networks_for_inference", None)
+    write_video(tmp_path / "in" / "a.mp4")
+    write_video(tmp_path / "out" / "a.mp4")
+    assert call("--video", "in", "--output", "out")[:2] == (0, [])
+
+
+@pytest.mark.parametrize("source", ["in/b*.mp4", "in/list.txt"])
+def test_glob_and_list_of_videos(call, tmp_path, source):
+    for name in ("a.mp4", "b1.mp4", "b2.mp4"):
+        write_video(tmp_path / "in" / name, size=(32, 48))
+    (tmp_path / "in" / "list.txt").write_text("# two of them\nb2.mp4\n\nb1.mp4\n")
+    assert call("--video", source, "--output", "new/out", "--style", "colour", "--codec", "lossless")[:2] == (0, [])
+    assert sorted(os.listdir(tmp_path / "new" / "out")) == ["b1.mp4", "b2.mp4"]
+
+
+def test_damaged_video_is_named_at_the_end_and_the_others_are_done(call, tmp_path):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        write_video(tmp_path / "in" / name, size=(32, 48))
+    (tmp_path / "in" / "b.mp4").write_bytes(b"torn")
+    status, err, _ = call("--video", "in", "--output", "out")
+    assert (status, len(err)) == (2, 1)
+    message = r"error: 1 of 3 videos failed, the others are done: in/b.mp4: cannot be read as a video \(4 bytes; .*"
+    assert re.fullmatch(message, err[0])
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.mp4", "c.mp4"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--video", "in", "--output", "a.mp4"], "--output a.mp4: of several videos, takes one folder for all"),
+        (["--video", "in", "--output", "out", "a.mp4"], "of several videos, takes one folder for all"),
+        (["--video", "in", "--output", "out", "--ids", "train"], "--ids: several videos become videos, not label maps"),
+        (["--video", "in", "--output", "in"], "--output in: in/a.mp4 is read by --video and would be overwritten"),
+        (["--video", "*/a.*", "--output", "out"], "in/a.mp4 and two/a.avi would both become out/a.mp4; rename one"),
+        (["--video", "gone.txt", "--output", "out"], r"gone.txt: lists no.mp4, which is not there; write one path a"),
+        (["--video", "empty.txt", "--output", "out"], "empty.txt: lists no video; write one path a line"),
+        (["--video", "lists.txt", "--output", "out"], "lists.txt: lists empty.txt, another list; name its videos"),
+        (["--video", "in/a.mp4", "--output", "b.mp4", "--start", "9"], "in/a.mp4: has no frame in the part that --sta"),
+    ],
+)
+def test_mistakes_get_one_line(call, tmp_path, words, message):
+    write_video(tmp_path / "in" / "a.mp4")
+    write_video(tmp_path / "in" / "b.mp4")
+    write_video(tmp_path / "two" / "a.avi")
+    for name, text in (("gone.txt", "no.mp4"), ("empty.txt", "# none\n"), ("lists.txt", "empty.txt")):
+        (tmp_path / name).write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    status, err, _ = call(*words)
+    assert (status, len(err)) == (2, 1) and re.search(f"^error: .*{message}", err[0]), err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folder_with_pictures_is_one_video(call, tmp_path):
+    write_video(tmp_path / "in" / "a.mp4")
+    write_pictures(tmp_path / "in", ["0.png", "1.png"])
+    assert call("--video", "in", "--output", "labels")[:2] == (0, [])
+    assert sorted(os.listdir(tmp_path / "labels")) == ["0.png", "1.png"]
+
+
+def test_one_video_is_for_the_first_rank(tmp_path):
+    options = parse([*COMMON, "--video", "nowhere.mp4", "--output", str(tmp_path / "a.mp4")])
+    assert video.run_video(options, torch.device("cpu"), Ranks(1, 2)) == 0
+
+
+def test_part_of_a_video(call, tmp_path):
+    frames = [picture(i % 20, (64, 96)) for i in range(60)]
+    encoded(tmp_path / "in.mp4", frames, sound="aac", click=1)
+    part = ("--start", "0.5", "--end", "1.5", "--stride", "2")
+    assert call("--video", "in.mp4", "--output", "a.mp4", "labels", *part)[:2] == (0, [])
+    assert times_of(tmp_path / "a.mp4") == pytest.approx([i / 15 for i in range(15)], abs=1e-3)
+    assert heard_at(tmp_path / "a.mp4") == pytest.approx(0.5, abs=3e-3)
+    assert len(os.listdir(tmp_path / "labels")) == 15
+    assert call("--video", "in.mp4", "--output", "b.mp4", "--end", "0.2", "--audio", "0")[0] == 0
+    with pytest.raises(IndexError):
+        heard_at(tmp_path / "b.mp4")
+
+
+def test_part_of_pictures_keeps_their_names(call, tmp_path):
+    write_pictures(tmp_path / "in", [f"view_{i}.png" for i in range(40)])
+    assert call("--video", "in", "--output", "labels", "--start", "1", "--stride", "4")[:2] == (0, [])
+    assert sorted(os.listdir(tmp_path / "labels")) == ["view_30.png", "view_34.png", "view_38.png"]
+
+
+def test_without_pyav(call, tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4")
+    write_pictures(tmp_path / "in", ["0.png", "1.png"])
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert call("--video", "in", "--output", "labels")[:2] == (0, [])
+    for words in (["--video", "a.mp4", "--output", "more"], ["--video", "in", "--output", "b.mp4"]):
+        status, err, _ = call(*words)
+        assert (status, len(err)) == (2, 1) and "the Python package av is not installed here" in err[0], err
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "in", "labels"]
+
+
+@pytest.mark.slow
+def test_interrupted_video_is_not_taken_for_finished(weights, tmp_path):
+    write_video(tmp_path / "in" / "a.mp4", 4, size=(64, 96))
+    write_video(tmp_path / "in" / "b.mp4", 3000, size=(64, 96))
+    words = ["--weights-dir", str(weights), *COMMON, "--video", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    program = Program(words, tmp_path / "run")
+    program.wait_until(lambda: (tmp_path / "out" / "a.mp4").exists() and "b.mp4: 96 x 64" in program.output)
+    program.signal(signal.SIGINT)
+    assert (program.status(), program.errors) == (130, "")
+    assert os.listdir(tmp_path / "out") == ["a.mp4"]
+    assert re.search(r"stopped by signal 2; \S+b.mp4, which is not finished, is removed", program.output)
+
+
+@pytest.mark.slow
+def test_videos_are_split_over_two_ranks(weights, tmp_path):
+    for name in "abcd":
+        write_video(tmp_path / "in" / f"{name}.mp4", size=(32, 48))
+    (tmp_path / "in" / "b.mp4").write_bytes(b"torn")
+    words = ["--weights-dir", str(weights), *COMMON, "--video", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    done = launch("torch.distributed.run", ROOT / "main.py", words)
+    assert done.returncode and sorted(os.listdir(tmp_path / "out")) == ["a.mp4", "c.mp4", "d.mp4"]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "1 of 4 videos failed, the others are done: " in errors[0]
+    (tmp_path / "in" / "b.mp4").unlink()
+    (tmp_path / "out" / "c.mp4").unlink()
+    done = launch("torch.distributed.run", ROOT / "main.py", words)
+    assert done.returncode == 0 and sorted(os.listdir(tmp_path / "out")) == ["a.mp4", "c.mp4", "d.mp4"]
+    words = [*words[:-3], str(write_video(tmp_path / "e.mp4")), "--output", str(tmp_path / "f.mp4")]
+    done = launch("torch.distributed.run", ROOT / "main.py", words)
+    assert done.returncode == 0 and len(opened(tmp_path / "f.mp4")[2]) == 5
