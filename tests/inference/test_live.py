@@ -128,7 +128,8 @@ def test_frames_come_and_those_that_wait_are_dropped(call, tmp_path, monkeypatch
     assert 3 <= count == len(os.listdir(tmp_path / "labels")) <= 25 and count + dropped == 75
     assert 250 <= median <= late < 3000  # a queue of frames would grow to 18 s
     times = times_of(tmp_path / "a.mp4")
-    assert all(y - x > 0.2 for x, y in itertools.pairwise(times))  # shown when they came
+    # Shown when they came: 75 frames at their rate take three seconds, those written would take less than one.
+    assert times == sorted({*times}) and times[-1] - times[0] > 1.5
     assert "stopped sending after 75 frames" in out
 
 
