@@ -77,6 +77,16 @@ def stream_line(metrics: Metrics) -> list[str]:
     ]
 
 
+def steady_lines(metrics: Metrics) -> list[str]:
+    """What positions and averages mean, where a method has no keyframes."""
+    if metrics.steady is None:
+        return []
+    return [
+        f"This method has no keyframes. Position: frames since the stream's first; the first {metrics.steady} lack a part "
+        f"of the memory, and averages are over positions from {metrics.steady} on."
+    ]
+
+
 def reference_lines(metrics: Metrics) -> list[str]:
     """How consistent the labels themselves are, where they are the segmenter's own."""
     found = metrics.reference_temporal
@@ -109,12 +119,7 @@ def notes(metrics: Metrics) -> list[str]:
             "Labels are the segmenter's own of the same frame, at full size: pixel accuracy is the share of pixels "
             "that agree with them, and position 0 shows what the grid costs."
         )
-    if metrics.steady is not None:
-        lines.append(
-            f"This method has no keyframes. Position: frames since the stream's first; the first {metrics.steady} lack "
-            f"a part of the memory, and averages are over positions from {metrics.steady} on."
-        )
-    lines += [*stream_line(metrics), *reference_lines(metrics)]
+    lines += [*steady_lines(metrics), *stream_line(metrics), *reference_lines(metrics)]
     if metrics.temporal_flow:
         lines.append(
             "TC: mIoU between the label map of each frame and the next frame's, brought back by optical flow "
@@ -128,7 +133,7 @@ def notes(metrics: Metrics) -> list[str]:
 def console(metrics: Metrics) -> list[str]:
     """Lines for a terminal."""
     return [heading(metrics), *(line for table in tables(metrics) for line in table.console()), *averages(metrics),
-            *stream_line(metrics), *reference_lines(metrics)]
+            *steady_lines(metrics), *stream_line(metrics), *reference_lines(metrics)]
 
 
 def markdown(metrics: Metrics) -> str:
