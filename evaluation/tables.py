@@ -82,8 +82,8 @@ def steady_lines(metrics: Metrics) -> list[str]:
     if metrics.steady is None:
         return []
     return [
-        f"This method has no keyframes. Position: frames since the stream's first; the first {metrics.steady} lack a part "
-        f"of the memory, and averages are over positions from {metrics.steady} on."
+        f"This method has no keyframes. Position: frames since the stream's first; the first {metrics.steady} lack a "
+        f"part of the memory, and averages are over positions from {metrics.steady} on."
     ]
 
 
