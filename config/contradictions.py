@@ -7,7 +7,7 @@ from typing import Any
 from config.datasets import CUSTOM, UNLABELLED
 from config.errors import UserError
 from config.options import LEARNED_FLOWS, Options, flag, tasks, values_of
-from config.segmenters import NATIVE, OF_PAPER, VIDEO_NETWORKS
+from config.segmenters import NATIVE, OF_PAPER, TDNETS, VIDEO_NETWORKS
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
     "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", ("video", "carry")),
@@ -65,7 +65,7 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
         raise UserError(f"--stage segnet --evaluate 1: --method must be per-frame or copy, not {options.method}")
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
-    _check_output(options)
+    _check_output(options, given)
 
 
 def _check_data(options: Options, given: Mapping[str, Any]) -> None:
@@ -154,6 +154,11 @@ def _check_video_network(options: Options, given: Mapping[str, Any]) -> None:
     if options.reference == "segmenter" or options.export or options.benchmark:
         asked = "--reference segmenter" if options.reference == "segmenter" else tasks(options)[0]
         raise UserError(f"{asked} does not work with --method {method}; drop one of the two")
+    if given.get("tdnet") and TDNETS[options.tdnet] != options.segnet:
+        raise UserError(f"--tdnet {options.tdnet}: --segnet {options.segnet} is another one; drop one of the two")
+    for name in ("optical_flow_network", "grid", "intra", "edge"):
+        if given.get(name, default := getattr(Options(), name)) != default:
+            raise UserError(f"{flag(name)} has no effect on the networks of --method {method}; drop it")
     if method == "tdnet" and "interval" in given:
         raise UserError("--interval has no effect with --method tdnet, which has no keyframes; drop it")
     if method == "tdnet" and options.schedule not in ("fixed", "cut"):
@@ -173,7 +178,7 @@ def _check_read(options: Options, given: Mapping[str, Any]) -> None:
             raise UserError(f"{flag(name)} {given[name]} {missing}has no effect with {task}; drop it")
 
 
-def _check_output(options: Options) -> None:
+def _check_output(options: Options, given: Mapping[str, Any]) -> None:
     """--output of --video and of --check; what --video and --export can do; the budget of --schedule budget."""
     if options.video and not options.output:
         raise UserError("--video requires --output: a video file (.mp4, .avi, .mkv), a folder for label maps, or both")
@@ -184,6 +189,8 @@ def _check_output(options: Options) -> None:
         raise UserError(f"--output takes {takes}, not {len(options.output)} names")
     if options.video and options.stage != "gsv" and options.segnet not in VIDEO_NETWORKS:
         raise UserError("--video requires --stage gsv")
+    if given.get("quality", -1) >= 0 and options.codec not in ("h264", "h265"):
+        raise UserError(f"--quality is for --codec h264 and h265, not {options.codec}; drop it")
     if options.schedule == "budget" and not options.budget:
         raise UserError("--schedule budget requires --budget MILLISECONDS, the average time per frame")
     streams = options.video or options.evaluate or options.benchmark == "schedule"

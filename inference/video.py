@@ -11,7 +11,7 @@ import torch
 from config.datasets import dataset_config
 from config.errors import UserError
 from config.folders import natural
-from config.options import Options
+from config.options import Options, flag
 from config.schema import DatasetConfig
 from dataloaders.images import id_table
 from inference.containers import USUAL_RATE
@@ -192,6 +192,9 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
     videos, folders = [path for path in paths if is_video(path)], [path for path in paths if not is_video(path)]
     if len(videos) > 1 or len(folders) > 1:
         raise UserError(f"--output {' '.join(options.output)}: takes one video ({KINDS}), one folder, or both")
+    unused = sorted({"codec", "quality", "audio"} & {*options.given})
+    if unused and not videos:
+        raise UserError(f"{flag(unused[0])} is for a video, and --output names only a folder of label maps; drop it")
     if folders and not videos and {"style", "ids"} <= {*options.given}:
         raise UserError("--style and --ids: a folder holds pictures or ids; drop one of the two")
     read = {path.resolve() for path in frames.files}

@@ -245,3 +245,15 @@ def test_interrupt_completes_what_was_done(weights, tmp_path, number, status):
     stopped = rf"stopped by signal {int(number)}; the frames segmented until then are written"
     assert re.search(rf"{len(frames)} frames .*\n.*{stopped}", program.output)
     assert sorted(os.listdir(tmp_path / "out")) == ["a.mp4", "labels"]
+
+
+@pytest.mark.parametrize("words, message", [
+    (("--output", "a.mp4", "--codec", "mjpeg", "--quality", 3), "--quality is for --codec h264 and h265, not mjpeg"),
+    (("--output", "labels", "--codec", "h265"), "--codec is for a video, and --output names only a folder of label ma"),
+    (("--output", "labels", "--audio", 0), "--audio is for a video, and --output names only a folder of label maps"),
+])
+def test_options_of_a_video_without_one(call, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert call("--video", "demo", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and "; drop it" in error and os.listdir(tmp_path) == []
