@@ -265,7 +265,7 @@ def test_checkpoint_of_the_other_network_is_refused(runs, words_for, tmp_path, c
     ("--method tdnet --evaluate 1 --interval 4", "--interval has no effect with --method tdnet, which has"),
     ("--method tdnet --evaluate 1 --schedule residual", "--schedule residual: --method tdnet has no keyframes; use c"),
     ("--stage segnet --segnet td4-bise18 --tdnet psp18", "--tdnet psp18: --segnet td4-bise18 is another one; drop"),
-    ("--method accel --evaluate 1 --optical-flow-network dis", "--optical-flow-network has no effect on the networks of"),
+    ("--method accel --evaluate 1 --optical-flow-network dis", "--optical-flow-network has no effect on the netwo"),
     ("--method tdnet --evaluate 1 --grid 4", "--grid has no effect on the networks of --method tdnet; drop it"),
     ("--method tdnet --segnet swiftnet", "--segnet swiftnet: --method tdnet has its own; drop one of the two"),
     ("--stage tdnet --method accel", "--method accel: --stage tdnet has its own; drop one of the two"),
