@@ -117,7 +117,7 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
         rows.append(found)
         logger.info("%s: %.1f frames/s end to end", row.name, found["end_to_end"]["fps"])
     settings = (
-        f"{size[1]} x {size[0]}, batch 1, interval {options.interval}, engine {options.engine}, --amp {options.amp}, "
+        f"{size[1]} x {size[0]}, batch 1, interval {options.interval}, engine {options.engine}, {options.precision}, "
         "BatchNorm folded, untrained weights; GMAC at 2048 x 1024; end to end: from the uint8 frame in memory to the "
         "full-size uint8 label map, including argmax; network: logits of a frame that already has the segmenter's "
         "size, including normalisation; memory: peak minus what was in use before the row's networks were built"
@@ -161,7 +161,7 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     before = measure.memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
-    settings: dict[str, Any] = dict(device=device, amp=options.amp, method=row.method, carry=row.carry)
+    settings: dict[str, Any] = dict(device=device, precision=options.precision, method=row.method, carry=row.carry)
     counted = max(1, ROUNDS[device.type] // (4 if row.own else 1))  # the large networks take seconds on a CPU
     engine = build_engine(options.engine, net, scale=row.scale, **settings)
     image, logits = sample_inputs(classes, measure.frame_size(options))
@@ -199,12 +199,13 @@ def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: 
     height, width = scaled_size(image.shape[1], image.shape[2], row.scale)
     scaled = image[:, :height, :width].contiguous().to(engine.device)
     if row.own:
-        whole = build_engine(engine.name, net, scale=1.0, device=engine.device, amp=engine.amp, method=row.method)
+        settings: dict[str, Any] = dict(precision=engine.precision, method=row.method)
+        whole = build_engine(engine.name, net, scale=1.0, device=engine.device, **settings)
         frame = whole.see(scaled.cpu())
         state = steady(whole, frame)
         return {"network keyframe": lambda: whole.first(frame), "network propagated": lambda: whole.next(state, frame)}
     alone = GSVNet(net.segmenter, NoFlow(), net.guided)  # an engine copies its networks, and FlowNet2-S is large
-    segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, amp=engine.amp)
+    segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, precision=engine.precision)
     seen = engine.see(image)
     following, keyframe = engine.see(image, seen), segmenter.see(scaled)
     works = {"network keyframe": lambda: segmenter.first(keyframe)}

@@ -7,7 +7,6 @@ import ctypes
 import gc
 import math
 import platform
-import re
 import resource
 import statistics
 import time
@@ -23,6 +22,7 @@ from config.options import Options
 from models.gsvnet import GSVNet
 from models.load import fresh_networks, networks_for_inference, resume_path
 from utils.device import synchronise
+from utils.machine import from_proc, processor, processor_flags
 
 SIZE, DRY_RUN_SIZE = (1024, 2048), (128, 256)  # frames (H,W) of benchmarks that read no data set
 
@@ -53,16 +53,18 @@ def networks_to_measure(options: Options) -> tuple[GSVNet, str]:
 
 
 def machine(device: torch.device) -> dict:
-    """The machine: device, threads, clock_mhz (now; None if unknown), torch, torchvision, python (versions), date."""
+    """The machine: device, flags (of a CPU, see `processor_flags`), threads, clock_mhz (now; None if unknown), torch,
+    torchvision, python (versions), date."""
     if device.type == "cuda":
         name, clock = torch.cuda.get_device_name(device), None
         with contextlib.suppress(Exception):  # requires NVIDIA's management library, which not every machine has
             clock = int(torch.cuda.clock_rate(device))
     else:
-        name = _from_proc("cpuinfo", r"model name\s*:\s*(.+)") or platform.processor() or platform.machine()
-        clock = round(float(_from_proc("cpuinfo", r"cpu MHz\s*:\s*([\d.]+)") or 0)) or None
+        name = processor()
+        clock = round(float(from_proc("cpuinfo", r"cpu MHz\s*:\s*([\d.]+)") or 0)) or None
     return {
-        "device": f"{device.type} ({name})", "threads": torch.get_num_threads(), "clock_mhz": clock,
+        "device": f"{device.type} ({name})", "flags": processor_flags() if device.type == "cpu" else [],
+        "threads": torch.get_num_threads(), "clock_mhz": clock,
         "torch": torch.__version__, "torchvision": torchvision.__version__, "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -72,15 +74,8 @@ def machine_line(machine: dict) -> str:
     """`machine` as one line of text."""
     clock = f", {machine['clock_mhz']} MHz" if machine["clock_mhz"] else ""
     versions = ", ".join(f"{name} {machine[name.lower()]}" for name in ("torch", "torchvision", "Python"))
-    return f"{machine['device']}{clock}, {machine['threads']} threads, {versions}, {machine['date']}"
-
-
-def _from_proc(name: str, pattern: str) -> str | None:
-    """What the pattern's group matches in a file of /proc; None if nothing does, or without such a file."""
-    with contextlib.suppress(OSError):
-        found = re.search(pattern, Path("/proc", name).read_text())
-        return found[1] if found else None
-    return None
+    flags = " " + " ".join(machine["flags"]) if machine["flags"] else ""
+    return f"{machine['device']}{flags}{clock}, {machine['threads']} threads, {versions}, {machine['date']}"
 
 
 def turns(
@@ -140,7 +135,7 @@ def memory_gib(device: torch.device) -> float:
         return torch.cuda.memory_allocated(device) / 2**30
     with contextlib.suppress(OSError, AttributeError):  # the C library keeps freed memory until it is trimmed
         ctypes.CDLL(None).malloc_trim(0)
-    return int(_from_proc("self/status", r"VmRSS:\s*(\d+) kB") or 0) / 2**20
+    return int(from_proc("self/status", r"VmRSS:\s*(\d+) kB") or 0) / 2**20
 
 
 def reset_peak(device: torch.device) -> None:
@@ -156,5 +151,5 @@ def peak_gib(device: torch.device) -> float:
     """Peak memory since `reset_peak`, of this process: on the GPU, or in main memory for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    found = _from_proc("self/status", r"VmHWM:\s*(\d+) kB")
+    found = from_proc("self/status", r"VmHWM:\s*(\d+) kB")
     return (int(found) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from config.contradictions import check_contradictions
 from config.datasets import UNLABELLED, dataset_config
 from config.errors import UserError, did_you_mean
-from config.options import FIELDS, LEARNED_FLOWS, Options, flag, groups, values_of
+from config.options import FIELDS, LEARNED_FLOWS, OF_AMP, Options, flag, groups, values_of
 from config.recipes import OF_UNLABELLED, RECIPES, STAGE_DEFAULTS
 from config.segmenters import OF_PAPER, TDNETS, VIDEO_NETWORKS, check_segmenter_name
 
@@ -70,6 +70,8 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         defaults["reference"] = "segmenter"
         # Other files have the flow that they were trained with.
         defaults.update(OF_UNLABELLED if plain.resume in ("0", "auto") else {})
+    if "amp" in named and (plain.video or plain.benchmark in ("video", "table")):
+        defaults["precision"] = OF_AMP[plain.amp]
     options = Options(**{**defaults, **chosen}, given=tuple(sorted(named)))
     if options.method == "auto" and (options.video or options.benchmark == "carry"):
         options = with_method(options)

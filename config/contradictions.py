@@ -6,7 +6,7 @@ from typing import Any
 
 from config.datasets import CUSTOM, UNLABELLED
 from config.errors import UserError
-from config.options import LEARNED_FLOWS, Options, flag, tasks, values_of
+from config.options import LEARNED_FLOWS, OF_AMP, Options, flag, tasks, values_of
 from config.segmenters import NATIVE, OF_PAPER, TDNETS, VIDEO_NETWORKS
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
@@ -66,6 +66,31 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
     if options.stage == "flow" and options.evaluate:
         raise UserError("--stage flow has no --evaluate 1; its end-point error is logged during training")
     _check_output(options, given)
+    _check_precision(options, given)
+
+
+def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
+    """Engines and precisions: where they have an effect, and what they are called."""
+    read = options.video or options.evaluate or options.export or options.benchmark in ("video", "table")
+    for name in ("precision", "agreement", "calibrate"):
+        if name in given and not read:
+            raise UserError(
+                f"{flag(name)} has an effect only with --video, --evaluate 1, --export and --benchmark video or table; "
+                "drop it (training has --amp)"
+            )
+    streams = options.video or options.benchmark in ("video", "table")
+    if streams and {"amp", "precision"} <= {*given} and OF_AMP[options.amp] != options.precision:
+        raise UserError(f"--amp {options.amp} and --precision {options.precision} are two precisions; drop --amp")
+    if options.precision == "auto" and not options.video:
+        raise UserError("--precision auto is for --video; choose fp32, bf16, fp16 or int8")
+    if "agreement" in given and options.precision != "auto":
+        raise UserError("--agreement has an effect only with --precision auto; add that or drop it")
+    if "calibrate" in given and options.precision not in ("int8", "auto") and options.engine != "all":
+        raise UserError("--calibrate has an effect only with --precision int8 or auto; add one or drop it")
+    if options.precision == "int8" and options.benchmark == "table":
+        raise UserError("--precision int8: --benchmark table measures untrained networks; use --benchmark video")
+    if options.engine == "all" and (options.benchmark != "video" or "precision" in given):
+        raise UserError("--engine all is for --benchmark video, in every precision; drop --precision, or name one")
 
 
 def _check_data(options: Options, given: Mapping[str, Any]) -> None:

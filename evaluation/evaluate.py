@@ -2,6 +2,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from evaluation.metrics_json import Metrics, ScheduleUse
 from evaluation.optical_flow import TORCH_WEIGHTS
 from evaluation.temporal import REFERENCE, TemporalMeasures, flow_source
 from evaluation.unlabelled import StreamedFrames, video_parts
+from inference.calibration import calibration_pairs, pairs_of_videos
 from inference.engines import Engine, build_engines
 from inference.keyframe_schedule import NEVER, build_schedule
 from models.gsvnet import GSVNet
@@ -177,7 +179,17 @@ class Evaluation:
 
     def engines(self, net: GSVNet, methods: Sequence[str]) -> dict[str, Engine]:
         """What segments the frames by each of the methods, with the options' settings."""
-        return build_engines(net, methods, scale=self.options.scale, carry=self.options.carry, device=self.device)
+        options, settings = self.options, dict[str, Any]()
+        if options.evaluate:
+            engine = "eager" if options.engine == "auto" else options.engine
+            settings = {"precision": options.precision, "engine": engine}
+        if options.evaluate and options.precision == "int8":
+            seeded: dict[str, Any] = {"bits": self.dataset.bits, "seed": options.seed}
+            own = not options.calibrate and options.dataset != UNLABELLED
+            source = options.calibrate or options.data_path
+            pairs = pairs_of_videos(self.videos, **seeded) if own else calibration_pairs(source, **seeded)
+            settings["calibration"] = pairs
+        return build_engines(net, methods, scale=options.scale, carry=options.carry, device=self.device, **settings)
 
     def frames(self, engines: Mapping[str, Engine]) -> Iterator[EvaluatedFrame]:
         """This rank's frames in order, as the engines segment them, by method, with a progress bar."""

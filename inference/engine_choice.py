@@ -1,57 +1,189 @@
-"""Choose the engine of a stream: by name, or the fastest on this machine for its frame size."""
+"""Choose engine and precision of a stream: by name, or the fastest on this machine for its frame size."""
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from config.errors import UserError
-from inference.engines import CompiledEngine, Engine, OnnxEngine, build_engine
+from inference.calibration import Calibrate, resized
+from inference.engines import ENGINES, CompiledEngine, Engine, OnnxEngine, OpenVinoEngine, build_engine
+from inference.keyframe_schedule import NEVER, FixedInterval
+from inference.quantised import cache_folder
+from inference.stream import VideoSegmenter
 from models.gsvnet import GSVNet, State
+from models.identity import digest_of
 from utils.device import synchronise
+from utils.files import write_json
 from utils.logging import logger
+from utils.machine import processor, processor_flags
 
 # Seconds until the first frame on about two processor cores; engines are tried in this order.
-SET_UP = {Engine.name: 0.0, OnnxEngine.name: 10.0, CompiledEngine.name: 60.0}
+SET_UP = {Engine.name: 0.0, OnnxEngine.name: 10.0, OpenVinoEngine.name: 10.0, CompiledEngine.name: 60.0}
+QUANTISING = 30.0  # more for int8
 HOPE = 0.5  # share of the time that another engine may save, which its set-up has to be worth
 REPEATS, PATIENCE = (3, 15), 1.0  # measurements of a step: at least, at most; seconds after which they stop
 FIXES = {
     OnnxEngine.name: "use --engine eager or compile",
+    OpenVinoEngine.name: "use --engine eager, compile or onnx",
     CompiledEngine.name: "it requires a C++ compiler, and Triton on a GPU; or use --engine eager or onnx",
 }
+AUTO = "auto"
+PACKAGES = ("torch", "onnxruntime", "openvino", "nncf")
+Candidate = tuple[str, str]  # engine and precision
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured of a candidate. seconds: an average frame's. agreement: share of pixels with the label of
+    eager's float32; None where it was not asked for."""
+
+    seconds: float
+    agreement: float | None = None
 
 
 def choose_engine(
-    name: str, net: GSVNet, *, size: tuple[int, int], interval: int, scale: float, device: torch.device,
-    amp: str = "off", method: str = "gsv", carry: str = "logits", frames: int | None = None,
+    name: str, net: GSVNet, *, size: tuple[int, int], interval: int, device: torch.device, precision: str = "fp32",
+    frames: int | None = None, calibrate: Calibrate = tuple, agreement: float = 0.99, **settings: Any,
 ) -> Engine:
     """The engine for frames of `size` (H,W) with a keyframe every `interval` frames, set up unless "eager".
 
-    name: one of `engines.ENGINES`, or "auto", which tries each on one frame, unless `frames` (None: unknown) are too
-    few for its set-up, and takes the fastest; one log line reports why. Raises UserError if the named engine does not
-    work here; auto skips it.
+    name: one of `engines.ENGINES`, or "auto"; precision: one that the engine has, or "auto". Auto tries each on one
+    frame, unless `frames` (None: unknown) are too few for its set-up, and takes the fastest, of other precisions than
+    float32 only those that keep the share `agreement` of its labels on the frames of `calibrate`; one log line reports
+    why. settings: others of `build_engine`. Raises UserError if what is named does not work here; auto skips it.
     """
-    settings = dict(scale=scale, device=device, amp=amp, method=method, carry=carry)
-    if name != "auto":
-        return _set_up(name, net, size, **settings)
+    choice = Choice(net, size, interval, calibrate, dict(device=device, **settings))
+    if AUTO not in (name, precision):
+        return choice.set_up((name, precision))
     logger.info("--engine auto: trying which is the fastest here")
-    found: dict[str, tuple[float, Engine]] = {}
-    remarks = []
-    for candidate, seconds in SET_UP.items():
-        best = min((cost for cost, _ in found.values()), default=0.0)
-        if found and frames is not None and frames * best * HOPE < seconds:
-            remarks.append(f"{candidate} not tried, {frames} frames are not worth its set-up")
-            continue
-        try:
-            engine = _set_up(candidate, net, size, **settings)
-        except UserError as error:
-            remarks.append(f"{candidate} skipped: {str(error).removeprefix(f'--engine {candidate}').lstrip(' :')}")
-            continue
-        found[candidate] = seconds_a_frame(engine, size, interval, device), engine
-        remarks.append(f"{candidate} {1e3 * found[candidate][0]:.1f} ms")
-    chosen = min(found, key=lambda candidate: found[candidate][0])
-    logger.info("--engine auto: %s; a frame at interval %d: %s", chosen, interval, "; ".join(remarks))
-    return found[chosen][1]
+    tried = [
+        (engine, each) for engine in SET_UP for each in ENGINES[engine].precisions.get(device.type, ())
+        if name in (AUTO, engine) and precision in (AUTO, each)
+    ]
+    return choice.fastest(tried, frames, agreement if precision == AUTO else None)
+
+
+class Choice:
+    """Sets up and measures engines for one network, frame size and keyframe interval.
+
+    Measurements are kept in the cache folder for this machine, its threads, the packages' versions and the weights.
+    settings: of `build_engine`.
+    """
+
+    def __init__(
+        self, net: GSVNet, size: tuple[int, int], interval: int, calibrate: Calibrate, settings: dict[str, Any]
+    ):
+        self.net, self.size, self.interval, self.settings = net, size, interval, settings
+        self.engines: dict[Candidate, Engine] = {}  # those that were set up
+        self.pairs: Calibrate = cache(lambda: resized(calibrate(), size))
+        self.expected = cache(lambda: self.labels(self.set_up((Engine.name, "fp32"))))
+
+    def set_up(self, candidate: Candidate) -> Engine:
+        """Build the engine and, unless "eager", run all its networks. Raises UserError."""
+        name, precision = candidate
+        pairs = self.pairs() if precision == "int8" else ()
+        return _set_up(name, self.net, self.size, precision=precision, calibration=pairs, **self.settings)
+
+    def fastest(self, candidates: Sequence[Candidate], frames: int | None, least: float | None) -> Engine:
+        """The fastest candidate; least: the agreement that a precision other than float32 must have, None: any."""
+        place = self.place()
+        trials, found, remarks = read_trials(place), dict[Candidate, float](), list[str]()
+        for candidate in candidates:
+            name, best = shown(candidate), min(found.values(), default=0.0)
+            if found and frames is not None and frames * best * HOPE < set_up_seconds(candidate):
+                remarks.append(f"{name} not tried, {frames} frames are not worth its set-up")
+                continue
+            judged = least is not None and candidate[1] != "fp32"
+            try:
+                trials[name] = trial = self.trial(candidate, trials.get(name), judged)
+            except UserError as error:
+                reason = str(error).removeprefix(f"--engine {candidate[0]}").lstrip(" :")
+                remarks.append(f"{name} skipped: {reason}")
+                continue
+            remarks.append(f"{name} {1e3 * trial.seconds:.1f} ms")
+            if judged and least is not None and trial.agreement is not None:
+                low = trial.agreement < least
+                below = f", below --agreement {least:g}" if low else ""
+                remarks[-1] += f" with {100 * trial.agreement:.2f} % of the labels{below}"
+                if low:
+                    continue
+            found[candidate] = trial.seconds
+        if not found:
+            raise UserError(f"--engine auto: no engine works here; {'; '.join(remarks)}")
+        write_trials(place, trials)
+        chosen = min(found, key=lambda candidate: found[candidate])
+        logger.info("--engine auto: %s; a frame at interval %d: %s", shown(chosen), self.interval, "; ".join(remarks))
+        return self.engines.get(chosen) or self.set_up(chosen)
+
+    def trial(self, candidate: Candidate, known: Trial | None, judged: bool) -> Trial:
+        """Measure a candidate, unless that is known. judged: its labels too. Raises UserError if it does not work."""
+        if known is not None and not (judged and known.agreement is None):
+            return known
+        engine = self.engines[candidate] = self.set_up(candidate)
+        share = agreement_of(self.labels(engine), self.expected()) if judged else None
+        return Trial(seconds_a_frame(engine, self.size, self.interval, self.settings["device"]), share)
+
+    def labels(self, engine: Engine) -> list[np.ndarray]:
+        """Label maps (2,H,W) of the calibration's pairs: a keyframe and the frame after it."""
+        stream = VideoSegmenter(self.net, engine=engine, schedule=FixedInterval(NEVER))
+        return [np.stack([*stream.stream(pair)]) for pair in self.pairs()]
+
+    def place(self) -> Path:
+        """The file of measurements."""
+        parts = (
+            processor(), processor_flags(), torch.get_num_threads(), [version_of(name) for name in PACKAGES],
+            self.size, self.interval, {name: str(value) for name, value in self.settings.items()},
+            [digest_of(part) for part in (self.net.segmenter, self.net.flow, self.net.guided)],
+        )
+        return cache_folder() / f"engines-{sha256(repr(parts).encode()).hexdigest()[:32]}.json"
+
+
+def agreement_of(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """Share of pixels with the expected label, of streams (T,H,W); of the T positions the worst."""
+    equal = [[float((a == b).mean()) for a, b in zip(*pair)] for pair in zip(found, expected, strict=True)]
+    return float(np.mean(equal, axis=0).min())
+
+
+def shown(candidate: Candidate) -> str:
+    """The candidate as log lines name it; float32 goes without saying."""
+    name, precision = candidate
+    return name if precision == "fp32" else f"{name} {precision}"
+
+
+def set_up_seconds(candidate: Candidate) -> float:
+    """Seconds until its first frame."""
+    return SET_UP[candidate[0]] + (QUANTISING if candidate[1] == "int8" else 0.0)
+
+
+def version_of(package: str) -> str:
+    """Its version, "" if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def read_trials(path: Path) -> dict[str, Trial]:
+    """The measurements of an earlier run, by candidate as `shown`; none if there is no such file, or a damaged one."""
+    try:
+        return {name: Trial(**values) for name, values in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def write_trials(path: Path, trials: dict[str, Trial]) -> None:
+    """Keep the measurements, if the folder can be written."""
+    with suppress(UserError):
+        write_json(path, {name: asdict(trial) for name, trial in trials.items()})
 
 
 def seconds_a_frame(engine: Engine, size: tuple[int, int], interval: int, device: torch.device) -> float:

@@ -1,13 +1,16 @@
-"""Engines compute the steps of a stream: in plain PyTorch, compiled, or by ONNX Runtime. All find the same labels."""
-from collections.abc import Callable, Sequence
+"""Engines compute the steps of a stream: in plain PyTorch, compiled, by ONNX Runtime or OpenVINO. In float32 all find
+the same labels."""
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from config.errors import UserError
+from config.options import PRECISIONS
+from inference.calibration import Pair, resized
 from inference.onnx_graphs import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
@@ -18,35 +21,44 @@ from inference.onnx_graphs import (
     run_session,
     session,
 )
+from inference.openvino_models import OPENVINO, compiled_model, quicker
+from inference.quantised import int8_model, int8_openvino_model
+from models.bf16 import in_bf16
 from models.build import build_method
 from models.gsvnet import GSVNet, State
 from models.label_map import label_map
 from models.methods.base import Method, SeenFrame
 from models.resize import nearest
-from models.steps import KeyframeStep, ViewStep
+from models.steps import KeyframeStep, Step, ViewStep
 from models.warp import warp_labels
-from utils.device import PRECISIONS, autocast
+from utils.device import autocast
 from utils.logging import logger
 
-Step = Callable[..., Tensor]
-SESSIONS = 8  # of ONNX Runtime that are kept, at least; a frame size has one for each of the method's networks
+Run = Callable[..., Tensor]
+SESSIONS = 8  # of a runtime that are kept, at least; a frame size has one for each of the method's networks
 
 
 class Engine:
     """Computes a method's steps in plain PyTorch ("eager"): BatchNorm folded, channels last, no gradients.
 
     Frames are (N,H,W,3) uint8 RGB on the CPU; views and states stay on `device`. Only `labels` waits for a GPU.
-    amp: "off", or "bf16" or "fp16" for the networks on a GPU. `batched`: whether N may be more than one.
+    precision: what the networks compute in, one of `precisions` for the kind of device; views, warps, the division by
+    the kernels' sum and logits stay in float32. calibration: frames for int8. `batched`: whether N may be more than
+    one.
     """
 
     name = "eager"
     batched = True
+    precisions: ClassVar[Mapping[str, Sequence[str]]] = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
 
-    def __init__(self, net: GSVNet, method: Method, *, device: torch.device, amp: str = "off"):
-        self.method, self.device, self.amp = method, device, amp
+    def __init__(
+        self, net: GSVNet, method: Method, *, device: torch.device, precision: str = "fp32",
+        calibration: Sequence[Pair] = (),
+    ):
+        self.method, self.device, self.precision, self.calibration = method, device, precision, calibration
         self.plain = set[str]()  # names of networks that the engine cannot run
         self._view = ViewStep(net)  # on the CPU, so that a propagated frame sends a GPU 1/64 of its pixels
-        self.networks = {name: network.to(device).eval() for name, network in method.networks.items()}
+        self.networks = {name: self._network(network).to(device).eval() for name, network in method.networks.items()}
         self._steps = {name: self._step(name) for name in self.networks}
 
     @torch.inference_mode()
@@ -81,10 +93,14 @@ class Engine:
 
     def run(self, name: str, *inputs: Tensor) -> Tensor:
         """The output of one of the method's networks."""
-        with autocast(self.device, self.amp):
+        with autocast(self.device, self.precision if self.device.type == "cuda" else "fp32"):
             return self._steps[name](*map(self._sent, inputs))
 
-    def _step(self, name: str) -> Step:
+    def _network(self, network: Step) -> Step:
+        """The network in the engine's precision, where that is a matter of weights."""
+        return in_bf16(network) if self.precision == "bf16" and self.device.type == "cpu" else network
+
+    def _step(self, name: str) -> Run:
         """What computes one of `networks`, from tensors to a tensor."""
         return self.networks[name]
 
@@ -112,7 +128,7 @@ class CompiledEngine(Engine):
 
     name = "compile"
 
-    def _step(self, name: str) -> Step:
+    def _step(self, name: str) -> Run:
         plain = self.networks[name]
         if self.device.type != "cuda":
             return partial(self._run, name, torch.compile(plain, dynamic=False, options={"freezing": True}))
@@ -120,7 +136,7 @@ class CompiledEngine(Engine):
         # CUDA graphs write every result into the same memory; a stream's state has to outlive the next one.
         return partial(self._run, name, lambda *inputs: step(*inputs).clone())
 
-    def _run(self, name: str, step: Step, *inputs: Tensor) -> Tensor:
+    def _run(self, name: str, step: Run, *inputs: Tensor) -> Tensor:
         if name not in self.plain:
             try:
                 return step(*inputs)
@@ -129,41 +145,39 @@ class CompiledEngine(Engine):
         return self.networks[name](*inputs)
 
 
-class OnnxEngine(Engine):
-    """The networks run by ONNX Runtime, on a CPU or a GPU (CUDA provider); states stay on the CPU.
+class GraphEngine(Engine):
+    """The networks exported as graphs and run by another runtime; states stay on the CPU.
 
-    Creates a session at the first use of each frame size, which takes seconds, and keeps those of the last sizes.
-    Frames come one at a time. A foreign segmenter that cannot be exported stays in PyTorch.
+    Creates a graph's runner at the first use of each frame size, which takes seconds, and keeps those of the last
+    sizes. Frames come one at a time. A foreign segmenter that cannot be exported stays in PyTorch.
     """
 
-    name = "onnx"
     batched = False
 
-    def __init__(self, net: GSVNet, method: Method, *, device: torch.device, amp: str = "off"):
-        """Raises UserError if a package or the provider is missing, or for half precision."""
-        runtime, *_ = require_packages("--engine onnx")
-        if amp != "off":
-            raise UserError(
-                f"--engine onnx computes in float32; use --amp off, or --engine eager or compile with --amp {amp}"
-            )
-        if device.type == "cuda" and CUDA_PROVIDER not in runtime.get_available_providers():
-            raise UserError(
-                "--engine onnx: this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of "
-                "onnxruntime, or use --device cpu, or --engine eager or compile"
-            )
-        super().__init__(net, method, device=torch.device("cpu"))
-        self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)
+    def __init__(
+        self, net: GSVNet, method: Method, *, device: torch.device, precision: str = "fp32",
+        calibration: Sequence[Pair] = (),
+    ):
+        """Raises UserError for int8 without frames to calibrate on, or without keyframes."""
+        if precision == "int8" and "keyframe" not in method.networks:
+            raise UserError("int8 is for the segmenter of keyframes, and this method has none; use another --precision")
+        if precision == "int8" and not calibration:
+            raise UserError("int8 is set up on frames; name a video or a folder of pictures with --calibrate PATH")
+        super().__init__(net, method, device=torch.device("cpu"), precision=precision, calibration=calibration)
         # Frames of ever new sizes would fill the memory with sessions.
         self._session = lru_cache(max(SESSIONS, len(self.networks)))(self._create_session)
 
-    def _step(self, name: str) -> Step:
+    def _network(self, network: Step) -> Step:
+        return network  # the runtime has its own precisions
+
+    def _step(self, name: str) -> Run:
         return partial(self._run, name)
 
     def _run(self, name: str, *inputs: Tensor) -> Tensor:
         if name not in self.plain:
             try:
                 made = self._session(name, *((x.shape, x.dtype) for x in inputs))
-                return run_session(made, **dict(zip(self.networks[name].inputs, inputs, strict=True)))
+                return self._run_session(made, **dict(zip(self.networks[name].inputs, inputs, strict=True)))
             except UserError:
                 raise
             except Exception as error:  # the exporter raises errors of many kinds
@@ -173,33 +187,110 @@ class OnnxEngine(Engine):
     def _create_session(self, name: str, *kinds: tuple[torch.Size, torch.dtype]) -> Any:
         like = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in zip(self.networks[name].inputs, kinds)}
         graph = Graph(name, self.networks[name], like, "logits")
-        return session(onnx_model(graph, exported(graph)), self.providers)
+        return self._compiled(graph, onnx_model(graph, exported(graph)))
+
+    def _images(self, graph: Graph) -> list[np.ndarray]:
+        """Frames to quantise the graph on, of its size; none if it is not to be quantised."""
+        if self.precision != "int8" or graph.name != "keyframe":
+            return []
+        _, height, width, _ = graph.inputs["image"].shape
+        return [image[None] for image, _ in resized(self.calibration, (height, width))]
+
+    def _compiled(self, graph: Graph, model: Any) -> Any:
+        """What `_run_session` runs."""
+        raise NotImplementedError
+
+    def _run_session(self, made: Any, **inputs: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine)}
+class OnnxEngine(GraphEngine):
+    """The networks run by ONNX Runtime, on a CPU or a GPU (CUDA provider). int8: the keyframe's, the others in fp32."""
+
+    name = "onnx"
+    precisions: ClassVar = {"cpu": ("fp32", "int8"), "cuda": ("fp32",)}
+
+    def __init__(self, net: GSVNet, method: Method, *, device: torch.device, **settings: Any):
+        """Raises UserError if a package or the provider is missing, and as every `GraphEngine`."""
+        runtime, *_ = require_packages("--engine onnx")
+        if device.type == "cuda" and CUDA_PROVIDER not in runtime.get_available_providers():
+            raise UserError(
+                "--engine onnx: this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of "
+                "onnxruntime, or use --device cpu, or --engine eager or compile"
+            )
+        self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)
+        super().__init__(net, method, device=device, **settings)
+
+    def _compiled(self, graph: Graph, model: Any) -> Any:
+        images = self._images(graph)
+        return session(int8_model(model, images) if images else model, self.providers)
+
+    def _run_session(self, made: Any, **inputs: Tensor) -> Tensor:
+        return run_session(made, **inputs)
+
+
+class OpenVinoEngine(GraphEngine):
+    """The networks run by OpenVINO on a CPU. int8: the keyframe's; what int8 leaves, and the other networks, in bf16
+    where that is quicker here, else in float32."""
+
+    name = "openvino"
+    precisions: ClassVar = {"cpu": ("fp32", "bf16", "fp16", "int8")}
+
+    def __init__(self, net: GSVNet, method: Method, **settings: Any):
+        """Raises UserError if a package is missing, and as every `GraphEngine`."""
+        require_packages("--engine openvino", (*OPENVINO, "nncf") if settings.get("precision") == "int8" else OPENVINO)
+        super().__init__(net, method, **settings)
+
+    def _compiled(self, graph: Graph, model: Any) -> Any:
+        if self.precision != "int8":
+            return compiled_model(self.precision, model.SerializeToString())
+        images = self._images(graph)
+        parts = int8_openvino_model(model, images) if images else (model.SerializeToString(),)
+        return quicker([compiled_model(precision, *parts) for precision in ("fp32", "bf16")], graph)
+
+    def _run_session(self, made: Any, **inputs: Tensor) -> Tensor:
+        return made(**inputs)
+
+
+ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine, OpenVinoEngine)}
+
+
+def check_precision(name: str, precision: str, device: torch.device) -> None:
+    """Raise UserError if the engine `name` does not compute in that precision on such a device."""
+    if precision not in PRECISIONS:
+        raise UserError(f"no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
+    kind = "a GPU" if device.type == "cuda" else "a CPU"
+    able = [each for each, engine in ENGINES.items() if precision in engine.precisions.get(device.type, ())]
+    if name not in able:
+        has = ENGINES[name].precisions.get(device.type)
+        does = f"computes in {', '.join(has)} on {kind}, not in {precision}" if has else f"does not run on {kind}"
+        other = f"--engine {' or '.join(able)}" if able else "another --precision, which no engine has there"
+        raise UserError(f"--engine {name}: {does}; use {other}")
 
 
 def build_engine(
-    name: str, net: GSVNet, *, scale: float, device: torch.device, amp: str = "off", method: str = "gsv",
-    carry: str = "logits",
+    name: str, net: GSVNet, *, scale: float, device: torch.device, precision: str = "fp32", method: str = "gsv",
+    carry: str = "logits", calibration: Sequence[Pair] = (),
 ) -> Engine:
     """The engine of that name in `ENGINES`, for a way to carry the segmentation (`build_method`). Raises UserError if
-    it does not work here."""
+    it does not work here, or not in that precision."""
     if name not in ENGINES:
         raise UserError(f"no engine {name!r}; choose one of: {', '.join(ENGINES)} (auto works with --video only)")
-    if amp not in PRECISIONS:
-        raise UserError(f"no precision {amp!r}; choose one of: {', '.join(PRECISIONS)}")
+    check_precision(name, precision, device)
     if not 0 < scale < float("inf"):
         raise UserError(f"scale must be a number above 0, not {scale!r}: keyframes are resized by it")
-    return ENGINES[name](net, build_method(name=method, net=net, scale=scale, carry=carry), device=device, amp=amp)
+    made = build_method(name=method, net=net, scale=scale, carry=carry)
+    return ENGINES[name](net, made, device=device, precision=precision, calibration=calibration)
 
 
 def build_engines(
-    net: GSVNet, methods: Sequence[str], *, scale: float, device: torch.device, carry: str = "logits"
+    net: GSVNet, methods: Sequence[str], *, scale: float, device: torch.device, carry: str = "logits",
+    engine: str = "eager", **settings: Any,
 ) -> dict[str, Engine]:
-    """Engines in plain PyTorch for several methods, by name, which share the keyframe segmenter."""
+    """Engines for several methods, by name, which share the keyframe segmenter. settings: others of an `Engine`."""
+    check_precision(engine, settings.get("precision", "fp32"), device)
     keyframe = KeyframeStep(net, scale) if {*methods} - {"tdnet", "accel"} else None
     built = {
         name: build_method(name=name, net=net, scale=scale, keyframe=keyframe, carry=carry) for name in methods
     }
-    return {name: Engine(net, method, device=device) for name, method in built.items()}
+    return {name: ENGINES[engine](net, method, device=device, **settings) for name, method in built.items()}

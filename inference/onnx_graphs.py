@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFORMABLE_OPSET = 19  # the first one whose deformable convolution ONNX Runtime has
 OPSET = 18  # written by torch without a conversion afterwards; GridSample requires 16
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
-_PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # torch's exporter is written in onnxscript
+PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # torch's exporter is written in onnxscript
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Graph:
     output: str
 
 
-def require_packages(flag: str) -> tuple[ModuleType, ...]:
-    """Import onnxruntime, onnx and onnxscript, which `flag` requires. Raises UserError if one is missing."""
+def require_packages(flag: str, names: Sequence[str] = PACKAGES) -> tuple[ModuleType, ...]:
+    """Import the packages, which `flag` requires. Raises UserError if one is missing."""
     try:
-        return tuple(importlib.import_module(name) for name in _PACKAGES)
+        return tuple(importlib.import_module(name) for name in names)
     except ImportError as error:
-        raise UserError(f"{flag}: {error}; install the packages: pip install {' '.join(_PACKAGES)}") from error
+        raise UserError(f"{flag}: {error}; install the packages: pip install {' '.join(names)}") from error
 
 
 def exported(graph: Graph) -> ExportedProgram:

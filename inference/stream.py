@@ -12,8 +12,9 @@ from torch import Tensor
 
 from config.command_line import parse, resolve
 from config.errors import UserError
-from config.options import Options
+from config.options import OF_AMP, Options
 from config.segmenters import check_segmenter_name
+from inference.calibration import calibration_pairs
 from inference.engines import Engine, build_engine
 from inference.keyframe_schedule import NEVER, FixedInterval, Schedule, build_schedule
 from models.gsvnet import GSVNet, State, joined
@@ -50,14 +51,18 @@ class VideoSegmenter:
 
     def __init__(
         self, net: GSVNet, *, schedule: Schedule | None = None, scale: float = 0.75, engine: str | Engine = "eager",
-        device: torch.device | str = "cpu", amp: str = "off", method: str = "gsv", carry: str = "logits",
+        device: torch.device | str = "cpu", precision: str = "fp32", amp: str = "", method: str = "gsv",
+        carry: str = "logits", calibrate: str = "",
     ):
         """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: one
-        of `engines.ENGINES`, or an engine, which several segmenters may share. method: gsv, warp, copy or per-frame;
-        carry: what warp and copy move, logits or labels."""
+        of `engines.ENGINES`, or an engine, which several segmenters may share. precision: as --precision; amp: its
+        earlier name. calibrate: for int8, a video or a folder of pictures. method: gsv, warp, copy or per-frame; carry:
+        what warp and copy move, logits or labels."""
         if isinstance(engine, str):
-            device = torch.device(device)
-            engine = build_engine(engine, net, scale=scale, device=device, amp=amp, method=method, carry=carry)
+            settings: dict[str, Any] = {"scale": scale, "device": torch.device(device), "method": method}
+            pairs = calibration_pairs(calibrate) if precision == "int8" and calibrate else ()
+            precision = OF_AMP.get(amp, amp) or precision
+            engine = build_engine(engine, net, precision=precision, carry=carry, calibration=pairs, **settings)
         usual = FixedInterval(3 if engine.method.keyframes else NEVER)
         self.engine, self.schedule, self.classes = engine, schedule or usual, net.segmenter.names
         self.colours = colours_of(net.segmenter)
@@ -66,7 +71,8 @@ class VideoSegmenter:
     @classmethod
     def from_options(cls, options: Options, device: torch.device | str = "cpu", **settings: Any) -> "VideoSegmenter":
         """From the networks that the command line's options name."""
-        found = {"scale": options.scale, "amp": options.amp, "method": options.method, "carry": options.carry}
+        names = ("scale", "precision", "method", "carry", "calibrate")
+        found = {name: getattr(options, name) for name in names}
         settings = {**found, "schedule": build_schedule(options), **settings}
         return cls(networks_for_inference(options), device=device, **settings)
 
@@ -78,7 +84,7 @@ class VideoSegmenter:
         options = run_options(Path(folder), segnet)
         if "method" not in settings:
             options = chosen_by_val(options)
-        return cls.from_options(options, **{"amp": "off", **settings})  # not what it was trained in
+        return cls.from_options(options, **settings)
 
     @classmethod
     def from_segmenter(cls, segnet: str, weights: str = "", **settings: Any) -> "VideoSegmenter":

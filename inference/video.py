@@ -3,6 +3,7 @@ import glob
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from config.folders import natural
 from config.options import Options, flag
 from config.schema import DatasetConfig
 from dataloaders.images import id_table
+from inference.calibration import calibration_pairs
 from inference.containers import USUAL_RATE
 from inference.engine_choice import choose_engine
 from inference.keyframe_schedule import NEVER, build_schedule
@@ -176,9 +178,12 @@ def _output_of(folder: Path, source: str) -> Path:
 def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
     """The stream that the options ask for, with an engine for these frames. Raises UserError."""
     interval = {"per-frame": 1, "tdnet": NEVER}.get(options.method, options.interval)
+    bits = dataset_config(options.dataset, options.data_path).bits
     engine = choose_engine(
-        options.engine, net, size=frames.size, interval=interval, scale=options.scale, device=device, amp=options.amp,
-        method=options.method, carry=options.carry, frames=frames.count,
+        options.engine, net, size=frames.size, interval=interval, scale=options.scale, device=device,
+        precision=options.precision, method=options.method, carry=options.carry, frames=frames.count,
+        calibrate=partial(calibration_pairs, options.calibrate or frames.name, bits=bits, seed=options.seed),
+        agreement=options.agreement,
     )
     return VideoSegmenter(net, engine=engine, schedule=build_schedule(options))
 

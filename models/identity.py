@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from models.segmenters.base import Segmenter
 
@@ -50,14 +51,15 @@ def described(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def digest_of(segmenter: Segmenter) -> str:
+def digest_of(network: nn.Module) -> str:
     """SHA-256 over name, type, shape and bytes of the tensors that `forward` uses, in the order of their names.
 
     BatchNorm's counters of batches are left out: they change without changing the network.
     """
-    unused = {id(x) for part in segmenter.training_only() for x in (*part.parameters(), *part.buffers())}
+    spare = network.training_only() if isinstance(network, Segmenter) else []
+    unused = {id(x) for part in spare for x in (*part.parameters(), *part.buffers())}
     digest = hashlib.sha256()
-    for name, x in sorted(segmenter.state_dict(keep_vars=True).items()):
+    for name, x in sorted(network.state_dict(keep_vars=True).items()):
         if id(x) not in unused and not name.endswith("num_batches_tracked"):
             digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
             digest.update(x.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

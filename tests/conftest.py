@@ -66,6 +66,12 @@ def one_thread_and_seed():
     torch.manual_seed(1)
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path_factory, request):
+    """A cache folder of the test's own, not there before it is used."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{id(request.node)}"))
+
+
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory):
     """A tiny synthetic data set: 64 x 128, sequences of 6 frames."""

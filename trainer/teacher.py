@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config.options import Options
+from config.options import OF_AMP, Options
 from config.schema import DatasetConfig
 from dataloaders.clips import LabelledFrame
 from dataloaders.images import id_table
@@ -39,7 +39,8 @@ def teacher_pass(
     ids of `dataset`. Raises UserError where the disk is too small, and for unreadable frames."""
     folder = teacher_folder(options)
     net = GSVNet(net.segmenter, DISFlow(options.dis_side, options.dis_preset), net.guided, net.grid)
-    engine = build_engine("eager", net, scale=options.scale, device=device, amp=options.amp)
+    engine = build_engine("eager", net, scale=options.scale, device=device,
+                          precision=OF_AMP[options.amp])
     passes = plan(net, parts, options, folder, pictures)
     keep = partial(keep_pictures, ids=id_table(dataset)) if pictures else keep_arrays
     if ranks.first:

@@ -3,12 +3,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-PRECISIONS: dict[str, torch.dtype | None] = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # of --amp
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(device: torch.device, amp: str) -> AbstractContextManager:
-    """The context of a forward pass in the precision `amp`, a name of PRECISIONS."""
-    dtype = PRECISIONS[amp]
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context of a forward pass in bf16 or fp16; of any other precision, one that does nothing."""
+    dtype = HALF.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 

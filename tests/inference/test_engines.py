@@ -16,7 +16,7 @@ from inference import onnx_graphs as graphs
 from inference.engine_choice import choose_engine
 from inference.engines import ENGINES, OnnxEngine, build_engine
 from inference.stream import CameraGroup, VideoSegmenter
-from models.build import build_flow, build_method
+from models.build import build_flow
 from models.gsvnet import GSVNet, State
 from models.guided_conv import GuidedConv
 from models.methods.base import Method, SeenFrame
@@ -49,7 +49,7 @@ def tiny_net():
 
 
 def test_command_line_offers_every_engine():
-    assert NAMES == ("auto", *ENGINES)
+    assert NAMES == ("auto", *ENGINES, "all")
 
 
 @pytest.mark.slow
@@ -122,17 +122,28 @@ def test_missing_package_is_named_and_other_engines_do_without(monkeypatch, tiny
 
 
 @pytest.mark.parametrize(
-    "device, amp, message",
+    "engine, device, precision, message",
     [
-        ("cpu", "bf16", "computes in float32; use --amp off, or --engine eager or compile with --amp bf16"),
-        ("cuda", "off", "this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in place of onnxruntime"),
+        ("onnx", "cpu", "bf16", "--engine onnx: computes in fp32, int8 on a CPU, not in bf16; use --engine eager or "
+         "compile or openvino$"),
+        ("eager", "cpu", "int8", "computes in fp32, bf16 on a CPU, not in int8; use --engine onnx or openvino$"),
+        ("compile", "cuda", "int8", "computes in fp32, bf16, fp16 on a GPU, not in int8; use another --precision"),
+        ("openvino", "cuda", "bf16", "--engine openvino: does not run on a GPU; use --engine eager or compile$"),
+        ("onnx", "cpu", "int8", "int8 is set up on frames; name a video or a folder of pictures with --calibrate PATH"),
+        ("onnx", "cuda", "fp32", "has no CUDA provider; pip install onnxruntime-gpu in place of onnxruntime"),
     ],
 )
-def test_onnx_names_what_it_does_not_support(monkeypatch, tiny_net, device, amp, message):
+def test_engines_name_what_they_do_not_support(monkeypatch, tiny_net, engine, device, precision, message):
     runtime = SimpleNamespace(get_available_providers=lambda: [graphs.CPU_PROVIDER])
-    monkeypatch.setattr(engines, "require_packages", lambda wanted_by: (runtime, None, None))
+    monkeypatch.setattr(engines, "require_packages", lambda *wanted: (runtime, None, None))
     with pytest.raises(UserError, match=message):
-        OnnxEngine(tiny_net, build_method(name="gsv", net=tiny_net, scale=0.75), device=torch.device(device), amp=amp)
+        build_engine(engine, tiny_net, scale=0.75, device=torch.device(device), precision=precision)
+
+
+def test_int8_is_refused_where_there_are_no_keyframes(tiny_net):
+    networks = SimpleNamespace(networks={"part": torch.nn.Identity()}, foldable=True)
+    with pytest.raises(UserError, match="int8 is for the segmenter of keyframes, and this method has none"):
+        OnnxEngine(tiny_net, networks, device=CPU, precision="int8", calibration=[(None, None)])
 
 
 class Fake:
@@ -161,9 +172,10 @@ def fakes(monkeypatch, caplog):
 
     def install(**costs):
         def build(name, net, **settings):
-            if isinstance(costs[name], Exception):
-                raise costs[name]
-            return Fake(name, costs[name])
+            cost = costs.get(name, UserError(f"--engine {name}: not here"))
+            if isinstance(cost, Exception):
+                raise cost
+            return Fake(name, cost)
 
         monkeypatch.setattr(engine_choice, "build_engine", build)
         monkeypatch.setattr(engine_choice.time, "perf_counter", lambda: Fake.clock)
@@ -189,9 +201,11 @@ def fakes(monkeypatch, caplog):
         ),
     ],
 )
-def test_auto_takes_the_fastest_engine_worth_its_set_up_and_logs_why(fakes, caplog, costs, frames, chosen, words):
+def test_auto_takes_the_fastest_engine_worth_its_set_up_and_logs_why(
+    fakes, caplog, tiny_net, costs, frames, chosen, words
+):
     fakes(**costs)
-    assert choose_engine("auto", None, frames=frames, **CHOICE).name == chosen
+    assert choose_engine("auto", tiny_net, frames=frames, **CHOICE).name == chosen
     line = caplog.records[-1].getMessage()  # before it, that it takes a while
     assert line.startswith(f"--engine auto: {chosen}; a frame at interval 3: ")
     for word in words:

@@ -189,7 +189,7 @@ def test_frames_of_other_memory_layouts(segmenter, frames, kind, recwarn):
     [
         ({"engine": "egaer"}, "no engine 'egaer'; choose one of: eager, compile, onnx"),
         ({"engine": "auto"}, "auto works with --video only"),
-        ({"amp": "fp8"}, "no precision 'fp8'; choose one of: off, bf16, fp16"),
+        ({"precision": "fp8"}, "no precision 'fp8'; choose one of: fp32, bf16, fp16, int8"),
         ({"scale": 0}, "scale must be a number above 0, not 0: keyframes are resized by it"),
         ({"scale": -1.0}, "a number above 0, not -1.0"),
         ({"scale": float("nan")}, "a number above 0, not nan"),

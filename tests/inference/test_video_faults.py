@@ -293,7 +293,7 @@ def test_exports_that_cannot_be(call, tmp_path, monkeypatch, words, message):
         ("gsvnet_swiftnet", {"weights_dir": True, "engine": "tensorrt"}, UserError,
          "no engine 'tensorrt'; choose one of: eager"),
         ("gsvnet_swiftnet", {"weights_dir": True, "amp": "half"}, UserError,
-         "no precision 'half'; choose one of: off, bf16, fp16"),
+         "no precision 'half'; choose one of: fp32, bf16, fp16, int8"),
         ("gsvnet_swiftnet", {"weights_dir": True, "scale": 0}, UserError, "a number above 0, not 0"),
         ("gsvnet_swiftnet", {"weights_dir": True, "intervall": 3}, TypeError,
          "unexpected keyword argument 'intervall'"),

@@ -1,0 +1,55 @@
+"""OpenVINO's models: compiled for this processor, and run on torch's tensors without copying them."""
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from config.errors import UserError
+from inference.onnx_graphs import Graph
+
+OPENVINO = ("openvino", "onnx", "onnxscript")
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+TRIES = 5  # of which the quickest counts
+Run = Callable[..., Tensor]
+
+
+def compiled_model(precision: str, model: bytes, weights: bytes = b"") -> Run:
+    """A function from a graph's inputs, by name, to its output. model: ONNX, or with `weights` OpenVINO's own format.
+
+    Raises UserError if this processor does not compute in that precision; OpenVINO would silently use another one.
+    """
+    import openvino
+
+    core = openvino.Core()
+    read = core.read_model(model, weights) if weights else core.read_model(model)
+    hints = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = core.compile_model(read, "CPU", hints)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if used != HINTS[precision]:
+        raise UserError(
+            f"--precision {precision}: on this processor OpenVINO computes in {used} instead; use --precision fp32"
+        )
+    request = compiled.create_infer_request()
+
+    def run(**inputs: Tensor) -> Tensor:
+        arrays = {name: x.contiguous().numpy() for name, x in inputs.items()}
+        return torch.from_numpy(request.infer(arrays, share_inputs=True)[0])  # a copy: states outlive the next call
+
+    return run
+
+
+def quicker(runs: Sequence[Run], graph: Graph) -> Run:
+    """The one that takes the least time for the graph's inputs."""
+    def seconds(run: Run) -> float:
+        times = []
+        for _ in range(TRIES):
+            began = time.perf_counter()
+            run(**graph.inputs)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    return min(runs, key=seconds)

@@ -1,0 +1,114 @@
+"""Graphs in 8 bits: quantised after training, for ONNX Runtime or OpenVINO, and kept in a cache."""
+import hashlib
+import io
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from config.errors import UserError
+from utils.files import written_whole
+from utils.logging import logger
+
+if TYPE_CHECKING:
+    import onnx
+
+Files = Mapping[str, bytes]  # by name
+
+
+def cache_folder() -> Path:
+    """Where quantised graphs and measurements are kept; it may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsvnet"
+
+
+def int8_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.ModelProto":
+    """A keyframe's graph with convolutions in 8 bits, for ONNX Runtime: quantised and dequantised per channel.
+
+    images: (1,H,W,3) uint8 each, of the graph's size, which determine the ranges of its activations.
+    """
+    import onnx
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left: Iterator[np.ndarray] = iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.left, None)
+            return None if image is None else {"image": image}
+
+    def make() -> Files:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            plain, made = (Path(folder, name) for name in ("plain.onnx", "int8.onnx"))
+            onnx.save(model, plain)  # given the model itself, it would change it
+            kinds = dict(activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # as processors multiply them
+            quantize_static(plain, made, Reader(), per_channel=True, op_types_to_quantize=["Conv"], **kinds)
+            return {"model.onnx": made.read_bytes()}
+
+    return onnx.load_from_string(kept(model, images, f"onnxruntime {onnxruntime.__version__}", make)["model.onnx"])
+
+
+def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
+    """As `int8_model`, for OpenVINO, by NNCF: structure and weights in OpenVINO's own format."""
+    import openvino
+
+    def make() -> Files:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            os.environ.setdefault("NNCF_CI", "1")  # otherwise it reports its use over the network
+            import nncf
+
+            data = nncf.Dataset(images, lambda image: {"image": image})
+            plain = openvino.Core().read_model(model.SerializeToString())
+            made = nncf.quantize(plain, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
+            openvino.save_model(made, Path(folder, "model.xml"), compress_to_fp16=False)
+            return {name: Path(folder, name).read_bytes() for name in ("model.xml", "model.bin")}
+
+    files = kept(model, images, f"nncf {version('nncf')}", make)
+    return files["model.xml"], files["model.bin"]
+
+
+def kept(model: "onnx.ModelProto", images: Sequence[np.ndarray], maker: str, make: Callable[[], Files]) -> Files:
+    """What `make` returns for this model, these frames and that maker's version: from the cache, if it is there whole.
+
+    A damaged file is made anew; a folder that cannot be written costs the same work the next time.
+    """
+    digest = hashlib.sha256(maker.encode())
+    for part in (model.SerializeToString(), *(image.tobytes() for image in images)):
+        digest.update(part)
+    path = cache_folder() / f"{digest.hexdigest()[:32]}.zip"
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {name: file.read(name) for name in file.namelist()}  # compared with their checksums
+    except FileNotFoundError:
+        logger.info("int8: quantising the keyframe segmenter on %d frames", len(images))
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        logger.info("int8: quantising anew, %s is damaged (%s)", path, error)
+    files = make()
+    try:
+        with written_whole(path) as target, zipfile.ZipFile(target, "w") as file:
+            for name, content in files.items():
+                file.writestr(name, content)
+    except UserError as error:
+        logger.warning("int8: not kept for the next time: %s", error.line)
+    return files
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the quantisers print and log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
