@@ -19,6 +19,7 @@ from config.options import Options
 from dataloaders.loaders import TrainingLoader
 from models.gsvnet import GSVNet
 from models.load import fresh_networks
+from trainer.precision import with_measured_amp
 from trainer.stages.propagation import PropagationStage
 from trainer.trainable import keyframe_and_teacher
 from utils.distributed import Ranks
@@ -33,6 +34,7 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     Returns `settings`, `table` (lines), and for "published" and "ours" a dict of `milliseconds` (medians by part, and
     "step", their sum), `clips_per_second`, `peak_gib`.
     """
+    options = with_measured_amp(options, device)
     options = replace(options, multi_step=(max(options.multi_step),), eval_multi_step=(), eval_single=True)
     torch.manual_seed(options.seed)
     net, rounds = fresh_networks(options), Rounds.of(options, STEPS)
@@ -48,7 +50,8 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     settings = (
         f"{options.segnet}, {options.optical_flow_network} flow, batch {options.batch_size}, crop "
         f"{options.crop_height} x {options.crop_width}, interval {options.multi_step[0]}, --amp {options.amp}, "
-        f"--compile {int(options.compile)}, {options.num_worker} loader processes"
+        f"--compile {int(options.compile)}, {options.num_worker} loader processes; frozen segmenter: "
+        f"--engine {options.engine} --precision {options.precision}"
     )
     return {"settings": settings, **found, "table": [settings, *step_table(found).console()]}
 

@@ -71,20 +71,21 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
 
 def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
     """Engines and precisions: where they have an effect, and what they are called."""
-    read = options.video or options.evaluate or options.export or options.benchmark in ("video", "table")
+    trains = options.stage == "gsv" and (options.benchmark == "train" or not tasks(options))
+    read = trains or options.video or options.evaluate or options.export or options.benchmark in ("video", "table")
     for name in ("precision", "agreement", "calibrate"):
         if name in given and not read:
             raise UserError(
-                f"{flag(name)} has an effect only with --video, --evaluate 1, --export and --benchmark video or table; "
-                "drop it (training has --amp)"
+                f"{flag(name)} has an effect only with --video, --evaluate 1, --export, --benchmark video or table, "
+                "and in training on the frozen segmenter; drop it (what is trained has --amp)"
             )
     streams = options.video or options.benchmark in ("video", "table")
     if streams and {"amp", "precision"} <= {*given} and OF_AMP[options.amp] != options.precision:
         raise UserError(f"--amp {options.amp} and --precision {options.precision} are two precisions; drop --amp")
     if options.precision == "auto" and not options.video:
         raise UserError("--precision auto is for --video; choose fp32, bf16, fp16 or int8")
-    if "agreement" in given and options.precision != "auto":
-        raise UserError("--agreement has an effect only with --precision auto; add that or drop it")
+    if "agreement" in given and options.precision != "auto" and not (trains and "precision" in given):
+        raise UserError("--agreement has an effect only with --precision auto, or in training; add one or drop it")
     if "calibrate" in given and options.precision not in ("int8", "auto") and options.engine != "all":
         raise UserError("--calibrate has an effect only with --precision int8 or auto; add one or drop it")
     if options.precision == "int8" and options.benchmark == "table":

@@ -13,7 +13,7 @@ LEARNED_FLOWS = ("light", "flownet")
 METHODS = ("gsv", "per-frame", "copy", "warp", "tdnet", "accel", "auto")
 ENGINES = ("auto", "eager", "compile", "onnx", "openvino", "all")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-OF_AMP = {"off": "fp32", "bf16": "bf16", "fp16": "fp16"}  # --amp -> the --precision of the same networks, untrained
+OF_AMP = {"off": "fp32", "bf16": "bf16", "fp16": "fp16", "auto": "auto"}  # --amp -> --precision of networks not trained
 BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule", "carry")
 DOWNLOADS = ("swiftnet", "bisenet", "flownet", "gsvnet", "all")
 
@@ -164,13 +164,14 @@ class Options:
     quality: int = _option(-1, "constant rate factor of h264 and h265, 0 the best, 51 the smallest file (-1: the "
                            "codec's default)", low=-1, high=51)
     audio: bool = _option(True, "copy the sound of --video into the written video")
-    engine: str = _option("auto", "what runs the networks of a video, or where it is named of --evaluate 1: PyTorch, "
-                          "torch.compile, ONNX Runtime, OpenVINO; auto: the fastest here; all: each in each precision, "
-                          "of --benchmark video", choices=ENGINES)
+    engine: str = _option("auto", "what runs the networks of a video, or where it is named of --evaluate 1, or the "
+                          "frozen segmenter in training: PyTorch, torch.compile, ONNX Runtime, OpenVINO; auto: the "
+                          "fastest here, in training PyTorch; all: each in each precision, of --benchmark video",
+                          choices=ENGINES)
     precision: str = _option("fp32", "what these networks compute in, see docs/speed.md; int8: keyframes' alone; auto: "
                              "of --video, the fastest that keeps --agreement", choices=(*PRECISIONS, "auto"))
-    agreement: float = _option(0.99, "of --precision auto: share of pixels that must keep their label", low=0,
-                               high=1)
+    agreement: float = _option(0.99, "share of pixels that must keep their label with --precision auto, or in training",
+                               low=0, high=1)
     calibrate: str = _option("", "frames that int8 is set up on: a video, or a folder of pictures (default: frames of "
                              "the video or data set itself)", shown="PATH")
     frame_size: tuple[int, int] = _option((1024, 2048), "frame size of --benchmark video or carry", low=32, count=2,
@@ -198,8 +199,8 @@ class Options:
     log_folder: str = _option("./logs", "folder of the run folders", shown="DIR")
     # machine
     device: str = _option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    amp: str = _option("off", "mixed precision in training; of a video, the same as --precision",
-                       choices=("off", "bf16", "fp16"))
+    amp: str = _option("off", "mixed precision in training; auto: bf16 if it is quicker here; of a video, the same as "
+                       "--precision", choices=(*OF_AMP,))
     compile: bool = _option(False, "compile the networks with torch.compile before training")
     sync_bn: bool = _option(False, "compute BatchNorm statistics over all processes")
     apex: bool = _option(False, "use the fused optimizers of an installed NVIDIA apex instead of torch's")

@@ -193,8 +193,9 @@ class GraphEngine(Engine):
         """Frames to quantise the graph on, of its size; none if it is not to be quantised."""
         if self.precision != "int8" or graph.name != "keyframe":
             return []
-        _, height, width, _ = graph.inputs["image"].shape
-        return [image[None] for image, _ in resized(self.calibration, (height, width))]
+        like = graph.inputs["image"]  # (N,H,W,3)
+        images = [torch.from_numpy(image) for image, _ in resized(self.calibration, (like.shape[1], like.shape[2]))]
+        return [image.expand_as(like).to(like.dtype).numpy() for image in images]
 
     def _compiled(self, graph: Graph, model: Any) -> Any:
         """What `_run_session` runs."""
@@ -270,7 +271,7 @@ def check_precision(name: str, precision: str, device: torch.device) -> None:
 
 def build_engine(
     name: str, net: GSVNet, *, scale: float, device: torch.device, precision: str = "fp32", method: str = "gsv",
-    carry: str = "logits", calibration: Sequence[Pair] = (),
+    carry: str = "logits", calibration: Sequence[Pair] = (), keyframe: KeyframeStep | None = None,
 ) -> Engine:
     """The engine of that name in `ENGINES`, for a way to carry the segmentation (`build_method`). Raises UserError if
     it does not work here, or not in that precision."""
@@ -279,7 +280,7 @@ def build_engine(
     check_precision(name, precision, device)
     if not 0 < scale < float("inf"):
         raise UserError(f"scale must be a number above 0, not {scale!r}: keyframes are resized by it")
-    made = build_method(name=method, net=net, scale=scale, carry=carry)
+    made = build_method(name=method, net=net, scale=scale, carry=carry, keyframe=keyframe)
     return ENGINES[name](net, made, device=device, precision=precision, calibration=calibration)
 
 

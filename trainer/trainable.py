@@ -1,10 +1,10 @@
 """What one training step of each stage computes. Plain modules and functions: no loop, no saving, no printing."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models.gsvnet import GSVNet, Propagation, State, on_grid, segment
+from models.gsvnet import GSVNet, Propagation, State, on_grid
 from models.resize import GRID_STRIDE, size_of
 from models.segmenters.base import Segmenter
 from models.warp import grid_flow
@@ -39,15 +39,15 @@ class ClipPropagation(Propagation):
 
 
 def keyframe_and_teacher(
-    frozen: Segmenter, ends: Tensor, *, distil: bool, grid: int = GRID_STRIDE
+    frozen: Callable[[Tensor], Tensor], ends: Tensor, *, distil: bool, grid: int = GRID_STRIDE
 ) -> tuple[Tensor, Tensor | None]:
     """First and last frames (N,2,3,H,W), RGB 0..255 -> keyframe logits (N,C,h,w) of the first, teacher logits
     (N,C,H/stride,W/stride) of the last (None without distillation), float32.
 
-    Both frames go through the frozen segmenter in one batch.
+    frozen: see `trainer.frozen`. Both frames go through it in one batch.
     """
     with torch.inference_mode():
-        logits = segment(frozen, torch.cat([ends[:, 0], ends[:, 1]]) if distil else ends[:, 0])  # (2N,C,H/4,W/4)
+        logits = frozen(torch.cat([ends[:, 0], ends[:, 1]]) if distil else ends[:, 0])  # (2N,C,H/4,W/4)
         key_logits = on_grid(logits[: len(ends)], size_of(ends), grid)  # (N,C,h,w)
     # Clones, since a backward pass cannot keep tensors of inference mode; channels first, like the logits that they are
     # combined with in the guided block and the loss.

@@ -17,6 +17,7 @@ from evaluation.metrics_json import Metrics
 from models.load import read_resumed
 from trainer.bad_samples import LISTED
 from trainer.checkpointing import Checkpoints
+from trainer.precision import with_measured_amp
 from trainer.stages import report_of, score_of, stage_of
 from trainer.stages.flow_network import FlowErrors
 from utils.checkpoint import save_checkpoint
@@ -41,7 +42,8 @@ class Trainer:
 
     def _build(self) -> None:
         """Data, networks, optimizer, loader; all of it restored where the options resume a run."""
-        options, ranks = self.options, self.ranks
+        ranks = self.ranks
+        options = self.options = with_measured_amp(self.options, self.device)
         if options.batch_size % ranks.count:
             split = f"--batch-size {options.batch_size} cannot be split over {ranks.count} processes"
             raise UserError(f"{split}; choose a multiple of {ranks.count}")

@@ -10,12 +10,13 @@ from torch import Tensor
 from config.errors import UserError
 from config.options import Options
 from dataloaders.clips import ClipDataset, SizedDataset
+from dataloaders.images import read_image
 from dataloaders.stills import MadeClips, StillsDataset
 from dataloaders.transforms import Augmentation
 from evaluation.evaluate import Evaluation
 from evaluation.metrics_json import Metrics
+from inference.calibration import Pair, calibration_pairs, places
 from models.flow_dis import DISFlow
-from models.fold import folded
 from models.gsvnet import GSVNet
 from models.identity import SegmenterIdentity
 from models.load import flow_of, networks_for_training
@@ -23,6 +24,7 @@ from models.losses import PropagationLoss
 from models.released import released_state
 from models.resize import grid_size, size_of
 from trainer import optim
+from trainer.frozen import frozen_segmenter
 from trainer.stages.training_stage import Stage
 from trainer.trainable import ClipPropagation, keyframe_and_teacher
 from utils.checkpoint import WeightsFile
@@ -50,8 +52,7 @@ class PropagationStage(Stage):
         self.net.segmenter.to(memory_format=torch.channels_last).requires_grad_(False)
         self.net.guided.filter_bank.requires_grad_(options.train_filter)
         self.net.flow.requires_grad_(options.train_optical_flow)
-        # The frozen segmenter never changes, so it can run in its fastest form.
-        self.frozen = folded(self.net.segmenter).to(memory_format=torch.channels_last)
+        self.frozen = frozen_segmenter(self.net, options, device, self._calibration)
         propagation = ClipPropagation(self.net, finetune_all=options.finetune_all)
         self.trained = self._wrap(propagation, self.net.flow, self.net.guided)
         weights = self.dataset.class_weights if options.class_weights else (1.0,) * self.dataset.num_classes
@@ -60,8 +61,6 @@ class PropagationStage(Stage):
             ignore=self.dataset.ignore, average=mean_over_ranks,
         ).to(device)
         if options.compile:
-            # On CPUs, freezing converts the constant weights once to the convolutions' own layout.
-            self.frozen.compile(options={"freezing": device.type == "cpu"})
             # Without the upsampling before it, whose backward pass is slower compiled.
             self.criterion.compare = torch.compile(self.criterion.compare)  # type: ignore[method-assign]  # this one loss
         groups = optim.propagation_groups(
@@ -99,6 +98,14 @@ class PropagationStage(Stage):
                     f"--multi-step {interval} requires; --clip-source stills makes clips from single pictures"
                 )
         return {**clips}
+
+    def _calibration(self) -> list[Pair]:
+        """Frames for int8: of --calibrate, else of the training clips."""
+        if self.options.calibrate:
+            return calibration_pairs(self.options.calibrate)
+        frames = self.training_frames(0)
+        images = [read_image(frames[number].frames[-1]) for number in places(len(frames) + 1)]
+        return [(image, image) for image in images]
 
     def train_mode(self) -> None:
         super().train_mode()
