@@ -26,6 +26,15 @@ def frames():
     return 255 * torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
+def short_run(streets, weights, logs, *more):
+    """Words of a dry run of the propagation."""
+    return [
+        "--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--log-folder", str(logs),
+        "--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--multi-step", "1",
+        "--eval-multi-step", "1", "--epoch", "1", "--early-stop", "1", *more,
+    ]
+
+
 def no_frames():
     raise AssertionError("calibration was not asked for")
 
@@ -58,11 +67,8 @@ def test_share_of_kept_classes_is_logged_once_and_one_below_agreement_is_refused
 @pytest.mark.slow
 def test_propagation_trains_under_an_8_bit_segmenter(streets, weights, tmp_path):
     extra("openvino"), extra("nncf")
-    words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--epoch", "1"]
-    words += ["--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--multi-step", "1"]
-    words += ["--engine", "openvino", "--precision", "int8", "--agreement", "0", "--log-folder", str(tmp_path)]
-    words += ["--early-stop", "1", "--eval-multi-step", "1"]
-    assert main(words) == 0
+    more = ["--engine", "openvino", "--precision", "int8", "--agreement", "0"]
+    assert main(short_run(streets, weights, tmp_path, *more)) == 0
     assert list(tmp_path.rglob("checkpoint.pth.tar"))
 
 
@@ -75,10 +81,7 @@ def test_amp_auto_takes_bf16_only_where_it_is_clearly_quicker(monkeypatch, secon
 
 def test_a_run_records_what_amp_auto_chose(streets, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "_seconds", lambda name, device: {"fp32": 2.0, "bf16": 1.0}[name])
-    words = ["--dataset", "synthetic", "--data-path", str(streets), "--weights-dir", str(weights), "--early-stop", "1"]
-    words += ["--crop-height", "64", "--crop-width", "96", "--batch-size", "2", "--num-worker", "0", "--multi-step", "1"]
-    words += ["--amp", "auto", "--epoch", "1", "--eval-multi-step", "1", "--log-folder", str(tmp_path)]
-    assert main(words) == 0
+    assert main(short_run(streets, weights, tmp_path, "--amp", "auto")) == 0
     recorded, = (json.loads(path.read_text()) for path in tmp_path.rglob("parameters.json"))
     assert "bf16" in json.dumps(recorded) and "auto" not in json.dumps(recorded.get("amp", ""))
 
