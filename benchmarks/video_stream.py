@@ -7,8 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import islice
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from benchmarks.measure import Rounds, frame_size, median_and_p95, milliseconds,
 from benchmarks.published_way import PlainStream, published_networks
 from config.errors import UserError
 from config.options import Options
-from inference.engines import ENGINES, CompiledEngine, Engine, build_engine
+from inference.calibration import PLACES, Pair, calibration_pairs
+from inference.engine_choice import agreement_of
+from inference.engines import CompiledEngine, Engine, build_engine, candidates, shown
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import VideoSegmenter
 from models.gsvnet import GSVNet
@@ -33,6 +34,8 @@ GROUPS = 10, 2  # keyframe groups that are timed, and that come before them to w
 FEW_GROUPS, SLOW = (3, 1), 5.0  # instead, where a keyframe takes more seconds than this
 STAGES = ("view", "keyframe", "propagate", "labels")
 TIMES = ("keyframe_ms", "propagated_ms", "group_ms")
+INTERVALS = (1, 3, 5)  # of --engine all
+STREETS = (1, 2, 3)  # on which its labels are compared too
 Works = dict[str, Callable[[], object]]
 
 
@@ -41,11 +44,12 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
 
     Returns `settings`, `rows` (name -> `figures`; "plain" is the published way), `agreement` (engine -> share of pixels
     with the published way's label, for its own method), `break_even` (that of the fastest engine), `table` (lines).
+    With --engine all, `rows` and `agreement` (with the labels of eager's float32) are by keyframe interval.
     """
     net, weights = networks_to_measure(options)
-    size, interval = options.frame_size if "frame_size" in options.given else frame_size(options), options.interval
-    street = render_sequence(StreetSettings(*size, 1, 1, interval), "val", 0)
-    frames = [x.image for x in islice(street, interval)]
+    size, every = options.frame_size if "frame_size" in options.given else frame_size(options), options.engine == "all"
+    interval = max(INTERVALS) if every else options.interval
+    frames = street(size, interval)
     engines = usable_engines(options, net.eval(), device, frames)
     plain = PlainStream(published_networks(net), options.scale, device)
     works: Works = {f"plain {t}": partial(plain, t, frame) for t, frame in enumerate(frames)}
@@ -55,16 +59,19 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     plain(0, frames[0])
     rounds = Rounds.of(options, *(FEW_GROUPS if time.perf_counter() - began > SLOW else GROUPS))
     seconds = turns(works, rounds, partial(synchronise, device))
+    settings = (
+        f"{size[1]} x {size[0]}, batch 1, {options.segnet}, {way_of(options)}, {weights}, scale {options.scale:g}, "
+        f"interval {'of each row' if every else interval}, {'' if every else options.precision + ', '}synthetic street"
+    )
+    if every:
+        found = by_interval(net, engines, seconds, frames)
+        return found | {"settings": settings, "table": [settings, *found["table"]]}
     rows = {name: figures(name, seconds, interval) for name in ("plain", *engines)}
     agree, published = {}, options.method == "gsv" and options.optical_flow_network != "dis"
     for name, engine in engines.items() if published else ():
         stream = VideoSegmenter(net, engine=engine, schedule=FixedInterval(interval))
         pairs = [(torch.from_numpy(stream(frame)), plain(t, frame)) for t, frame in enumerate(frames)]
         agree[name] = float(np.mean([(a == b).float().mean().item() for a, b in pairs]))
-    settings = (
-        f"{size[1]} x {size[0]}, batch 1, {options.segnet}, {way_of(options)}, {weights}, scale "
-        f"{options.scale:g}, interval {interval}, --amp {options.amp}; synthetic street"
-    )
     table = [settings, *times_table(rows, agree).console(), *stages_table(rows).console()]
     found = {"settings": settings, "rows": rows, "agreement": agree, "table": table}
     if interval > 1:
@@ -72,6 +79,30 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
         found["break_even"] = worth = break_even(net, size, options.scale, rows[best], options.method)
         table += [*break_even_table(best, worth).console(), verdict(worth, rows[best])]
     return found
+
+
+def street(size: tuple[int, int], count: int, split: str = "val", number: int = 0) -> list[np.ndarray]:
+    """The first frames of a synthetic street."""
+    return [x.image for x in render_sequence(StreetSettings(*size, length=count), split, number)]
+
+
+def by_interval(
+    net: GSVNet, engines: dict[str, Engine], seconds: dict[str, list[float]], frames: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """`rows`, `agreement` and `table` of --engine all, by keyframe interval."""
+    tests = [frames, *(street(frames[0].shape[:2], len(frames), number=number) for number in STREETS)]
+    labels = {}
+    for name, engine in engines.items():
+        stream = VideoSegmenter(net, engine=engine, schedule=FixedInterval(len(frames)))
+        labels[name] = [np.stack([*stream.stream(test)]) for test in tests]  # (T,H,W) each
+    rows = {n: {name: figures(name, seconds, n) for name in ("plain", *engines)} for n in INTERVALS}
+    expected = labels[Engine.name]
+    agree = {
+        n: {name: agreement_of([x[:n] for x in found], [x[:n] for x in expected]) for name, found in labels.items()}
+        for n in INTERVALS
+    }
+    tables = [times_table(rows[n], agree[n], f"Keyframe interval {n}, end to end, ms") for n in INTERVALS]
+    return {"rows": rows, "agreement": agree, "table": [line for table in tables for line in table.console()]}
 
 
 def way_of(options: Options) -> str:
@@ -83,23 +114,37 @@ def way_of(options: Options) -> str:
 def usable_engines(
     options: Options, net: GSVNet, device: torch.device, frames: Sequence[np.ndarray]
 ) -> dict[str, Engine]:
-    """The engine that --engine names or, with auto, all that work here; each has seen two frames. Raises UserError.
+    """The engine that --engine names, with auto all that work here, with all in all their precisions; each has seen two
+    frames. Raises UserError.
 
     A dry run with auto skips the compiled engine, which takes minutes to compile.
     """
-    names = [name for name in ENGINES if not (options.early_stop and name == CompiledEngine.name)]
+    named = options.engine not in ("auto", "all")
+    tried = candidates(options.engine, "auto" if options.engine == "all" else options.precision, device)
+    pairs = cache(lambda: calibration(options, frames))
     found = {}
-    for name in names if options.engine == "auto" else [options.engine]:
+    for name, precision in [(options.engine, options.precision)] if named else tried:
+        if options.early_stop and name == CompiledEngine.name and not named:
+            continue
         try:
-            settings: dict[str, Any] = dict(method=options.method, carry=options.carry, amp=options.amp)
+            settings: dict[str, Any] = dict(method=options.method, carry=options.carry, precision=precision)
+            settings["calibration"] = pairs() if precision == "int8" else ()
             engine = build_engine(name, net, scale=options.scale, device=device, **settings)
             list(VideoSegmenter(net, engine=engine).stream(frames[:2]))
-            found[name] = engine
+            found[shown((name, precision))] = engine
         except UserError as error:
-            if options.engine == name:
+            if named:
                 raise
-            logger.info("engine %s skipped: %s", name, error)
+            logger.info("engine %s skipped: %s", shown((name, precision)), error)
     return found
+
+
+def calibration(options: Options, frames: Sequence[np.ndarray]) -> list[Pair]:
+    """Frames for int8: of --calibrate, or of streets that are not measured."""
+    if options.calibrate:
+        return calibration_pairs(options.calibrate, seed=options.seed)
+    streets = [street(frames[0].shape[:2], 2, "train", number) for number in range(PLACES)]
+    return [(first, second) for first, second in streets]
 
 
 def engine_works(name: str, engine: Engine, net: GSVNet, frames: Sequence[np.ndarray]) -> Works:
@@ -147,7 +192,7 @@ def figures(name: str, seconds: dict[str, list[float]], interval: int) -> dict[s
     return found
 
 
-def times_table(rows: dict[str, dict], agree: dict[str, float]) -> Table:
+def times_table(rows: dict[str, dict], agree: dict[str, float], title: str = "End to end, ms") -> Table:
     """End-to-end times, speed-ups and agreement."""
     cells = []
     for name, row in rows.items():
@@ -160,7 +205,7 @@ def times_table(rows: dict[str, dict], agree: dict[str, float]) -> Table:
     head = (
         "", "keyframe", "propagated", "group", "FPS", "x published", "every frame segmented", "x that", "same labels",
     )
-    return Table("End to end, ms: median (95th percentile)", head, tuple(cells))
+    return Table(f"{title}: median (95th percentile)", head, tuple(cells))
 
 
 def stages_table(rows: dict[str, dict]) -> Table:

@@ -15,7 +15,16 @@ import torch
 
 from config.errors import UserError
 from inference.calibration import Calibrate, resized
-from inference.engines import ENGINES, CompiledEngine, Engine, OnnxEngine, OpenVinoEngine, build_engine
+from inference.engines import (
+    Candidate,
+    CompiledEngine,
+    Engine,
+    OnnxEngine,
+    OpenVinoEngine,
+    build_engine,
+    candidates,
+    shown,
+)
 from inference.keyframe_schedule import NEVER, FixedInterval
 from inference.quantised import cache_folder
 from inference.stream import VideoSegmenter
@@ -26,7 +35,7 @@ from utils.files import write_json
 from utils.logging import logger
 from utils.machine import processor, processor_flags
 
-# Seconds until the first frame on about two processor cores; engines are tried in this order.
+# Seconds until the first frame on about two processor cores; the cheapest are tried first.
 SET_UP = {Engine.name: 0.0, OnnxEngine.name: 10.0, OpenVinoEngine.name: 10.0, CompiledEngine.name: 60.0}
 QUANTISING = 30.0  # more for int8
 HOPE = 0.5  # share of the time that another engine may save, which its set-up has to be worth
@@ -38,9 +47,6 @@ FIXES = {
 }
 AUTO = "auto"
 PACKAGES = ("torch", "onnxruntime", "openvino", "nncf")
-Candidate = tuple[str, str]  # engine and precision
-
-
 @dataclass(frozen=True)
 class Trial:
     """What was measured of a candidate. seconds: an average frame's. agreement: share of pixels with the label of
@@ -65,10 +71,7 @@ def choose_engine(
     if AUTO not in (name, precision):
         return choice.set_up((name, precision))
     logger.info("--engine auto: trying which is the fastest here")
-    tried = [
-        (engine, each) for engine in SET_UP for each in ENGINES[engine].precisions.get(device.type, ())
-        if name in (AUTO, engine) and precision in (AUTO, each)
-    ]
+    tried = sorted(candidates(name, precision, device), key=set_up_seconds)
     return choice.fastest(tried, frames, agreement if precision == AUTO else None)
 
 
@@ -93,11 +96,11 @@ class Choice:
         pairs = self.pairs() if precision == "int8" else ()
         return _set_up(name, self.net, self.size, precision=precision, calibration=pairs, **self.settings)
 
-    def fastest(self, candidates: Sequence[Candidate], frames: int | None, least: float | None) -> Engine:
+    def fastest(self, tried: Sequence[Candidate], frames: int | None, least: float | None) -> Engine:
         """The fastest candidate; least: the agreement that a precision other than float32 must have, None: any."""
         place = self.place()
         trials, found, remarks = read_trials(place), dict[Candidate, float](), list[str]()
-        for candidate in candidates:
+        for candidate in tried:
             name, best = shown(candidate), min(found.values(), default=0.0)
             if found and frames is not None and frames * best * HOPE < set_up_seconds(candidate):
                 remarks.append(f"{name} not tried, {frames} frames are not worth its set-up")
@@ -151,12 +154,6 @@ def agreement_of(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) ->
     """Share of pixels with the expected label, of streams (T,H,W); of the T positions the worst."""
     equal = [[float((a == b).mean()) for a, b in zip(*pair)] for pair in zip(found, expected, strict=True)]
     return float(np.mean(equal, axis=0).min())
-
-
-def shown(candidate: Candidate) -> str:
-    """The candidate as log lines name it; float32 goes without saying."""
-    name, precision = candidate
-    return name if precision == "fp32" else f"{name} {precision}"
 
 
 def set_up_seconds(candidate: Candidate) -> float:

@@ -35,6 +35,7 @@ from utils.device import autocast
 from utils.logging import logger
 
 Run = Callable[..., Tensor]
+Candidate = tuple[str, str]  # engine and precision
 SESSIONS = 8  # of a runtime that are kept, at least; a frame size has one for each of the method's networks
 
 
@@ -254,6 +255,20 @@ class OpenVinoEngine(GraphEngine):
 
 
 ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine, OpenVinoEngine)}
+
+
+def candidates(name: str, precision: str, device: torch.device) -> list[Candidate]:
+    """Engines with each of their precisions on such a device; a name other than "auto" or "all" chooses one."""
+    return [
+        (engine, each) for engine, kind in ENGINES.items() for each in kind.precisions.get(device.type, ())
+        if name in ("auto", "all", engine) and precision in ("auto", each)
+    ]
+
+
+def shown(candidate: Candidate) -> str:
+    """The candidate as log lines and tables name it; float32 goes without saying."""
+    name, precision = candidate
+    return name if precision == "fp32" else f"{name} {precision}"
 
 
 def check_precision(name: str, precision: str, device: torch.device) -> None:

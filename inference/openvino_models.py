@@ -34,9 +34,10 @@ def compiled_model(precision: str, model: bytes, weights: bytes = b"") -> Run:
             f"--precision {precision}: on this processor OpenVINO computes in {used} instead; use --precision fp32"
         )
     request = compiled.create_infer_request()
+    used_inputs = {name for port in compiled.inputs for name in port.get_names()}  # not a view that no flow reads
 
     def run(**inputs: Tensor) -> Tensor:
-        arrays = {name: x.contiguous().numpy() for name, x in inputs.items()}
+        arrays = {name: x.contiguous().numpy() for name, x in inputs.items() if name in used_inputs}
         return torch.from_numpy(request.infer(arrays, share_inputs=True)[0])  # a copy: states outlive the next call
 
     return run
