@@ -28,7 +28,8 @@ LOSS = 2  # sides of the frame by sides of the loss's crop
 def benchmark_classes(options: Options, device: torch.device) -> dict:
     """Time PyTorch's propagation step, the label map, and forward and backward pass of the loss on a crop.
 
-    Returns `settings`, `rows` (`classes`, `gmac`, and `propagate`, `labels`, `loss`: median milliseconds), `table`.
+    Returns `settings`, `rows` (`classes`, `gmac`, and `propagate`, `labels`, `noise`, `loss`: median milliseconds),
+    `table`. `labels` is of regions as large as a street's; `noise` is the slowest label map: all neighbours differ.
     """
     size = frame_size(options)
     rows = []
@@ -38,6 +39,7 @@ def benchmark_classes(options: Options, device: torch.device) -> dict:
         logits, view = logits.to(device), torch.randn(1, 3, *grid_size(*size, options.grid), device=device)
         works: dict[str, Callable[[], object]] = {
             "propagate": partial(_propagate, step, logits, view), "labels": partial(label_map, logits, size),
+            "noise": partial(label_map, torch.randn_like(logits), size),
             "loss": partial(_loss, logits, (size[0] // LOSS, size[1] // LOSS)),
         }
         seconds = turns(works, Rounds.of(options, ROUNDS), partial(synchronise, device))
@@ -48,7 +50,7 @@ def benchmark_classes(options: Options, device: torch.device) -> dict:
         f"engine; loss with its backward pass on a crop of {size[1] // LOSS} x {size[0] // LOSS}"
     )
     cells = [tuple(f"{row[key]:.2f}" if key != "classes" else str(row[key]) for key in row) for row in rows]
-    head = ("classes", "GMAC of a propagated frame", "propagate, ms", "label map, ms", "loss, ms")
+    head = ("classes", "GMAC of a propagated frame", "propagate, ms", "label map, ms", "of noise, ms", "loss, ms")
     return {"settings": settings, "rows": rows, "table": [settings, *Table("", head, tuple(cells)).console()]}
 
 

@@ -43,7 +43,7 @@ def _by_cells(logits: Tensor, height: int, width: int) -> Tensor:
     values = torch.empty(0)  # one buffer for all: fetching fresh memory would take as long as the arithmetic
     for tall, wide in product(rows.unique().tolist(), columns.unique().tolist()):
         cells = (mixed & (rows == tall)[:, None] & (columns == wide)).nonzero(as_tuple=True)
-        chunk = (CHUNK // (classes * tall * wide + 1) | 15) + 1  # a multiple of 16: every plane begins a cache line
+        chunk = (CHUNK // (classes * tall * wide + 1) | 255) + 1  # at least 256: short vectors cost more
         for y, x in zip(*(points.split(chunk) for points in cells)):  # (n,), (n,)
             out_y, out_x = first_y[y] + torch.arange(tall)[:, None], first_x[x] + torch.arange(wide)[:, None]
             weight_y = (out_y.float() * step_y - y)[:, None]  # (tall,1,n), 0..1

@@ -62,5 +62,5 @@ def test_cost_of_classes(monkeypatch):
     found = class_counts.benchmark_classes(parse(["--benchmark", "classes"]), torch.device("cpu"))
     assert [row["classes"] for row in found["rows"]] == [2, 19, 21, 150]
     assert found["rows"][1]["gmac"] == pytest.approx(2.75 * 64 * 128 / (1024 * 2048), rel=0.01)
-    assert all(row[key] > 0 for row in found["rows"] for key in ("propagate", "labels", "loss"))
+    assert all(row[key] > 0 for row in found["rows"] for key in ("propagate", "labels", "noise", "loss"))
     assert any(line.split()[:1] == ["150"] for line in found["table"])
