@@ -23,8 +23,7 @@ from models.accel import Accel
 from models.build import build_gsvnet, build_method
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
-from models.label_map import label_map
-from models.methods.base import SeenFrame
+from models.methods.base import SeenFrame, with_labels
 from models.resize import GRID_STRIDE, grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.device import synchronise
@@ -221,7 +220,7 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
         before = steady(engine, seen)
         state = before if before.labels is not None else state  # full-size labels need no label map
     elif row.carry == "labels":
-        state = before = State(logits[:, :, :0, :0], seen.view, label_map(logits, seen.size)[None])
+        state = before = with_labels(logits, seen.view, seen.size)
 
     def keyframe() -> None:
         engine.first(engine.see(image) if row.propagates else seen)  # every frame segmented: no view of its own

@@ -24,9 +24,9 @@ def upsample_flow() -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(2, 2, 4, stride=2)
 
 
-def crop_like(x: Tensor, target: Tensor) -> Tensor:
-    """The top left of x (N,C,H,W) at the size of `target`."""
-    return x[:, :, : target.shape[2], : target.shape[3]]
+def crop_like(x: Tensor, target: Tensor, margin: int) -> Tensor:
+    """The top left of x (N,C,H,W) at the size of `target`, but for a margin."""
+    return x[:, :, margin : margin + target.shape[2], margin : margin + target.shape[3]]
 
 
 class FlowNetS(nn.Module):
@@ -37,6 +37,7 @@ class FlowNetS(nn.Module):
     """
 
     stride = 8
+    margin = 0  # rows and columns that are cropped at the top left
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +78,8 @@ class FlowNetS(nn.Module):
             (skip3, self.predict_flow4, self.upsampled_flow4_to_3, self.deconv3),
             (skip2, self.predict_flow3, self.upsampled_flow3_to_2, self.deconv2),
         ):
-            flow = crop_like(up(predict(x)), skip)  # (N,2) at the skip's size
-            x = torch.cat([skip, F.leaky_relu(crop_like(deconv(x), skip), SLOPE), flow], dim=1)  # (N,1026|770|386|194)
+            flow = crop_like(up(predict(x)), skip, self.margin)  # (N,2) at the skip's size
+            finer = F.leaky_relu(crop_like(deconv(x), skip, self.margin), SLOPE)
+            x = torch.cat([skip, finer, flow], dim=1)  # (N,1026|770|386|194)
         window = (min(2, x.shape[2]), min(2, x.shape[3]))  # a map of one pixel, on tiny frames, stays one pixel
         return self.predict_flow2(F.avg_pool2d(x, window))  # (N,2,h/8,w/8)

@@ -14,6 +14,7 @@ from config.errors import UserError
 from config.options import FILES, FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
 from config.segmenters import NATIVE
 from models import released
+from models.accel import Accel
 from models.build import build_flow, build_segmenter
 from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
@@ -85,7 +86,8 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
             head = _head(partial(build_segmenter, name=options.segnet), options) if weights.for_other_classes else ()
             others = _others(weights.segmenter, options)
             released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)
-        released.load_accel(segmenter, weights.parts)
+        if isinstance(segmenter, Accel):
+            released.load_accel(segmenter, weights.parts)
         return GSVNet(segmenter, nothing, nothing, options.grid)
     if options.stage == "flow":
         return _load(GSVNet(Segmenter(), flow_of(options), nothing), weights, options)

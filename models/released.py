@@ -10,9 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from config.errors import UserError
-from models.flow_dff import add_flow
+from models.accel import Accel
 from models.segmenters.base import Segmenter
-from models.segmenters.deeplab import DeepLab18, DeepLab101
 from utils.checkpoint import WeightsFile
 
 SEGMENTER_FILES = {
@@ -32,8 +31,6 @@ DRIVE_IDS = {  # the paper's release -> its ids on Google Drive
     GSVNET_FILES["swiftnet"]: "1VIfO-T0EWhdOiHrorAppLZQFuMUwcjC6",
     GSVNET_FILES["bisenet"]: "16adWqQRmzpQFGP8-EmGKn_ctXP8PPQPO",
 }
-
-PARTS: dict[str, type[DeepLab101]] = {"deeplab101": DeepLab101, "deeplab18": DeepLab18}  # of Accel
 
 CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value per class
 
@@ -132,17 +129,13 @@ def _names_of(segmenter: Segmenter, parts: Sequence[nn.Module]) -> list[str]:
     return [name for name, x in segmenter.state_dict(keep_vars=True).items() if id(x) in covered]
 
 
-def load_accel(accel: Segmenter, parts: Mapping[str, WeightsFile]) -> None:
+def load_accel(accel: Accel, parts: Mapping[str, WeightsFile]) -> None:
     """Copy the files of Accel's parts into it; parts: by the option that names each. Raises UserError."""
     for option, file in parts.items():
-        if option in PARTS:
-            segmenter = PARTS[option](accel.classes)
-            load_segmenter(segmenter, file, option)
-            accel.load_state_dict(segmenter.state_dict(), strict=False)
+        if option == "flow_weights":
+            file.into(accel.flow, "Accel's flow network (--flow-weights)", keys=("state_dict",), strict=False)
         else:
-            add_flow(flow := nn.Module())
-            file.into(flow, "Accel's flow network (--flow-weights)", keys=("state_dict",), strict=False)
-            accel.load_state_dict(flow.state_dict(), strict=False)
+            load_segmenter({"deeplab101": accel.deep, "deeplab18": accel.small}[option], file, option)
 
 
 def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:

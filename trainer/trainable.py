@@ -1,5 +1,6 @@
 """What one training step of each stage computes. Plain modules and functions: no loop, no saving, no printing."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,16 @@ class SegmenterOutputs(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.segmenter.training_logits(image)
+
+
+class ClipOutputs(SegmenterOutputs):
+    """forward: normalised images (N,T,3,H,W) in order of time, and which part is trained if not all -> the outputs of
+    `training_outputs` of a network for video."""
+
+    segmenter: Any
+
+    def forward(self, clips: Tensor, *part: int) -> list[Tensor]:
+        return self.segmenter.training_outputs(clips.unbind(1), *part)
 
 
 class FlowOutput(nn.Module):

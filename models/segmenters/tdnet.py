@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from config.schema import DatasetConfig
 from models.losses import Average, TDNetLoss
-from models.resize import size_of
+from models.resize import half_pixel, size_of
 from models.resnet import ResNet18
 from models.segmenters.base import Segmenter, TrainingRecipe
 
@@ -85,6 +85,9 @@ class TDNet(Segmenter):
     def forward(self, image: Tensor) -> Tensor:
         return self.alone(self.group(image, 0), 0)
 
+    def resize(self, frame: Tensor, size: tuple[int, int]) -> Tensor:
+        return half_pixel(frame, size).round()  # as decoded pictures are resized
+
     def group(self, image: Tensor, path: int) -> Tensor:
         """Normalised image (N,3,H,W) -> the path's feature group z (N,c,h,w)."""
         return self._features(image, path)[0]
@@ -102,7 +105,7 @@ class TDNet(Segmenter):
         """Feature group (N,c,h,w) -> logits (N,C,h,w) of a frame by itself, as while fewer than three precede it."""
         return self._logits(self._part("enc{}", path).w_vs(z), path)
 
-    def propagated(self, z: Tensor, memories: Sequence[Tensor], path: int) -> Tensor:
+    def propagated(self, z: Tensor, *memories: Tensor, path: int) -> Tensor:
         """Feature group (N,c,h,w), memories (N,64+64+c,m) of frames t-3, t-2, t-1 -> logits (N,C,h,w).
 
         Values of frame t-3 are carried to the points of t-2, their sum with its own to those of t-1, that to frame t.
@@ -123,7 +126,7 @@ class TDNet(Segmenter):
         memories = [self.memory(self.group(image, source), source) for source, image in sources]
         z, inner = self._features(clip[-1], path)
         auxiliary = [self._part(name, path)(x) for name, x in zip(self.auxiliary, inner, strict=True)]
-        return [self.propagated(z, memories, path), self.alone(z, path), *auxiliary]
+        return [self.propagated(z, *memories, path=path), self.alone(z, path), *auxiliary]
 
     def training_only(self) -> list[nn.Module]:
         return [self._part(name, path) for name in self.auxiliary for path in range(self.paths)]

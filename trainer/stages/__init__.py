@@ -4,12 +4,11 @@ from config.options import Options
 from config.segmenters import VIDEO_NETWORKS
 from evaluation.metrics_json import Metrics
 from evaluation.tables import AVERAGES, averages, positions_table
-from trainer.stages.accel import AccelStage
 from trainer.stages.distillation import DistillationStage
 from trainer.stages.flow_network import FlowErrors, FlowStage
 from trainer.stages.keyframe_segmenter import SegmenterStage
 from trainer.stages.propagation import PropagationStage
-from trainer.stages.tdnet import TDNetStage
+from trainer.stages.video_networks import AccelStage, TDNetStage
 
 STAGES = {"gsv": PropagationStage, "segnet": SegmenterStage, "flow": FlowStage}
 OF_VIDEO = {"tdnet": TDNetStage, "accel": AccelStage}  # stage segnet of networks for video

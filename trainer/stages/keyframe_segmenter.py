@@ -1,6 +1,7 @@
 """Stage segnet: the keyframe segmenter."""
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,12 +40,10 @@ class SegmenterStage(Stage):
         self.optimizer = self._optimizer(self._groups(), betas=(0.9, 0.99), nesterov=recipe.nesterov)
         schedule = optim.of_recipe(recipe, self.iterations(), lr=options.lr)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
-        own = VIDEO_NETWORKS.get(options.segnet)
-        self.method = own if own and options.method == own else "per-frame"
-        stills = options
-        if self.method == "per-frame":
-            stills = dataclasses.replace(options, method="per-frame", eval_single=True, eval_multi_step=())
-        self.evaluation = self.validation(lambda: Evaluation(stills, device, ranks))
+        self.method = VIDEO_NETWORKS.get(options.segnet, "per-frame")
+        stills: dict[str, Any] = dict(eval_single=True, eval_multi_step=()) if self.method == "per-frame" else {}
+        seen = dataclasses.replace(options, method=self.method, **stills)
+        self.evaluation = self.validation(lambda: Evaluation(seen, device, ranks))
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise UserError where the network cannot be trained on images of this size."""
@@ -60,8 +59,8 @@ class SegmenterStage(Stage):
         border = self.dataset.border if segmenter_class(self.options.segnet).learns_boundaries else None
         return {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames), border=border)}
 
-    def _of_length(self, past: int, why: str) -> dict[int, SizedDataset]:
-        """Clips of `past` frames and a labelled one, by their length. Raises UserError if there are none."""
+    def _of_length(self, past: int, why: str) -> SizedDataset:
+        """Clips of `past` frames and a labelled one. Raises UserError if there are none."""
         frames = self.training_frames(past)
         clips = ClipDataset(frames, past, self.dataset, self._prepare_cache(frames))
         if not len(clips):
@@ -69,7 +68,7 @@ class SegmenterStage(Stage):
                 f"{self.options.data_path}: no labelled train frame has {past} frames before it, which {why} requires; "
                 "choose smaller --multi-step"
             )
-        return {past: clips}
+        return clips
 
     def _outputs(self) -> nn.Module:
         """What a step computes, as one module."""
@@ -83,13 +82,21 @@ class SegmenterStage(Stage):
         )
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""
+        """As of the base: what the segmenter's loss returns. Each image has its own draw, as segmenters are trained."""
         clips, *labels = self._inputs(batch, seed)
         self.check_size(size_of(clips))
-        image = self.segmenter.normalise(clips[:, 0])  # (N,3,H,W)
         with self.autocast():
-            outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
-        return self.criterion([x.float() for x in outputs], *(label.long() for label in labels))
+            taught, outputs = self._taught(clips), self._run(clips, seed)
+        return self.criterion([x.float() for x in outputs], *(label.long() for label in labels), *taught)
+
+    def _run(self, clips: Tensor, seed: Sequence[int]) -> list[Tensor]:
+        """Clips (N,T,3,H,W), RGB 0..255 -> the outputs that the loss takes."""
+        image = self.segmenter.normalise(clips[:, 0])  # (N,3,H,W)
+        return self.trained(image.contiguous(memory_format=torch.channels_last))
+
+    def _taught(self, clips: Tensor) -> list[Tensor]:
+        """What else the loss takes: a teacher's logits (N,C,h,w) of each last frame, if there is one."""
+        return []
 
     def _inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, ...]:
         """Return a batch, augmented: clips (N,T,3,H,W) RGB 0..255 float32, labels (N,H,W), boundaries (N,H,W) if the

@@ -1,0 +1,23 @@
+"""Networks that save and load their tensors under the names of published files, where those are not their own."""
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+def publish(net: nn.Module, name_of: Callable[[str], str]) -> None:
+    """Give the tensors of `net`, which is complete, their published names in every state dict. name_of: own name ->
+    published one."""
+    own = {name_of(name): name for name in net.state_dict()}
+
+    def saved(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+        for name in [name for name in state if name.startswith(prefix)]:
+            state[prefix + name_of(name.removeprefix(prefix))] = state.pop(name)
+
+    def loaded(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+        for name in [name for name in state if name.startswith(prefix)]:
+            published = name.removeprefix(prefix)
+            state[prefix + own.get(published, published)] = state.pop(name)
+
+    net.register_state_dict_post_hook(saved)
+    net.register_load_state_dict_pre_hook(loaded)
