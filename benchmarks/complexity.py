@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from models.flow_dis import DISFlow
-from models.gsvnet import GSVNet, State
+from models.gsvnet import GSVNet
 from models.methods.base import Method, SeenFrame
 from models.resize import grid_size
 
@@ -65,17 +65,16 @@ def propagated_gmac(net: GSVNet, height: int, width: int, method: str = "gsv") -
 
 def method_gmac(method: Method, height: int, width: int, frames: int) -> tuple[float, float]:
     """GMAC of a stream's first frame of height x width, and of the last of `frames`, for a method on the meta device;
-    without warping, which the counter leaves out."""
-    counter = _counter()
+    without warping and DIS, which the counter leaves out."""
+    counter, counts, state = _counter(), list[float](), None
 
     def run(name: str, *inputs: Tensor) -> Tensor:
         return method.networks[name](*inputs)
 
-    image = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
-    seen = SeenFrame(image, torch.empty(1, 3, *grid_size(height, width), device="meta"))
-    counts: list[float] = []
-    state: State | None = None
-    with torch.no_grad():
+    with torch.no_grad(), torch.device("meta"):
+        image = torch.empty(1, height, width, 3, dtype=torch.uint8)
+        view, flow = (torch.empty(1, c, *grid_size(height, width)) for c in (3, 2))
+        seen = SeenFrame(image, view, flow=flow)
         for _ in range(frames):
             with counter:
                 state = method.first(run, seen) if state is None else method.next(run, state, seen)

@@ -206,7 +206,8 @@ def resume_path(options: Options) -> Path | None:
         gsvnet, segmenter = (x.get(options.segnet, "") for x in (released.GSVNET_FILES, released.SEGMENTER_FILES))
         name = {"gsv": gsvnet, "segnet": segmenter, "flow": flow}[options.stage]
         if not name:
-            what = "the light flow network alone" if options.stage == "flow" else f"GSVNet on {options.segnet}"
+            of_stage = {"gsv": f"GSVNet on {options.segnet}", "flow": "the light flow network alone"}
+            what = of_stage.get(options.stage, options.segnet)
             raise UserError(f"--resume 1: the release has no file of {what}; use --resume PATH")
         return Path(options.weights_dir) / name
     if options.resume == "auto":

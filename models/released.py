@@ -20,7 +20,7 @@ SEGMENTER_FILES = {
     "pidnet-l": "PIDNet_L_Cityscapes_val.pt", "ddrnet23-slim": "best_val_smaller.pth", "ddrnet23": "best_val.pth",
     "bisenet-xception39": "cityscapes-bisenet-X39.pth", "bisenetv2": "model_final_v2_city.pth",
     "deeplab101": "deeplab-101-0000.params", "deeplab18": "deeplab-18-0000.params", "accel18": "accel-18-0000.params",
-    "td4-psp18": "td4-psp18.pkl", "td4-bise18": "td4-bise18.pth.tar",  # the last was never released
+    "td4-psp18": "td4-psp18.pkl",
 }
 GSVNET_FILES = {"swiftnet": "gsvnet_swnet_r18.tar", "bisenet": "gsvnet_bisenet_r18.tar"}
 FLOWNET_FILE = "flownet.pth.tar"
@@ -62,11 +62,10 @@ def released_state(guided: nn.Module) -> dict[str, Tensor]:
 
 def read_segmenter(path: Path, name: str, *, log: bool = True) -> WeightsFile:
     """Read the file of the keyframe segmenter `name`. Raises UserError."""
-    return WeightsFile.read(
-        path, f"weights of the keyframe segmenter {name}",
-        f"put {SEGMENTER_FILES[name]} into --weights-dir, name another file with --segnet-weights, or train one with "
-        "--stage segnet", log=log,
-    )
+    hint = "name another file with --segnet-weights, or train one with --stage segnet"
+    if name in SEGMENTER_FILES:
+        hint = f"put {SEGMENTER_FILES[name]} into --weights-dir, {hint}"
+    return WeightsFile.read(path, f"weights of the keyframe segmenter {name}", hint, log=log)
 
 
 def read_flow(path: Path, name: str) -> WeightsFile:

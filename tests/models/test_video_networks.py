@@ -271,8 +271,14 @@ def test_released_file_of_psp18(tmp_path, monkeypatch):
     torch.save({**state, "enc5.weight": torch.zeros(1)}, tmp_path / "td4-psp18.pkl")
     with pytest.raises(UserError, match="td4-psp18.pkl: does not fit the keyframe segmenter td4-psp18 .*enc5.weight"):
         loaded(*words)
-    with pytest.raises(UserError, match="td4-bise18.pth.tar: not found"):
-        loaded("--method", "tdnet", "--weights-dir", tmp_path)
+
+
+@pytest.mark.parametrize("more", [(), ("--resume", "1")])
+def test_bise18_was_never_published(tmp_path, more):
+    found = "td4-bise18: its authors published no weights; train it with --stage tdnet" if not more else (
+        "--resume 1: the release has no file of td4-bise18; use --resume PATH")
+    with pytest.raises(UserError, match=found):
+        loaded("--method", "tdnet", "--weights-dir", tmp_path, *more)
 
 
 def as_mxnet(state) -> dict:
