@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from benchmarks.complexity import method_gmac, parameters, published_fusion_gmac
+from benchmarks.complexity import parameters, stream_gmac
 from config.datasets import dataset_config
 from config.options import Options
 from config.segmenters import VIDEO_NETWORKS
@@ -20,7 +20,7 @@ from evaluation.metrics_json import Metrics, over_interval, read_metrics
 from evaluation.tables import percent
 from inference.engines import Engine, build_engine
 from models.accel import Accel
-from models.build import build_gsvnet, build_method
+from models.build import build_gsvnet
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
 from models.methods.base import SeenFrame, with_labels
@@ -139,12 +139,9 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
         net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
     if isinstance(net.segmenter, Accel):
         net.segmenter.one_kernel = False
-    method = build_method(name=row.method, net=net, scale=row.scale)  # labels are moved at no more cost than logits
-    key, propagated = method_gmac(method, *measure.SIZE, frames=STEADY)
+    key, propagated = stream_gmac(net, *measure.SIZE, row.scale, row.method, STEADY)
     count = parameters(net.segmenter) - sum(map(parameters, net.segmenter.training_only())) + parameters(net.flow)
-    if row.method == "gsv":
-        propagated += published_fusion_gmac(classes, *grid_size(*measure.SIZE))
-        count += parameters(net.guided)
+    count += parameters(net.guided) if row.method == "gsv" else 0
     return {
         "parameters": count, "megabytes": count * 4 / 1e6,
         "gmac": {"keyframe": key, "propagated": propagated, "average": row.mean(key, propagated, interval)},

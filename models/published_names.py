@@ -10,14 +10,11 @@ def publish(net: nn.Module, name_of: Callable[[str], str]) -> None:
     published one."""
     own = {name_of(name): name for name in net.state_dict()}
 
-    def saved(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    def renamed(state: dict[str, Any], prefix: str, name_of: Callable[[str], str]) -> None:
         for name in [name for name in state if name.startswith(prefix)]:
             state[prefix + name_of(name.removeprefix(prefix))] = state.pop(name)
 
-    def loaded(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-        for name in [name for name in state if name.startswith(prefix)]:
-            published = name.removeprefix(prefix)
-            state[prefix + own.get(published, published)] = state.pop(name)
-
-    net.register_state_dict_post_hook(saved)
-    net.register_load_state_dict_pre_hook(loaded)
+    net.register_state_dict_post_hook(lambda _, state, prefix, __: renamed(state, prefix, name_of))
+    net.register_load_state_dict_pre_hook(
+        lambda _, state, prefix, *__: renamed(state, prefix, lambda name: own.get(name, name))
+    )
