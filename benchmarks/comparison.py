@@ -69,16 +69,14 @@ class Row:
     @property
     def name(self) -> str:
         """The model's name in the tables."""
-        if self.segnet in NAMES:
-            return f"{NAMES[self.segnet]} {self.scale:g}"
-        segmenter = f"{ {'swiftnet': 'SwiftNet-R18', 'bisenet': 'BiSeNet-R18'}[self.segnet]} {self.scale:g}"
+        network = f"{NAMES[self.segnet]} {self.scale:g}"
         if self.method == "warp":
-            return f"{segmenter}, {self.carry} moved along {self.flow}"
-        return segmenter if self.flow is None else f"GSVNet {segmenter}, {self.flow} flow"
+            return f"{network}, {self.carry} moved along {self.flow}"
+        return f"GSVNet {network}, {self.flow} flow" if self.method == "gsv" else network
 
 
-NAMES = {"bisenet-xception39": "BiSeNet-Xception39", "td4-bise18": "TDNet-BN-R18 (TD4-Bise18)",
-         "accel18": "Accel-DL-R101-18, interval 5,"}
+NAMES = {"swiftnet": "SwiftNet-R18", "bisenet": "BiSeNet-R18", "bisenet-xception39": "BiSeNet-Xception39",
+         "td4-bise18": "TDNet-BN-R18 (TD4-Bise18)", "accel18": "Accel-DL-R101-18, interval 5,"}
 # Of the paper: mIoU in per cent at interval 3, frames per second on a 1080 Ti, MB of parameters, GMAC per frame.
 ROWS = (
     Row("swiftnet", 0.75, "light", (72.5, 70.3, 125, 50.4, 21.3), "gsv"),

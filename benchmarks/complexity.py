@@ -29,12 +29,10 @@ def gmac(module: nn.Module, *inputs: Tensor) -> float:
 
 
 def _counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops})
+    def deformable(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
+        return conv_flop_count(x, weight, out_shape)
 
-
-def _deformable_flops(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
-    """FLOPs of an ordinary convolution of these shapes."""
-    return conv_flop_count(x, weight, out_shape)
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deformable})
 
 
 def published_fusion_gmac(classes: int, height: int, width: int) -> float:

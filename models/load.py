@@ -134,19 +134,24 @@ def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None
 def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> Weights:
     """`weights_for`, but for the files that are named and not used."""
     if options.stage == "segnet":
-        parts = _parts_of_accel(options) if options.segnet == "accel18" and resumed is None else {}
-        if resumed is None and (options.segnet_weights or not training):
+        if resumed is not None:
+            return Weights(segmenter=resumed)
+        parts = {
+            name: WeightsFile.read(Path(path), "weights of a part of Accel", f"name another with {flag(name)}")
+            for name in ACCEL_PARTS if options.segnet == "accel18" and (path := getattr(options, name))
+        }
+        if options.segnet_weights or not training:
             file, below = segmenter_file(options, None, ""), parts.get("flow_weights")
             if file is not None and below is not None:  # as published: what the one lacks, the other has
                 file = replace(file, content={**below.content, **file.content})
             return Weights(segmenter=file, for_other_classes=training, parts=parts)
         missing = [flag(name) for name in ACCEL_PARTS if name not in parts]
-        if options.segnet == "accel18" and resumed is None and missing and not options.finetune_all:
+        if options.segnet == "accel18" and missing and not options.finetune_all:
             raise UserError(
                 f"--stage accel trains the fusion of networks that are trained already: add {', '.join(missing)}, or "
                 "train everything with --finetune-all 1"
             )
-        return Weights(segmenter=resumed, parts=parts)
+        return Weights(parts=parts)
     if options.stage == "flow":
         return Weights(flow=resumed or _flow_file(options))
     trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
@@ -171,13 +176,6 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
             "--optical-flow-network dis, which needs no weights"
         )
     return Weights(segmenter=segmenter, guided=resumed if options.method == "gsv" else None, flow=flow, trained=trained)
-
-
-def _parts_of_accel(options: Options) -> dict[str, WeightsFile]:
-    return {
-        name: WeightsFile.read(Path(path), "weights of a part of Accel", f"name another with {flag(name)}")
-        for name in ACCEL_PARTS if (path := getattr(options, name))
-    }
 
 
 def chosen_by_val(options: Options) -> Options:

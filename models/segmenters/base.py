@@ -70,6 +70,7 @@ class Segmenter(nn.Module):
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     view_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the view: RGB, on the 0..255 scale
     view_std: tuple[float, float, float] = IMAGENET_STD
+    resize = staticmethod(align)  # of frames, RGB (N,3,H,W), 0..255, to the size of the image
     recipe = TrainingRecipe()
     learns_boundaries = False  # whether its training loss takes `dataloaders.boundaries.boundary_target` of the labels
     mean: Tensor  # (3,1,1), pixel_mean on the segmenter's device; not part of state_dict
@@ -96,10 +97,6 @@ class Segmenter(nn.Module):
         the same, and less work."""
         frame = frame.float()
         return self.normalise(self.resize(frame, self.input_size(*size_of(frame), scale)))
-
-    def resize(self, frame: Tensor, size: tuple[int, int]) -> Tensor:
-        """RGB (N,3,H,W), 0..255, float32 -> (N,3,*size), as the network was trained."""
-        return align(frame, size)
 
     def normalise(self, rgb: Tensor) -> Tensor:
         """RGB (...,3,H,W), 0..255, any type -> float32 of that shape, (x - mean) / std per channel."""

@@ -5,8 +5,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
-from models.deformable import deformable
 from models.published_names import publish
 from models.segmenters.base import Segmenter, TrainingRecipe
 
@@ -24,6 +24,31 @@ LAST = (("res5a", 256, 2), ("res5b", 512, 1))  # blocks of ResNet-18: name, chan
 EPSILON = 2e-5  # of the BatchNorms of ResNet-18 before LAST
 CHANNELS, HIDDEN, STRIDE = 2048, 1024, 16  # of the features; inside the head; of both
 STD = 0.01  # of the weights that heads start with
+
+
+def deformable(conv: nn.Conv2d, maps: Tensor, offset: Tensor) -> Tensor:
+    """Deformable convolution (Dai et al., ICCV 2017) with the borders of MXNet, in which Accel was trained.
+
+    It applies `conv`, 3x3 of stride 1 that keeps the size, to maps (N,c,h,w) where `offset` moves its taps: (N,c',h,w).
+
+    offset: (N,G*9*2,h,w) in pixels; for each of G groups of channels the nine taps row by row, y before x. A tap counts
+    as zero unless 0 <= y < h and 0 <= x < w; the last row and column reach to h and w. torchvision fades to zero over
+    one pixel beyond every side instead, so it gets positions clamped to the centres of pixels, and a mask.
+    """
+    (n, _, h, w), dilation = maps.shape, int(conv.dilation[0])
+    kind = torch.promote_types(maps.dtype, torch.float32)  # half precision cannot tell positions in wide maps apart
+    taps = torch.arange(-1, 2, device=maps.device) * dilation
+    rows = taps.repeat_interleave(3).view(9, 1, 1) + torch.arange(h, device=maps.device).view(h, 1)  # (9,h,1)
+    columns = taps.repeat(3).view(9, 1, 1) + torch.arange(w, device=maps.device)  # (9,1,w)
+    moves = offset.to(kind).view(n, -1, 9, 2, h, w)
+    y, x = rows + moves[:, :, :, 0], columns + moves[:, :, :, 1]  # (N,G,9,h,w)
+    inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
+    moves = torch.stack([y.clamp(0, h - 1) - rows, x.clamp(0, w - 1) - columns], dim=3)  # (N,G,9,2,h,w)
+    bias = None if conv.bias is None else conv.bias.to(kind)
+    return deform_conv2d(
+        maps.to(kind), moves.flatten(1, 3), conv.weight.to(kind), bias, padding=dilation, dilation=dilation,
+        mask=inside.flatten(1, 2).to(kind),
+    ).to(maps.dtype)  # (N,c',h,w)
 
 
 class UnitNorm(nn.BatchNorm2d):
@@ -62,14 +87,12 @@ class Normed(nn.Module):
 
 class Block(nn.Module):
     """A residual block: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride). branch: channels and kernel of its two or three
-    convolutions, of which the first has the stride and the second the `offsets`. first: of its stage, with a
-    convolution for the shortcut."""
+    convolutions, of which the first has the stride and the second the `offsets`."""
 
-    def __init__(
-        self, c_in: int, branch: tuple[tuple[int, int], ...], stride: int, offsets: tuple[int, int] | None, first: bool
-    ):
+    def __init__(self, c_in: int, branch: tuple[tuple[int, int], ...], stride: int, offsets: tuple[int, int] | None):
         super().__init__()
-        self.branch1 = Normed(c_in, branch[-1][0], 1, stride, None) if first else nn.Identity()
+        c_out = branch[-1][0]
+        self.branch1 = Normed(c_in, c_out, 1, stride, None) if stride > 1 or c_in != c_out else nn.Identity()
         parts = zip("abc", (c_in, *(c for c, _ in branch)), branch, (stride, 1, 1), (None, offsets, None))
         for letter, c, (c_out, kernel), step, moved in parts:
             self.add_module(f"branch2{letter}", Normed(c, c_out, kernel, step, moved))
@@ -104,7 +127,7 @@ def resnet101() -> OrderedDict[str, nn.Module]:
     layers["pool"], c_in = nn.MaxPool2d(3, 2, ceil_mode=True), 64
     for name, c, stride in BLOCKS:
         branch = (c, 1), (c, 3), (4 * c, 1)
-        layers[name] = Block(c_in, branch, stride, (1, 1) if c == 512 else None, name.endswith("a"))
+        layers[name] = Block(c_in, branch, stride, (1, 1) if c == 512 else None)
         c_in = 4 * c
     return OrderedDict(layers)
 
@@ -118,7 +141,7 @@ def resnet18() -> OrderedDict[str, nn.Module]:
     layers |= {"relu": nn.ReLU(), "pool": nn.MaxPool2d(3, 2, 1)}
     layers |= {name: Unit(c_in, c, stride, name.endswith("unit1")) for name, c_in, c, stride in UNITS}
     for name, c_in, stride in LAST:
-        layers[name] = Block(c_in, ((512, 3), (512, 3)), stride, (4, 2), name.endswith("a"))
+        layers[name] = Block(c_in, ((512, 3), (512, 3)), stride, (4, 2))
     layers["feat_upsampling"] = nn.ConvTranspose2d(512, CHANNELS, 4, 2, 1, bias=False)
     return OrderedDict(layers)
 

@@ -85,8 +85,9 @@ class TDNet(Segmenter):
     def forward(self, image: Tensor) -> Tensor:
         return self.alone(self.group(image, 0), 0)
 
-    def resize(self, frame: Tensor, size: tuple[int, int]) -> Tensor:
-        return half_pixel(frame, size).round()  # as decoded pictures are resized
+    @staticmethod
+    def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+        return half_pixel(x, size).round()  # as decoded pictures are resized
 
     def group(self, image: Tensor, path: int) -> Tensor:
         """Normalised image (N,3,H,W) -> the path's feature group z (N,c,h,w)."""

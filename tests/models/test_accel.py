@@ -10,10 +10,9 @@ from torch import nn
 from benchmarks.complexity import gmac, parameters
 from config.errors import UserError
 from models.accel import Accel
-from models.deformable import deformable
 from models.fold import folded
 from models.released import load_segmenter
-from models.segmenters.deeplab import DeepLab18, DeepLab101
+from models.segmenters.deeplab import DeepLab18, DeepLab101, deformable
 from models.warp import warp
 from tests.released import arrays_of, fill
 from utils.checkpoint import WeightsFile

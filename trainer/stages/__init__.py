@@ -10,14 +10,15 @@ from trainer.stages.keyframe_segmenter import SegmenterStage
 from trainer.stages.propagation import PropagationStage
 from trainer.stages.video_networks import AccelStage, TDNetStage
 
-STAGES = {"gsv": PropagationStage, "segnet": SegmenterStage, "flow": FlowStage}
-OF_VIDEO = {"tdnet": TDNetStage, "accel": AccelStage}  # stage segnet of networks for video
+STAGES: dict[str, type[PropagationStage] | type[SegmenterStage] | type[FlowStage]] = {
+    "gsv": PropagationStage, "segnet": SegmenterStage, "flow": FlowStage, "tdnet": TDNetStage, "accel": AccelStage,
+}
 
 
 def stage_of(options: Options) -> type[PropagationStage] | type[SegmenterStage] | type[FlowStage]:
     """The stage that the options train."""
-    if options.stage == "segnet" and (own := VIDEO_NETWORKS.get(options.segnet)):
-        return OF_VIDEO[own]
+    if options.stage == "segnet":
+        return STAGES[VIDEO_NETWORKS.get(options.segnet, "segnet")]
     return DistillationStage if options.dataset == UNLABELLED else STAGES[options.stage]
 
 

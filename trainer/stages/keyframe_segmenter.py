@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.errors import UserError
 from config.options import Options
@@ -25,7 +25,10 @@ from utils.distributed import Ranks, mean_over_ranks
 
 
 class SegmenterStage(Stage):
-    """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper)."""
+    """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper). outputs: what a step
+    computes."""
+
+    outputs: type[SegmenterOutputs] = SegmenterOutputs
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
         super().__init__(options, device, ranks)
@@ -34,10 +37,10 @@ class SegmenterStage(Stage):
         self.segmenter = self.net.segmenter.to(memory_format=torch.channels_last)
         if options.use_crop:
             self.check_size((options.crop_height, options.crop_width))
-        recipe, outputs = self.segmenter.recipe, self._outputs()
+        recipe, groups, outputs = self.segmenter.recipe, self._groups(), self.outputs(self.segmenter)
         self.trained = self._wrap(outputs, outputs)
         self.criterion = self.segmenter.training_loss(self.dataset, mean_over_ranks).to(device)
-        self.optimizer = self._optimizer(self._groups(), betas=(0.9, 0.99), nesterov=recipe.nesterov)
+        self.optimizer = self._optimizer(groups, betas=(0.9, 0.99), nesterov=recipe.nesterov)
         schedule = optim.of_recipe(recipe, self.iterations(), lr=options.lr)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.method = VIDEO_NETWORKS.get(options.segnet, "per-frame")
@@ -69,10 +72,6 @@ class SegmenterStage(Stage):
                 "choose smaller --multi-step"
             )
         return clips
-
-    def _outputs(self) -> nn.Module:
-        """What a step computes, as one module."""
-        return SegmenterOutputs(self.segmenter)
 
     def _groups(self) -> list[dict]:
         """The optimizer's groups. A pretrained trunk is trained more slowly; a random one learns like the rest."""

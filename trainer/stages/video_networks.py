@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.options import Options
 from dataloaders.clips import SizedDataset
@@ -25,7 +25,7 @@ class TDNetStage(SegmenterStage):
     """Iteration k trains path k mod 4 (Hu et al., CVPR 2020). Each frame of a clip comes as many frames after the one
     before as is drawn from --multi-step. The published rotations and changes of colour are left out."""
 
-    trains_all = False
+    outputs, trains_all = ClipOutputs, False
     segmenter: TDNet
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
@@ -37,9 +37,6 @@ class TDNetStage(SegmenterStage):
         longest = max(self.options.multi_step)
         why = f"--multi-step {longest}, between {MEMORY + 1} frames,"
         return {MEMORY * longest: self._of_length(MEMORY * longest, why)}
-
-    def _outputs(self) -> nn.Module:
-        return ClipOutputs(self.segmenter)
 
     def _chosen(self, count: int, seed: Sequence[int]) -> list[int]:
         rng = np.random.default_rng([*seed, GAP_SEED])
@@ -63,15 +60,16 @@ class AccelStage(SegmenterStage):
     """Accel (Jain et al., CVPR 2019): its fusion alone as published or, with --finetune-all 1, all of it. A clip has
     --multi-step frames after its keyframe."""
 
+    outputs = ClipOutputs
     segmenter: Accel
 
     def _clips(self) -> dict[int, SizedDataset]:
         return {interval: self._of_length(interval, f"--multi-step {interval}") for interval in self.options.multi_step}
 
-    def _outputs(self) -> nn.Module:
+    def _groups(self) -> list[dict]:
         if not self.options.finetune_all:
             self.segmenter.requires_grad_(False).correction.requires_grad_(True)
-        return ClipOutputs(self.segmenter)
+        return super()._groups()
 
     def train_mode(self) -> None:
         super().train_mode()
