@@ -57,24 +57,15 @@ def keyframe_and_teacher(
 
 
 class SegmenterOutputs(nn.Module):
-    """forward: normalised image (N,3,H,W) -> all outputs that a segmenter's loss looks at. DDP wraps only `forward`."""
+    """forward: what the segmenter's method `name` takes, normalised images -> all outputs that its loss looks at. DDP
+    wraps only `forward`."""
 
-    def __init__(self, segmenter: Segmenter):
+    def __init__(self, segmenter: Segmenter, name: str):
         super().__init__()
-        self.segmenter = segmenter
+        self.segmenter, self.name = segmenter, name
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.segmenter.training_logits(image)
-
-
-class ClipOutputs(SegmenterOutputs):
-    """forward: normalised images (N,T,3,H,W) in order of time, and which part is trained if not all -> the outputs of
-    `training_outputs` of a network for video."""
-
-    segmenter: Any
-
-    def forward(self, clips: Tensor, *part: int) -> list[Tensor]:
-        return self.segmenter.training_outputs(clips.unbind(1), *part)
+    def forward(self, *inputs: Any) -> list[Tensor]:
+        return getattr(self.segmenter, self.name)(*inputs)
 
 
 class FlowOutput(nn.Module):

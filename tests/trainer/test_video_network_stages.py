@@ -183,7 +183,7 @@ def test_clip_of_a_step_is_the_stream_of_its_frames(stage_for, parts):
         stage = stage_for("--stage", *words, "--use-crop", 0)
         lively(stage.segmenter)
         clip, net = batch_of(stage)["clip"], GSVNet(stage.segmenter, NoFlow(), GuidedConv(19))
-        outputs = stage.trained.eval()(stage.segmenter.normalise(clip.movedim(-1, -3)), *path)
+        outputs = stage.trained.eval()(stage.segmenter.normalise(clip.movedim(-1, -3)).unbind(1), *path)
         segmenter = VideoSegmenter(net, method=stage.method, scale=1.0, schedule=FixedInterval(9))
         labels = [[*segmenter.stream(frames.numpy())][-1] for frames in clip]
         expected = align(outputs[0], (64, 128)).argmax(1)

@@ -25,10 +25,9 @@ from utils.distributed import Ranks, mean_over_ranks
 
 
 class SegmenterStage(Stage):
-    """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper). outputs: what a step
-    computes."""
+    """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper)."""
 
-    outputs: type[SegmenterOutputs] = SegmenterOutputs
+    step = "training_logits"  # the network's method that a step runs
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
         super().__init__(options, device, ranks)
@@ -37,7 +36,7 @@ class SegmenterStage(Stage):
         self.segmenter = self.net.segmenter.to(memory_format=torch.channels_last)
         if options.use_crop:
             self.check_size((options.crop_height, options.crop_width))
-        recipe, groups, outputs = self.segmenter.recipe, self._groups(), self.outputs(self.segmenter)
+        recipe, groups, outputs = self.segmenter.recipe, self._groups(), SegmenterOutputs(self.segmenter, self.step)
         self.trained = self._wrap(outputs, outputs)
         self.criterion = self.segmenter.training_loss(self.dataset, mean_over_ranks).to(device)
         self.optimizer = self._optimizer(groups, betas=(0.9, 0.99), nesterov=recipe.nesterov)

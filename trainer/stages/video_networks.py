@@ -14,7 +14,6 @@ from models.load_segmenter import teacher_of
 from models.methods.tdnet import MEMORY
 from models.segmenters.tdnet import TDNet
 from trainer.stages.keyframe_segmenter import SegmenterStage
-from trainer.trainable import ClipOutputs
 from utils.checkpoint import WeightsFile
 from utils.distributed import Ranks
 
@@ -25,7 +24,7 @@ class TDNetStage(SegmenterStage):
     """Iteration k trains path k mod 4 (Hu et al., CVPR 2020). Each frame of a clip comes as many frames after the one
     before as is drawn from --multi-step. The published rotations and changes of colour are left out."""
 
-    outputs, trains_all = ClipOutputs, False
+    step, trains_all = "training_outputs", False
     segmenter: TDNet
 
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
@@ -47,7 +46,8 @@ class TDNetStage(SegmenterStage):
         # Dropout draws from torch's own generator, which a run that is resumed does not find as it was.
         draws = np.random.default_rng([*seed, self.ranks.rank, DROPOUT_SEED])
         torch.manual_seed(int(draws.integers(2**63)))
-        return self.trained(self.segmenter.normalise(clips), self.scheduler.last_epoch % self.segmenter.paths)
+        path = self.scheduler.last_epoch % self.segmenter.paths
+        return self.trained(self.segmenter.normalise(clips).unbind(1), path)
 
     def _taught(self, clips: Tensor) -> list[Tensor]:
         if self.teacher is None:
@@ -60,7 +60,7 @@ class AccelStage(SegmenterStage):
     """Accel (Jain et al., CVPR 2019): its fusion alone as published or, with --finetune-all 1, all of it. A clip has
     --multi-step frames after its keyframe."""
 
-    outputs = ClipOutputs
+    step = "training_outputs"
     segmenter: Accel
 
     def _clips(self) -> dict[int, SizedDataset]:
@@ -77,4 +77,4 @@ class AccelStage(SegmenterStage):
             self.segmenter.eval()
 
     def _run(self, clips: Tensor, seed: Sequence[int]) -> list[Tensor]:
-        return self.trained(self.segmenter.normalise(clips))
+        return self.trained(self.segmenter.normalise(clips).unbind(1))
