@@ -16,10 +16,6 @@ BLOCKS = tuple(  # of ResNet-101: name, inner channels, stride
         (("4a", *(f"4b{number}" for number in range(1, 23))), 256, 2), (("5a", "5b", "5c"), 512, 1),
     ) for name in names
 )
-UNITS = tuple(  # of ResNet-18: name, channels in and out, stride
-    (f"stage{stage}_unit{unit}", c_in if unit == 1 else c, c, stride if unit == 1 else 1)
-    for stage, c_in, c, stride in ((1, 64, 64, 1), (2, 64, 128, 2), (3, 128, 256, 2)) for unit in (1, 2)
-)
 LAST = (("res5a", 256, 2), ("res5b", 512, 1))  # blocks of ResNet-18: name, channels in, stride
 EPSILON = 2e-5  # of the BatchNorms of ResNet-18 before LAST
 CHANNELS, HIDDEN, STRIDE = 2048, 1024, 16  # of the features; inside the head; of both
@@ -139,7 +135,9 @@ def resnet18() -> OrderedDict[str, nn.Module]:
     norm.weight.requires_grad_(False)
     layers: dict[str, nn.Module] = {"bn_data": norm, "conv0": plain(3, 64, 7, 2), "bn0": nn.BatchNorm2d(64, EPSILON)}
     layers |= {"relu": nn.ReLU(), "pool": nn.MaxPool2d(3, 2, 1)}
-    layers |= {name: Unit(c_in, c, stride, name.endswith("unit1")) for name, c_in, c, stride in UNITS}
+    for number, (c_in, c, stride) in enumerate(((64, 64, 1), (64, 128, 2), (128, 256, 2)), 1):
+        layers[f"stage{number}_unit1"] = Unit(c_in, c, stride, first=True)
+        layers[f"stage{number}_unit2"] = Unit(c, c, 1, first=False)
     for name, c_in, stride in LAST:
         layers[name] = Block(c_in, ((512, 3), (512, 3)), stride, (4, 2))
     layers["feat_upsampling"] = nn.ConvTranspose2d(512, CHANNELS, 4, 2, 1, bias=False)
