@@ -64,7 +64,7 @@ class Accel(Segmenter):
         self.register_load_state_dict_post_hook(_compare_kernels)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.scored(self.features(image))
+        return self.deep(image)
 
     def features(self, image: Tensor) -> Tensor:
         """Normalised image (N,3,H,W) -> features (N,2048,h,w) of the deep network."""

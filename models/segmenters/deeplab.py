@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from models.published_names import publish
+from models.resize import size_of
 from models.segmenters.base import Segmenter, TrainingRecipe
 
 BLOCKS = tuple(  # of ResNet-101: name, inner channels, stride
@@ -172,7 +173,8 @@ class DeepLab101(Segmenter):
         publish(self, self.published_name)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.upsample(self.head(self.features(image)))  # (N,C,H,W)
+        height, width = size_of(image)
+        return self.upsample(self.head(self.features(image)))[:, :, :height, :width]  # (N,C,H,W)
 
     def upsample(self, scores: Tensor, bias: Tensor | None = None) -> Tensor:
         """Scores (N,C,h,w) -> (N,C,16*h,16*w), plus a `bias` (C,)."""
