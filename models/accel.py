@@ -99,11 +99,16 @@ class Accel(Segmenter):
         return self.correction(torch.cat([self.deep.upsample(reference), self.small.upsample(update)], dim=1))
 
     def training_outputs(self, clip: Sequence[Tensor]) -> list[Tensor]:
-        """Normalised images (N,3,H,W), a keyframe and those after it -> scores (N,C,H,W) of the last."""
+        """Normalised images (N,3,H,W), a keyframe and those after it -> scores (N,C,H,W) of the last.
+
+        Where the deep network is trained too, followed by the scores of the carried features alone: trained through the
+        fusion only, they would no longer segment a keyframe.
+        """
         features = self.features(clip[0])
         for previous, look in pairwise(map(self.look, clip)):
             features = self.warped(features, previous, look)
-        return [self.fused(features, self.update(clip[-1]))]
+        fused = self.fused(features, self.update(clip[-1]))
+        return [fused, self.scored(features)] if features.requires_grad else [fused]
 
     def new_modules(self) -> list[nn.Module]:
         return [self.correction]

@@ -177,6 +177,21 @@ def test_all_but_the_upsampling_is_trained_on_demand(stage_for):
         id(p) for p in stage.segmenter.parameters() if p.requires_grad}
 
 
+def test_scores_of_the_keyframe_network_are_trained_with_it(stage_for, parts):
+    """Even under a fusion that ignores both networks."""
+    counts = {}
+    for words in (parts, ["--finetune-all", 1]):
+        stage = stage_for("--stage", "accel", "--multi-step", 2, *words)
+        lively(stage.segmenter)
+        torch.nn.init.zeros_(stage.segmenter.correction.weight)
+        batch = batch_of(stage)
+        stage.train_mode()
+        stage.loss(batch, (1, 0, 0, 0))["total"].backward()
+        head = [p.grad for p in stage.segmenter.deep.head.parameters()]
+        counts[len(words)] = sum(grad is not None and bool(grad.abs().sum() > 0) for grad in head)
+    assert counts[len(parts)] == 0 and counts[2] == len(head) > 0
+
+
 def test_clip_of_a_step_is_the_stream_of_its_frames(stage_for, parts):
     """What the stages compute of a clip is what a stream has after its last frame."""
     for words, path in ((["accel", "--multi-step", 3, *parts], ()), (["tdnet", "--multi-step", 1], (3,))):
