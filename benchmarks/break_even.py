@@ -1,7 +1,7 @@
 """What propagation is worth for a segmenter: cost of a frame by keyframe interval, compared with segmenting each."""
 from typing import Any
 
-from benchmarks.complexity import keyframe_gmac, propagated_gmac
+from benchmarks.complexity import stream_gmac
 from models.gsvnet import GSVNet
 from utils.text_table import Table
 
@@ -17,7 +17,7 @@ def break_even(
     Returns `keyframe_gmac`, `propagated_gmac`, and `rows`: `interval`, `gmac` and `milliseconds` of a frame on average,
     end to end, `gain` in time and `gmac_gain` over segmenting every frame.
     """
-    key, carried = keyframe_gmac(net, *size, scale), propagated_gmac(net, *size, method)
+    key, carried = stream_gmac(net, *size, scale, method)
     alone, propagated = row["per_frame_ms"][0], row["propagated_ms"][0]
     rows = []
     for interval in INTERVALS:

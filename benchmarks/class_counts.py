@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.comparison import sample_inputs
-from benchmarks.complexity import propagated_gmac
+from benchmarks.complexity import gmac, published_fusion_gmac
 from benchmarks.measure import Rounds, frame_size, median_and_p95, turns
 from config.options import Options
 from models.build import build_flow
@@ -28,7 +28,8 @@ LOSS = 2  # sides of the frame by sides of the loss's crop
 def benchmark_classes(options: Options, device: torch.device) -> dict:
     """Time PyTorch's propagation step, the label map, and forward and backward pass of the loss on a crop.
 
-    Returns `settings`, `rows` (`classes`, `gmac`, and `propagate`, `labels`, `loss`: median milliseconds), `table`.
+    Returns `settings`, `rows` (`classes`, `gmac`, and `propagate`, `labels`, `noise`, `loss`: median milliseconds),
+    `table`. `labels` is of regions as large as a street's; `noise` is the slowest label map: all neighbours differ.
     """
     size = frame_size(options)
     rows = []
@@ -38,17 +39,19 @@ def benchmark_classes(options: Options, device: torch.device) -> dict:
         logits, view = logits.to(device), torch.randn(1, 3, *grid_size(*size, options.grid), device=device)
         works: dict[str, Callable[[], object]] = {
             "propagate": partial(_propagate, step, logits, view), "labels": partial(label_map, logits, size),
+            "noise": partial(label_map, torch.randn_like(logits), size),
             "loss": partial(_loss, logits, (size[0] // LOSS, size[1] // LOSS)),
         }
         seconds = turns(works, Rounds.of(options, ROUNDS), partial(synchronise, device))
         times = {name: median_and_p95(found)[0] for name, found in seconds.items()}
-        rows.append({"classes": classes, "gmac": propagated_gmac(net, *size), **times})
+        cost = gmac(step, logits, view, view) + published_fusion_gmac(classes, *grid_size(*size, options.grid))
+        rows.append({"classes": classes, "gmac": cost, **times})
     settings = (
         f"{size[1]} x {size[0]}, batch 1, grid 1/{options.grid}, {options.optical_flow_network} flow, untrained, eager "
         f"engine; loss with its backward pass on a crop of {size[1] // LOSS} x {size[0] // LOSS}"
     )
     cells = [tuple(f"{row[key]:.2f}" if key != "classes" else str(row[key]) for key in row) for row in rows]
-    head = ("classes", "GMAC of a propagated frame", "propagate, ms", "label map, ms", "loss, ms")
+    head = ("classes", "GMAC of a propagated frame", "propagate, ms", "label map, ms", "of noise, ms", "loss, ms")
     return {"settings": settings, "rows": rows, "table": [settings, *Table("", head, tuple(cells)).console()]}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from benchmarks.complexity import keyframe_gmac, method_gmac, parameters, propagated_gmac
+from benchmarks.complexity import parameters, stream_gmac
 from config.datasets import dataset_config
 from config.options import Options
 from config.segmenters import VIDEO_NETWORKS
@@ -20,11 +20,10 @@ from evaluation.metrics_json import Metrics, over_interval, read_metrics
 from evaluation.tables import percent
 from inference.engines import Engine, build_engine
 from models.accel import Accel
-from models.build import build_gsvnet, build_method
+from models.build import build_gsvnet
 from models.flow_none import NoFlow
 from models.gsvnet import GSVNet, State
-from models.label_map import label_map
-from models.methods.base import SeenFrame
+from models.methods.base import SeenFrame, with_labels
 from models.resize import GRID_STRIDE, grid_size, scaled_size
 from utils.charts import scatter_figure
 from utils.device import synchronise
@@ -40,20 +39,20 @@ STEADY = 4  # frames of a stream after which every further one costs the same
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the published comparison, or one of our own. flow: None if every frame is segmented. published: see
-    `ROWS`."""
+    """A row of the published comparison, or one of our own. flow: None if nothing is carried along one. published: see
+    `ROWS`. interval: if it is not that of the options."""
 
     segnet: str
     scale: float
     flow: str | None = None
     published: tuple[float | None, ...] = (None,) * 5
-    method: str = "gsv"
+    method: str = "per-frame"
     carry: str = "logits"
-    interval: int | None = None  # if not that of the options
+    interval: int | None = None
 
     @property
     def propagates(self) -> bool:
-        return self.flow is not None or self.own
+        return self.method != "per-frame"
 
     @property
     def own(self) -> bool:
@@ -70,23 +69,21 @@ class Row:
     @property
     def name(self) -> str:
         """The model's name in the tables."""
-        if self.segnet in NAMES:
-            return f"{NAMES[self.segnet]} {self.scale:g}"
-        segmenter = f"{ {'swiftnet': 'SwiftNet-R18', 'bisenet': 'BiSeNet-R18'}[self.segnet]} {self.scale:g}"
+        network = f"{NAMES[self.segnet]} {self.scale:g}"
         if self.method == "warp":
-            return f"{segmenter}, {self.carry} moved along {self.flow}"
-        return segmenter if self.flow is None else f"GSVNet {segmenter}, {self.flow} flow"
+            return f"{network}, {self.carry} moved along {self.flow}"
+        return f"GSVNet {network}, {self.flow} flow" if self.method == "gsv" else network
 
 
-NAMES = {"bisenet-xception39": "BiSeNet-Xception39", "td4-bise18": "TDNet-BN-R18 (TD4-Bise18)",
-         "accel18": "Accel-DL-R101-18, interval 5,"}
+NAMES = {"swiftnet": "SwiftNet-R18", "bisenet": "BiSeNet-R18", "bisenet-xception39": "BiSeNet-Xception39",
+         "td4-bise18": "TDNet-BN-R18 (TD4-Bise18)", "accel18": "Accel-DL-R101-18, interval 5,"}
 # Of the paper: mIoU in per cent at interval 3, frames per second on a 1080 Ti, MB of parameters, GMAC per frame.
 ROWS = (
-    Row("swiftnet", 0.75, "light", (72.5, 70.3, 125, 50.4, 21.3)),
-    Row("bisenet", 0.75, "light", (72.0, 70.5, 123, None, None)),
-    Row("swiftnet", 0.75, "flownet"),
-    Row("bisenet", 0.75, "flownet"),
-    Row("swiftnet", 0.75, "dis"),
+    Row("swiftnet", 0.75, "light", (72.5, 70.3, 125, 50.4, 21.3), "gsv"),
+    Row("bisenet", 0.75, "light", (72.0, 70.5, 123, None, None), "gsv"),
+    Row("swiftnet", 0.75, "flownet", method="gsv"),
+    Row("bisenet", 0.75, "flownet", method="gsv"),
+    Row("swiftnet", 0.75, "dis", method="gsv"),
     *(Row(name, 0.75, "dis", method="warp", carry=x) for name in ("swiftnet", "bisenet") for x in ("logits", "labels")),
     Row("swiftnet", 1.0),
     Row("swiftnet", 0.75, None, (74.4, 74.4, 63, 47.2, 58.5)),
@@ -95,8 +92,8 @@ ROWS = (
     Row("bisenet", 0.75, None, (73.7, 73.7, 61, 49.0, 58.0)),
     Row("bisenet", 0.5),
     Row("bisenet-xception39", 0.75, None, (69.0, 69.0, 105, None, None)),
-    Row("td4-bise18", 0.75, None, (75.0, 75.0, 61, None, None), method="tdnet"),
-    Row("accel18", 1.0, None, (72.1, None, 2.2, None, None), method="accel", interval=5),
+    Row("td4-bise18", 0.75, None, (75.0, 75.0, 61, None, None), "tdnet"),
+    Row("accel18", 1.0, None, (72.1, None, 2.2, None, None), "accel", interval=5),
 )
 
 
@@ -138,17 +135,11 @@ def complexity(row: Row, classes: int, interval: int) -> dict:
     """
     with torch.device("meta"):  # allocates and initialises nothing
         net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
-    key = keyframe_gmac(net, *measure.SIZE, row.scale)
-    count = parameters(net.segmenter) - sum(parameters(part) for part in net.segmenter.training_only())
-    propagated = key
-    if row.own:
-        if isinstance(net.segmenter, Accel):
-            net.segmenter.one_kernel = False
-        method = build_method(name=row.method, net=net, scale=row.scale)
-        key, propagated = method_gmac(method, *measure.SIZE, frames=STEADY)
-    if row.flow is not None:
-        propagated = propagated_gmac(net, *measure.SIZE, row.method)
-        count += parameters(net.flow) + (parameters(net.guided) if row.method == "gsv" else 0)
+    if isinstance(net.segmenter, Accel):
+        net.segmenter.one_kernel = False
+    key, propagated = stream_gmac(net, *measure.SIZE, row.scale, row.method, STEADY)
+    count = parameters(net.segmenter) - sum(map(parameters, net.segmenter.training_only())) + parameters(net.flow)
+    count += parameters(net.guided) if row.method == "gsv" else 0
     return {
         "parameters": count, "megabytes": count * 4 / 1e6,
         "gmac": {"keyframe": key, "propagated": propagated, "average": row.mean(key, propagated, interval)},
@@ -161,18 +152,20 @@ def speed(row: Row, classes: int, options: Options, device: torch.device) -> dic
     before = measure.memory_gib(device)
     torch.manual_seed(options.seed)
     net = build_gsvnet(segmenter=row.segnet, flow=row.flow or "none", classes=classes).eval()
-    settings: dict[str, Any] = dict(device=device, precision=options.precision, method=row.method, carry=row.carry)
     counted = max(1, ROUNDS[device.type] // (4 if row.own else 1))  # the large networks take seconds on a CPU
+    settings: dict[str, Any] = dict(device=device, precision=options.precision, method=row.method, carry=row.carry)
     engine = build_engine(options.engine, net, scale=row.scale, **settings)
     image, logits = sample_inputs(classes, measure.frame_size(options))
     logits = logits.to(device)
     measure.reset_peak(device)
     works, wait = end_to_end_works(engine, row, image, logits), partial(synchronise, device)
-    for work in works.values():
-        work()
+    for name in works if row.propagates else ("end_to_end keyframe",):
+        works[name]()
     wait()
     found: dict = {"peak_gib": measure.peak_gib(device) - before}
     works |= network_works(engine, row, net, image, logits)
+    if not row.propagates:
+        works = {name: work for name, work in works.items() if name.endswith("keyframe")}
     seconds = measure.turns(works, measure.Rounds.of(options, counted), wait)
     for kind in ("network", "end_to_end"):
         key = measure.median_and_p95(seconds[f"{kind} keyframe"])
@@ -197,21 +190,20 @@ def sample_inputs(classes: int, size: tuple[int, int], grid: int = GRID_STRIDE) 
 def network_works(engine: Engine, row: Row, net: GSVNet, image: Tensor, logits: Tensor) -> dict[str, Callable]:
     """The networks alone: a frame that already has the segmenter's size; two views."""
     height, width = scaled_size(image.shape[1], image.shape[2], row.scale)
-    scaled = image[:, :height, :width].contiguous().to(engine.device)
+    method, alone = row.method, net
+    if not row.own:  # an engine copies its networks, and FlowNet2-S is large
+        method, alone = "per-frame", GSVNet(net.segmenter, NoFlow(), net.guided)
+    settings: dict[str, Any] = dict(precision=engine.precision, method=method)
+    segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, **settings)
+    frame = segmenter.see(image[:, :height, :width].contiguous().to(engine.device))
     if row.own:
-        settings: dict[str, Any] = dict(precision=engine.precision, method=row.method)
-        whole = build_engine(engine.name, net, scale=1.0, device=engine.device, **settings)
-        frame = whole.see(scaled.cpu())
-        state = steady(whole, frame)
-        return {"network keyframe": lambda: whole.first(frame), "network propagated": lambda: whole.next(state, frame)}
-    alone = GSVNet(net.segmenter, NoFlow(), net.guided)  # an engine copies its networks, and FlowNet2-S is large
-    segmenter = build_engine(engine.name, alone, scale=1.0, device=engine.device, precision=engine.precision)
-    seen = engine.see(image)
-    following, keyframe = engine.see(image, seen), segmenter.see(scaled)
-    works = {"network keyframe": lambda: segmenter.first(keyframe)}
-    if row.flow is not None:
-        works["network propagated"] = lambda: engine.next(State(logits, seen.view), following)
-    return works
+        engine, before, following = segmenter, steady(segmenter, frame), frame
+    else:
+        seen = engine.see(image)
+        before, following = State(logits, seen.view), engine.see(image, seen)
+    return {
+        "network keyframe": lambda: segmenter.first(frame), "network propagated": lambda: engine.next(before, following)
+    }
 
 
 def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) -> dict[str, Callable]:
@@ -222,7 +214,7 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
         before = steady(engine, seen)
         state = before if before.labels is not None else state  # full-size labels need no label map
     elif row.carry == "labels":
-        state = before = State(logits[:, :, :0, :0], seen.view, label_map(logits, seen.size)[None])
+        state = before = with_labels(logits, seen.view, seen.size)
 
     def keyframe() -> None:
         engine.first(engine.see(image) if row.propagates else seen)  # every frame segmented: no view of its own
@@ -232,7 +224,7 @@ def end_to_end_works(engine: Engine, row: Row, image: Tensor, logits: Tensor) ->
         after = engine.next(before, engine.see(image, seen))
         engine.labels(after if row.carry == "labels" else state, seen.size)
 
-    return {"end_to_end keyframe": keyframe} | ({"end_to_end propagated": propagated} if row.propagates else {})
+    return {"end_to_end keyframe": keyframe, "end_to_end propagated": propagated}
 
 
 def steady(engine: Engine, seen: SeenFrame) -> State:
@@ -246,11 +238,10 @@ def steady(engine: Engine, seen: SeenFrame) -> State:
 def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
     """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last
     result of this row that is no ablation; None without one."""
-    method = row.method if row.propagates else "per-frame"
     keys = ("dataset", "frames", "avg_miou", "pooled_miou", "min_miou")
     found: dict = dict.fromkeys(keys)
     for metrics in results:
-        same = (metrics.method, metrics.segnet, metrics.scale) == (method, row.segnet, row.scale)
+        same = (metrics.method, metrics.segnet, metrics.scale) == (row.method, row.segnet, row.scale)
         same &= metrics.reference == "labels" and metrics.schedule is None and metrics.carry == row.carry
         same &= row.flow is None or (metrics.flow == row.flow and metrics.intra and metrics.edge)
         scores = over_interval(metrics.positions, row.interval or interval) if same else None

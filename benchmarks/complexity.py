@@ -6,9 +6,9 @@ import torchvision  # noqa: F401 - it registers its operators
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from models.flow_dis import DISFlow
-from models.gsvnet import GSVNet, State
-from models.methods.base import Method, SeenFrame
+from models.build import build_method
+from models.gsvnet import GSVNet
+from models.methods.base import SeenFrame
 from models.resize import grid_size
 
 
@@ -29,12 +29,10 @@ def gmac(module: nn.Module, *inputs: Tensor) -> float:
 
 
 def _counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops})
+    def deformable(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
+        return conv_flop_count(x, weight, out_shape)
 
-
-def _deformable_flops(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
-    """FLOPs of an ordinary convolution of these shapes."""
-    return conv_flop_count(x, weight, out_shape)
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deformable})
 
 
 def published_fusion_gmac(classes: int, height: int, width: int) -> float:
@@ -47,46 +45,35 @@ def published_fusion_gmac(classes: int, height: int, width: int) -> float:
     return (81 * classes + 9 - 81) * height * width / 1e9
 
 
-def keyframe_gmac(net: GSVNet, height: int, width: int, scale: float) -> float:
-    """GMAC of segmenting a frame of height x width at that scale."""
-    return _counted(net.segmenter, (1, 3, *net.segmenter.input_size(height, width, scale)))
+def stream_gmac(
+    net: GSVNet, height: int, width: int, scale: float, method: str = "gsv", frames: int = 2
+) -> tuple[float, float]:
+    """GMAC of a stream's first frame of height x width, and of the last of `frames`, with the guided convolution in its
+    published form. The counter leaves out DIS and the warp, which neither convolve nor multiply matrices.
+
+    Computed only where the network does not run on the meta device.
+    """
+    try:
+        first, last = _counted(copy.deepcopy(net).to("meta"), height, width, scale, method, frames)
+    except (RuntimeError, NotImplementedError):
+        first, last = _counted(net, height, width, scale, method, frames)
+    if method == "gsv":
+        last += published_fusion_gmac(net.guided.classes, *grid_size(height, width, net.grid))
+    return first, last
 
 
-def propagated_gmac(net: GSVNet, height: int, width: int, method: str = "gsv") -> float:
-    """GMAC of propagating to a frame of height x width, with the guided convolution in its published form. The counter
-    leaves out DIS and the warp, which neither convolve nor multiply matrices."""
-    (h, w), classes = grid_size(height, width, net.grid), net.guided.classes
-    view = (1, 3, h, w)
-    count = 0.0 if isinstance(net.flow, DISFlow) else _counted(net.flow, view, view)
-    if method != "gsv":
-        return count
-    return count + _counted(net.guided, (1, classes, h, w), view) + published_fusion_gmac(classes, h, w)
-
-
-def method_gmac(method: Method, height: int, width: int, frames: int) -> tuple[float, float]:
-    """GMAC of a stream's first frame of height x width, and of the last of `frames`, for a method on the meta device;
-    without warping, which the counter leaves out."""
-    counter = _counter()
+def _counted(net: GSVNet, height: int, width: int, scale: float, method: str, frames: int) -> tuple[float, float]:
+    way, counter, counts, state = build_method(name=method, net=net, scale=scale), _counter(), list[float](), None
 
     def run(name: str, *inputs: Tensor) -> Tensor:
-        return method.networks[name](*inputs)
+        return way.networks[name](*inputs)
 
-    image = torch.empty(1, height, width, 3, dtype=torch.uint8, device="meta")
-    seen = SeenFrame(image, torch.empty(1, 3, *grid_size(height, width), device="meta"))
-    counts: list[float] = []
-    state: State | None = None
-    with torch.no_grad():
+    with torch.no_grad(), next(net.segmenter.parameters()).device:
+        image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+        view, flow = (torch.zeros(1, c, *grid_size(height, width, net.grid)) for c in (3, 2))
+        seen = SeenFrame(image, view, flow=flow)
         for _ in range(frames):
             with counter:
-                state = method.first(run, seen) if state is None else method.next(run, state, seen)
+                state = way.first(run, seen) if state is None else way.next(run, state, seen)
             counts.append(counter.get_total_flops() / 2 / 1e9)
     return counts[0], counts[-1]
-
-
-def _counted(module: nn.Module, *shapes: tuple[int, ...]) -> float:
-    """GMAC for inputs of these shapes; computed only where the network does not run on the meta device."""
-    try:
-        return gmac(copy.deepcopy(module).to("meta").eval(), *(torch.empty(shape, device="meta") for shape in shapes))
-    except (RuntimeError, NotImplementedError):
-        device = next(module.parameters()).device
-        return gmac(module, *(torch.zeros(shape, device=device) for shape in shapes))

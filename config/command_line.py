@@ -52,7 +52,8 @@ def parse(words: Sequence[str]) -> Options:
 def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> Options:
     """Options from the `given` ones, then the named recipe, the `run` that is resumed, the data set, the stage and the
     options' own defaults. Raises UserError if they contradict each other."""
-    named = _of_video_network({**(RECIPES[given["recipe"]].settings if given.get("recipe") else {}), **given})
+    asked = {**(RECIPES[given["recipe"]].settings if given.get("recipe") else {}), **given}
+    named = _of_video_network(asked, run or {})
     chosen = {**(run or {}), **named}
     plain = Options(**chosen)
     dataset = dataset_config(plain.dataset, plain.data_path)
@@ -72,7 +73,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         defaults.update(OF_UNLABELLED if plain.resume in ("0", "auto") else {})
     if "amp" in named and (plain.video or plain.benchmark in ("video", "table")):
         defaults["precision"] = OF_AMP[plain.amp]
-    options = Options(**{**defaults, **chosen}, given=tuple(sorted(named)))
+    options = Options(**{**defaults, **chosen}, given=tuple(sorted({*named} - ({"segnet"} - {*asked}))))
     if options.method == "auto" and (options.video or options.benchmark == "carry"):
         options = with_method(options)
     if options.optical_flow_network not in LEARNED_FLOWS:
@@ -82,17 +83,22 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
     return options
 
 
-def _of_video_network(values: dict[str, Any]) -> dict[str, Any]:
-    """The values; --stage and --method tdnet or accel become stage segnet of that network. Raises UserError."""
-    named = [name for name in ("stage", "method") if values.get(name) in VIDEO_NETWORKS.values()]
-    if not named:
+def _of_video_network(values: dict[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The values; --stage and --method tdnet or accel become stage segnet of that network: of several, the one that
+    --tdnet names, else the `run`'s. Raises UserError."""
+    named = next((name for name in ("stage", "method") if values.get(name) in VIDEO_NETWORKS.values()), None)
+    if named is None:
         return values
-    what = f"{flag(named[0])} {values[named[0]]}"
-    segnet = TDNETS[values.get("tdnet", "bise18")] if values[named[0]] == "tdnet" else "accel18"
-    for name, own in (("segnet", segnet), ("stage", "segnet"), ("method", VIDEO_NETWORKS[segnet])):
-        if values.get(name, own) not in (own, VIDEO_NETWORKS[segnet]):
-            raise UserError(f"{flag(name)} {values[name]}: {what} has its own; drop one of the two")
-    return {**values, "stage": "segnet", "segnet": segnet, "method": VIDEO_NETWORKS[segnet]}
+    method = values[named]
+    known = [network for network, own in VIDEO_NETWORKS.items() if own == method]
+    network = run["segnet"] if run.get("segnet") in known else known[0]
+    if method == "tdnet" and "tdnet" in values:
+        network = TDNETS[values["tdnet"]]
+    settings = {"stage": "segnet", "segnet": network, "method": method}
+    for name, own in settings.items():
+        if values.get(name, own) not in (own, method):
+            raise UserError(f"{flag(name)} {values[name]}: {flag(named)} {method} has its own; drop one of the two")
+    return values | settings
 
 
 def with_method(options: Options) -> Options:

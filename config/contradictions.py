@@ -13,8 +13,10 @@ REQUIRED = {  # an option -> the option without which it has no effect, and its 
     "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", ("video", "carry")),
     "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
     "residual_threshold": ("schedule", "residual"), "reference": ("evaluate", 1),
-    "budget": ("schedule", "budget"),
+    "budget": ("schedule", "budget"), "teacher_weights": ("teacher", None),
     **dict.fromkeys(("start", "end", "stride", "codec", "quality", "audio"), ("video", None)),
+    **dict.fromkeys(("val_path", "frames", "label_path", "teacher_cache"), ("dataset", UNLABELLED)),
+    **dict.fromkeys(("dis_side", "dis_preset"), ("optical_flow_network", "dis")),
 }
 _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval", "--benchmark video",
              "--benchmark schedule", "--benchmark carry")
@@ -38,7 +40,8 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
     for name, (other, value) in REQUIRED.items():
         actual = getattr(options, other)
         values = value if isinstance(value, tuple) else (value,)
-        if given.get(name) and not (actual if value is None else actual in values):
+        known = flow_known or other != "optical_flow_network"
+        if name in given and known and not (actual if value is None else actual in values):
             shown = values_of(other) if value is None else "|".join(map(str, values))
             raise UserError(f"{flag(name)} has an effect only with {flag(other)} {shown}; add that or drop it")
     _check_read(options, given)
@@ -57,7 +60,7 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
     _check_segmenter(options, given)
     _check_video_network(options, given)
     _check_data(options, given)
-    _check_method(options, given, flow_known)
+    _check_method(options, given)
     if not options.eval_single and not options.eval_multi_step:
         raise UserError("nothing to evaluate: --eval-single 0 with an empty --eval-multi-step")
     own = VIDEO_NETWORKS.get(options.segnet)
@@ -96,9 +99,6 @@ def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
 
 def _check_data(options: Options, given: Mapping[str, Any]) -> None:
     """What has no labels, and what is evaluated as a stream."""
-    for name in ("val_path", "frames", "label_path", "teacher_cache"):
-        if name in given and options.dataset != UNLABELLED:
-            raise UserError(f"{flag(name)} has an effect only with --dataset unlabelled; add that or drop it")
     for name in ("frames", "label_path", "teacher_cache"):
         if name in given and tasks(options):
             raise UserError(f"{flag(name)} is for training, and has no effect with {tasks(options)[0]}; drop it")
@@ -120,7 +120,7 @@ def _check_data(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--schedule budget depends on the machine's speed; with --evaluate 1, choose cut or residual")
 
 
-def _check_method(options: Options, given: Mapping[str, Any], flow_known: bool) -> None:
+def _check_method(options: Options, given: Mapping[str, Any]) -> None:
     """The method, its flow, and what it carries."""
     flow, todo = options.optical_flow_network, tasks(options)
     if flow not in LEARNED_FLOWS:
@@ -128,9 +128,6 @@ def _check_method(options: Options, given: Mapping[str, Any], flow_known: bool) 
             raise UserError(f"--stage flow trains a flow network; --optical-flow-network {flow} has nothing to train")
         if given.get("flow_weights"):
             raise UserError(f"--flow-weights: --optical-flow-network {flow} has no weights; drop one of the two")
-    for name in ("dis_side", "dis_preset"):
-        if name in given and flow != "dis" and flow_known:
-            raise UserError(f"{flag(name)} has an effect only with --optical-flow-network dis; add that or drop it")
     if flow == "dis" and options.benchmark in ("eval", "classes"):
         raise UserError(f"--benchmark {options.benchmark} measures flow networks; drop --optical-flow-network dis")
     if not todo and options.method in ("copy", "warp"):
@@ -171,8 +168,6 @@ def _check_video_network(options: Options, given: Mapping[str, Any]) -> None:
             raise UserError(f"{flag(name)} has an effect only with {where}; add that or drop it")
     if options.teacher in VIDEO_NETWORKS:
         raise UserError(f"--teacher {options.teacher} is a method for video; choose a segmenter of single frames")
-    if given.get("teacher_weights") and not options.teacher:
-        raise UserError("--teacher-weights has an effect only with --teacher NAME; add that or drop it")
     if method is None:
         return
     if options.stage != "segnet":

@@ -9,7 +9,8 @@ NATIVE = (
     "bisenetv2", "deeplab101", "deeplab18", "td4-bise18", "td4-psp18", "accel18",
 )
 TDNETS = {"bise18": "td4-bise18", "psp18": "td4-psp18"}  # by the names of --tdnet
-VIDEO_NETWORKS = {**dict.fromkeys(TDNETS.values(), "tdnet"), "accel18": "accel"}  # networks that are methods themselves
+# Networks that are methods for video themselves, of each method the default first.
+VIDEO_NETWORKS = {**dict.fromkeys(TDNETS.values(), "tdnet"), "accel18": "accel"}
 OF_PAPER = ("swiftnet", "bisenet")  # segmented at 3/4 of the frame's size in the paper
 TORCHVISION, HUGGING_FACE, SMP = "torchvision:", "hf:", "smp:"
 FOREIGN = ("torchvision:NAME", "hf:NAME_OR_FOLDER", "smp:ARCH:ENCODER", "smp:FOLDER", "FILE.py:FUNCTION")

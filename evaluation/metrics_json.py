@@ -5,7 +5,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import numpy as np
 import torch
 
 from config.errors import UserError
@@ -118,20 +117,15 @@ class Metrics:
         """Score confusion matrices by position. temporal: by keyframe interval; settings: all other fields."""
         positions = tuple(_position_scores(k, matrix, classes) for k, matrix in sorted(matrices.items()))
         # The positions of a stream with a schedule hold different frames: no average over an interval.
-        longest = positions[-1].position + 1 if settings.get("schedule") is None else 0
-        rows = [over_interval(positions, n, (temporal or {}).get(n)) for n in range(1, longest + 1)]
-        steady = settings.get("steady")
-        averaged = positions if steady is None else [row for row in positions if row.position >= steady]
-        known = [row.miou for row in averaged if row.miou is not None]
-        mean, pooled = float(np.mean(known)) if known else None, _pooled_miou(averaged) if averaged else None
-        least = min(known, default=None)
+        longest, steady = positions[-1].position + 1 if settings.get("schedule") is None else 0, settings.get("steady")
+        temporal = temporal or {}
+        rows = [over_interval(positions, n, temporal.get(n)) for n in range(1, longest + 1)]
+        whole = _averages([row for row in positions if row.position >= (steady or 0)])
         if steady is not None:
-            whole = next(iter((temporal or {}).values()), None)  # of the one stream
-            rows = [IntervalScores(interval=0, mean_miou=mean, pooled_miou=pooled, min_miou=least, temporal=whole)]
-        return cls(
-            classes=list(classes), positions=positions, intervals=tuple(row for row in rows if row is not None),
-            avg_miou=mean, pooled_miou=pooled, min_miou=least, **settings,
-        )
+            rows = [IntervalScores(interval=0, **whole, temporal=next(iter(temporal.values()), None))]
+        found = tuple(row for row in rows if row is not None)
+        settings |= {"avg_miou": whole.pop("mean_miou"), **whole}
+        return cls(classes=list(classes), positions=positions, intervals=found, **settings)
 
     def to_json(self) -> dict:
         """The content of the file."""
@@ -161,12 +155,10 @@ def over_interval(
     positions: Sequence[PositionScores], interval: int, temporal: TemporalScores | None = None
 ) -> IntervalScores | None:
     """Mean, pooled and least mIoU over positions 0..interval-1; None if one is unknown or was not evaluated."""
-    rows = {row.position: row for row in positions if row.position < interval}
-    mious = [row.miou for row in rows.values() if row.miou is not None]
-    if len(mious) < interval:
+    rows = {row.position: row for row in positions if row.position < interval and row.miou is not None}
+    if len(rows) < interval:
         return None
-    mean, pooled = sum(mious) / interval, _pooled_miou([*rows.values()])
-    return IntervalScores(interval=interval, mean_miou=mean, pooled_miou=pooled, min_miou=min(mious), temporal=temporal)
+    return IntervalScores(interval=interval, **_averages([*rows.values()]), temporal=temporal)
 
 
 def _position_scores(position: int, matrix: ConfusionMatrix, classes: Sequence[str]) -> PositionScores:
@@ -175,8 +167,11 @@ def _position_scores(position: int, matrix: ConfusionMatrix, classes: Sequence[s
     return PositionScores(position=position, **found)
 
 
-def _pooled_miou(positions: Sequence[PositionScores]) -> float | None:
-    return scores(torch.tensor([row.confusion for row in positions]).sum(dim=0)).miou  # (P,C,C) -> (C,C)
+def _averages(positions: Sequence[PositionScores]) -> dict[str, Any]:
+    known = [row.miou for row in positions if row.miou is not None]
+    mean = sum(known) / len(known) if known else None
+    pooled = scores(torch.tensor([row.confusion for row in positions]).sum(dim=0)).miou if positions else None  # (C,C)
+    return {"mean_miou": mean, "pooled_miou": pooled, "min_miou": min(known, default=None)}
 
 
 def _read(kind: type[T], content: object) -> T:

@@ -81,9 +81,10 @@ def steady_lines(metrics: Metrics) -> list[str]:
     """What positions and averages mean, where a method has no keyframes."""
     if metrics.steady is None:
         return []
+    known = "" if metrics.avg_miou is not None else ", of which none was evaluated: choose a larger --eval-multi-step"
     return [
         f"This method has no keyframes. Position: frames since the stream's first; the first {metrics.steady} lack a "
-        f"part of the memory, and averages are over positions from {metrics.steady} on."
+        f"part of the memory, and averages are over positions from {metrics.steady} on{known}."
     ]
 
 

@@ -104,12 +104,9 @@ def keyframe_logits(segmenter: Segmenter, frame: Tensor, scale: float = 1.0, gri
 
 
 def segment(segmenter: Segmenter, frame: Tensor, scale: float = 1.0) -> Tensor:
-    """Frame (N,3,H,W), RGB 0..255, any type -> logits (N,C,H*scale/stride,W*scale/stride) float32.
-
-    Scaled before it is normalised, which is the same, and less work.
-    """
-    frame = align(frame.float(), segmenter.input_size(*size_of(frame), scale))  # (N,3,H*scale,W*scale)
-    scores = segmenter(segmenter.normalise(frame).contiguous(memory_format=torch.channels_last))
+    """Frame (N,3,H,W), RGB 0..255, any type -> logits (N,C,H*scale/stride,W*scale/stride) float32."""
+    image = segmenter.prepared(frame, scale)  # (N,3,H*scale,W*scale)
+    scores = segmenter(image.contiguous(memory_format=torch.channels_last))
     return segmenter.class_logits(scores.float())
 
 

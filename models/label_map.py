@@ -1,14 +1,14 @@
 """From logits on the propagation grid to a label map at full size: one align-upsampling, then the largest class."""
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.resize import align
 
-CHUNK = 1024  # cells computed at once, so that intermediate results stay in the processor's cache
-FEW = 4  # in nearly all cells no more classes than these can win
-WORTH_CHOOSING = 0.5  # share of mixed cells above which computing all cells is faster
+CHUNK = 2**20  # logits interpolated at once: enough to keep the threads busy, few enough for the processor's cache
 
 
 def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -18,86 +18,61 @@ def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
     cells, and nothing is read back from it.
     """
     height, width = size
-    if not logits.is_cuda and logits.shape[-2:] != (height, width):
-        ids = logits[0].max(dim=0).indices.to(torch.uint8)  # (h,w); on CPU much faster than argmax
-        mixed = _mixed(ids)
-        if mixed.float().mean() < WORTH_CHOOSING:
-            return _by_cells(logits[0].float(), ids, mixed, (height, width))
-    return align(logits, (height, width)).max(dim=1).indices[0].to(torch.uint8)  # (H,W)
+    if logits.is_cuda or logits.shape[-2:] == (height, width):
+        return align(logits, (height, width)).max(dim=1).indices[0].to(torch.uint8)  # (H,W)
+    return _by_cells(logits.detach().float(), height, width)
 
 
-def _by_cells(logits: Tensor, ids: Tensor, mixed: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `label_map`, logits (C,h,w), in a fraction of the time on label maps with large regions.
+def _by_cells(logits: Tensor, height: int, width: int) -> Tensor:
+    """As `label_map`, logits (1,C,h,w), in a fraction of the time and memory.
 
     Every output pixel lies in a cell between four grid points, and its logits are a convex combination of theirs. So a
-    class that is the largest at all four is the largest everywhere in between. Only cells whose corners disagree need
-    interpolation, and only of the classes that can win.
+    class that is the largest at all four is the largest everywhere in between, and only cells whose corners disagree
+    need interpolation. Cells of equally many pixels are interpolated together, with the cells last in memory, so that
+    each operation runs along hundreds of them.
     """
-    top, down, rows = _cells(logits.shape[1], size[0])  # (H,), (H,), (h,2)
-    left, across, columns = _cells(logits.shape[2], size[1])  # (W,), (W,), (w,2)
-    labels = torch.empty(size[0] * size[1] + 1, dtype=torch.uint8)  # the last one is a dummy
+    (top, rows, step_y), (left, columns, step_x) = _spans(logits.shape[2], height), _spans(logits.shape[3], width)
+    padded = F.pad(logits, (0, 1, 0, 1), mode="replicate")[0]  # (C,h+1,w+1): every grid point has four corners
+    classes, stride, flat = len(padded), padded.shape[2], padded.flatten(1)  # (C,(h+1)*(w+1))
+    ids = _largest(flat.clone()).view(padded.shape[1:])  # (h+1,w+1)
     # Correct wherever the corners agree; columns first, so that rows are copied in one piece.
-    torch.index_select(ids.index_select(1, left), 0, top, out=labels[:-1].view(size))  # (H,W)
-    y, x = mixed.nonzero(as_tuple=True)  # (M,)
-    corners = _corners(logits, y, x)  # (4,C,M)
-    # A class whose best corner is below another class's worst wins nowhere in the cell.
-    best, worst = corners.amax(0), corners.amin(0)  # (C,M)
-    simple = (best >= worst.amax(0)).sum(0) <= FEW  # (M,)
-    axes = down, rows, across, columns
-    if simple.any():
-        chosen = best[:, simple].t().contiguous().topk(min(FEW, len(logits)), dim=1).indices.t()  # (FEW,m), classes
-        values = corners[:, :, simple].gather(1, chosen.expand(4, -1, -1))  # (4,FEW,m)
-        _interpolate(labels, axes, y[simple], x[simple], values, chosen)
-    if not simple.all():
-        _interpolate(labels, axes, y[~simple], x[~simple], corners[:, :, ~simple], None)
-    return labels[:-1].view(size)  # (H,W)
+    labels = ids.index_select(1, left).index_select(0, top)  # (H,W)
+    here = ids[:-1, :-1]
+    mixed = (here != ids[:-1, 1:]) | (here != ids[1:, :-1]) | (here != ids[1:, 1:])  # (h,w)
+    first_y, first_x = rows.cumsum(0) - rows, columns.cumsum(0) - columns  # (h,), (w,): the first pixel of each cell
+    values = torch.empty(0)  # one buffer for all: fetching fresh memory would take as long as the arithmetic
+    for tall, wide in product(rows.unique().tolist(), columns.unique().tolist()):
+        cells = (mixed & (rows == tall)[:, None] & (columns == wide)).nonzero(as_tuple=True)
+        chunk = (CHUNK // (classes * tall * wide + 1) | 255) + 1  # at least 256: short vectors cost more
+        for y, x in zip(*(points.split(chunk) for points in cells)):  # (n,), (n,)
+            out_y, out_x = first_y[y] + torch.arange(tall)[:, None], first_x[x] + torch.arange(wide)[:, None]
+            weight_y = (out_y.float() * step_y - y)[:, None]  # (tall,1,n), 0..1
+            weight_x = (out_x.float() * step_x - x)[:, None]  # (wide,1,n), 0..1
+            above, below = y * stride + x, (y + 1) * stride + x
+            at_left, at_right = (
+                torch.lerp(flat.index_select(1, above + side), flat.index_select(1, below + side), weight_y)
+                for side in (0, 1)
+            )  # (tall,C,n) each
+            values.resize_(tall, wide, classes, len(y))
+            torch.lerp(at_left[:, None], at_right[:, None], weight_x, out=values)  # (tall,wide,C,n)
+            where = out_y[:, None] * width + out_x  # (tall,wide,n)
+            labels.view(-1).scatter_(0, where.flatten(), _largest(values).flatten())
+    return labels
 
 
-def _corners(logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Return logits (C,h,w) at the four corners of the cells at y, x (M,): (4,C,M), in reading order."""
-    height, width = logits.shape[1:]
-    below, right = (y + 1).clamp(max=height - 1), (x + 1).clamp(max=width - 1)
-    flat = logits.flatten(1)  # (C,h*w)
-    return torch.stack([flat.index_select(1, row * width + column) for row in (y, below) for column in (x, right)])
+def _largest(values: Tensor) -> Tensor:
+    """Values (...,C,n), overwritten -> the class of the largest (...,n) uint8: the first of equal ones, 0 next to NaN.
 
-
-def _interpolate(
-    labels: Tensor, axes: tuple[Tensor, ...], y: Tensor, x: Tensor, corners: Tensor, classes: Tensor | None
-) -> None:
-    """Write the labels of the cells at y, x (M,) into `labels` (H*W+1,).
-
-    axes: distances and spans of rows, then of columns, as `_cells` returns them. corners: (4,k,M), logits of k classes
-    each; classes: which those are (k,M), all in order where None.
+    These operations on floats are vectorised; a maximum that returns indices is not and takes several times as long.
     """
-    down, rows, across, columns = axes  # (H,), (h,2), (W,), (w,2)
-    reach_y, reach_x = (torch.arange(int(spans[:, 1].max())) for spans in (rows, columns))
-    for start in range(0, len(y), CHUNK):
-        part = slice(start, start + CHUNK)
-        row, column = rows[y[part]], columns[x[part]]  # (m,2)
-        out_y, out_x = row[:, :1] + reach_y, column[:, :1] + reach_x  # (m,ry), (m,rx): the cells' pixels, and some more
-        inside = (reach_y < row[:, 1:])[:, :, None] & (reach_x < column[:, 1:])[:, None]  # (m,ry,rx)
-        where = (out_y[:, :, None] * len(across) + out_x[:, None]).masked_fill(~inside, len(labels) - 1)  # (m,ry,rx)
-        weight_y, weight_x = down[out_y.clamp(max=len(down) - 1)], across[out_x.clamp(max=len(across) - 1)]
-        above_left, above_right, below_left, below_right = corners[:, :, part, None]  # (k,m,1)
-        at_left = torch.lerp(above_left, below_left, weight_y)  # (k,m,ry)
-        at_right = torch.lerp(above_right, below_right, weight_y)  # (k,m,ry)
-        won = torch.lerp(at_left[..., None], at_right[..., None], weight_x[:, None]).max(dim=0).indices  # (m,ry,rx)
-        if classes is not None:
-            won = classes[:, part].t().gather(1, won.flatten(1)).view(won.shape)
-        labels.scatter_(0, where.flatten(), won.to(torch.uint8).flatten())
+    classes = torch.arange(values.shape[-2], dtype=values.dtype)[:, None]
+    lost = values.lt_(values.amax(-2, keepdim=True))  # 0 or 1
+    return torch.add(classes, lost, alpha=len(classes), out=lost).amin(-2).to(torch.uint8)
 
 
-def _mixed(ids: Tensor) -> Tensor:
-    """Class ids (h,w) -> bool (h,w): whether the corners of the cell to the right of and below a point disagree."""
-    below = torch.cat([ids[1:], ids[-1:]])
-    right, corner = (torch.cat([x[:, 1:], x[:, -1:]], dim=1) for x in (ids, below))
-    return (ids != below) | (ids != right) | (ids != corner)
-
-
-def _cells(points: int, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each of `pixels` along one side the grid point before it (int64), and its distance from it, 0..1; and
-    spans (points,2) int64: the first pixel between each grid point and the next, and the number of such pixels."""
-    position = torch.arange(pixels, dtype=torch.float32) * ((points - 1) / max(pixels - 1, 1))
-    before = position.floor().clamp(max=points - 1)
-    counts = torch.bincount(before.long(), minlength=points)
-    return before.long(), position - before, torch.stack([counts.cumsum(0) - counts, counts], dim=1)
+def _spans(points: int, pixels: int) -> tuple[Tensor, Tensor, float]:
+    """Return for each of `pixels` along one side the grid point before it (int64); for each of `points` the number of
+    pixels from there to the next (int64); and the distance between pixels, in grid points."""
+    step = (points - 1) / max(pixels - 1, 1)
+    before = (torch.arange(pixels, dtype=torch.float32) * step).floor().clamp(max=points - 1).long()
+    return before, torch.bincount(before, minlength=points), step

@@ -14,6 +14,7 @@ from config.errors import UserError
 from config.options import FILES, FIXED_IN_RUN, NOT_OF_RUN, Options, flag, recorded, tasks
 from config.segmenters import NATIVE
 from models import released
+from models.accel import Accel
 from models.build import build_flow, build_segmenter
 from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet
@@ -85,7 +86,8 @@ def networks_for_training(options: Options, resumed: WeightsFile | None) -> GSVN
             head = _head(partial(build_segmenter, name=options.segnet), options) if weights.for_other_classes else ()
             others = _others(weights.segmenter, options)
             released.load_segmenter(segmenter, weights.segmenter, options.segnet, head, others)
-        released.load_accel(segmenter, weights.parts)
+        if isinstance(segmenter, Accel):
+            released.load_accel(segmenter, weights.parts)
         return GSVNet(segmenter, nothing, nothing, options.grid)
     if options.stage == "flow":
         return _load(GSVNet(Segmenter(), flow_of(options), nothing), weights, options)
@@ -132,19 +134,24 @@ def weights_for(options: Options, *, training: bool, resumed: WeightsFile | None
 def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> Weights:
     """`weights_for`, but for the files that are named and not used."""
     if options.stage == "segnet":
-        parts = _parts_of_accel(options) if options.segnet == "accel18" and resumed is None else {}
-        if resumed is None and (options.segnet_weights or not training):
+        if resumed is not None:
+            return Weights(segmenter=resumed)
+        parts = {
+            name: WeightsFile.read(Path(path), "weights of a part of Accel", f"name another with {flag(name)}")
+            for name in ACCEL_PARTS if options.segnet == "accel18" and (path := getattr(options, name))
+        }
+        if options.segnet_weights or not training:
             file, below = segmenter_file(options, None, ""), parts.get("flow_weights")
             if file is not None and below is not None:  # as published: what the one lacks, the other has
                 file = replace(file, content={**below.content, **file.content})
             return Weights(segmenter=file, for_other_classes=training, parts=parts)
         missing = [flag(name) for name in ACCEL_PARTS if name not in parts]
-        if options.segnet == "accel18" and resumed is None and missing and not options.finetune_all:
+        if options.segnet == "accel18" and missing and not options.finetune_all:
             raise UserError(
                 f"--stage accel trains the fusion of networks that are trained already: add {', '.join(missing)}, or "
                 "train everything with --finetune-all 1"
             )
-        return Weights(segmenter=resumed, parts=parts)
+        return Weights(parts=parts)
     if options.stage == "flow":
         return Weights(flow=resumed or _flow_file(options))
     trained = SegmenterIdentity.recorded(resumed.content) if resumed is not None else None
@@ -169,13 +176,6 @@ def _chosen(options: Options, training: bool, resumed: WeightsFile | None) -> We
             "--optical-flow-network dis, which needs no weights"
         )
     return Weights(segmenter=segmenter, guided=resumed if options.method == "gsv" else None, flow=flow, trained=trained)
-
-
-def _parts_of_accel(options: Options) -> dict[str, WeightsFile]:
-    return {
-        name: WeightsFile.read(Path(path), "weights of a part of Accel", f"name another with {flag(name)}")
-        for name in ACCEL_PARTS if (path := getattr(options, name))
-    }
 
 
 def chosen_by_val(options: Options) -> Options:
@@ -204,7 +204,8 @@ def resume_path(options: Options) -> Path | None:
         gsvnet, segmenter = (x.get(options.segnet, "") for x in (released.GSVNET_FILES, released.SEGMENTER_FILES))
         name = {"gsv": gsvnet, "segnet": segmenter, "flow": flow}[options.stage]
         if not name:
-            what = "the light flow network alone" if options.stage == "flow" else f"GSVNet on {options.segnet}"
+            of_stage = {"gsv": f"GSVNet on {options.segnet}", "flow": "the light flow network alone"}
+            what = of_stage.get(options.stage, options.segnet)
             raise UserError(f"--resume 1: the release has no file of {what}; use --resume PATH")
         return Path(options.weights_dir) / name
     if options.resume == "auto":

@@ -141,6 +141,11 @@ def segmenter_file(options: Options, resumed: WeightsFile | None, before: str) -
         return WeightsFile.read(Path(path), expected, "name its file with --segnet-weights") if path else None
     if resumed is not None and trained is not None:
         return _find_segmenter(options, resumed.path, trained)
+    if not options.segnet_weights and options.segnet not in released.SEGMENTER_FILES:
+        raise UserError(
+            f"{options.segnet}: its authors published no weights; train it with --stage tdnet and name that run's file "
+            "with --resume, or use --tdnet psp18, whose weights they published"
+        )
     path = options.segnet_weights or str(Path(options.weights_dir) / released.SEGMENTER_FILES[options.segnet])
     if "segnet_weights" not in options.given and Path(before).is_file():
         path = before

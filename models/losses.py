@@ -110,13 +110,9 @@ class TDNetLoss(SegmenterLoss):
         self.output_weights, self.divergence_weights = output_weights, divergence_weights
         self.full_size_divergence = full_size_divergence
 
-    def forward(
-        self, outputs: Sequence[Tensor], label: Tensor, teacher: Tensor | None = None,
-        teacher_sub: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, outputs: Sequence[Tensor], label: Tensor, teacher: Tensor | None = None) -> dict[str, Tensor]:
         """Logits (N,C,h',w') float32 of `TDNet.training_outputs`; label (N,H,W) int64, ids or `ignore`; the teacher's
-        logits (N,C,h',w'). teacher_sub: for the frame alone, those of the teacher's channels that its path learns,
-        which the authors' PSPNet-101 provides; any other has only one output, which serves both.
+        logits (N,C,h',w'), which serve both, while the halves of the authors' PSPNet-101 teach different paths.
 
         Returns the scalars `total` and its summands, weighted: `out`, `sub`, `auxiliary`, and `distillation`, zero
         without a teacher.
@@ -126,10 +122,9 @@ class TDNetLoss(SegmenterLoss):
         out, sub, *others = (weight * self._one(align(x, size), label) for weight, x in pairs)
         auxiliary, distillation = sum(others, out.new_zeros(())), out.new_zeros(())
         if teacher is not None:
-            teachers = teacher, teacher if teacher_sub is None else teacher_sub
-            for weight, x, taught in zip(self.divergence_weights, outputs, teachers):
+            for weight, x in zip(self.divergence_weights, outputs):
                 compared = size if self.full_size_divergence else size_of(x)
-                distillation = distillation + weight * divergence(align(x, compared), align(taught, compared))
+                distillation = distillation + weight * divergence(align(x, compared), align(teacher, compared))
         total = out + sub + auxiliary + distillation
         return {"total": total, "out": out, "sub": sub, "auxiliary": auxiliary, "distillation": distillation}
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from config.errors import UserError
-from models.flow_dff import add_flow
+from models.accel import Accel
 from models.segmenters.base import Segmenter
-from models.segmenters.deeplab import DeepLab18, DeepLab101
 from utils.checkpoint import WeightsFile
 
 SEGMENTER_FILES = {
@@ -21,7 +20,7 @@ SEGMENTER_FILES = {
     "pidnet-l": "PIDNet_L_Cityscapes_val.pt", "ddrnet23-slim": "best_val_smaller.pth", "ddrnet23": "best_val.pth",
     "bisenet-xception39": "cityscapes-bisenet-X39.pth", "bisenetv2": "model_final_v2_city.pth",
     "deeplab101": "deeplab-101-0000.params", "deeplab18": "deeplab-18-0000.params", "accel18": "accel-18-0000.params",
-    "td4-psp18": "td4-psp18.pkl", "td4-bise18": "td4-bise18.pth.tar",  # the last was never released
+    "td4-psp18": "td4-psp18.pkl",
 }
 GSVNET_FILES = {"swiftnet": "gsvnet_swnet_r18.tar", "bisenet": "gsvnet_bisenet_r18.tar"}
 FLOWNET_FILE = "flownet.pth.tar"
@@ -32,8 +31,6 @@ DRIVE_IDS = {  # the paper's release -> its ids on Google Drive
     GSVNET_FILES["swiftnet"]: "1VIfO-T0EWhdOiHrorAppLZQFuMUwcjC6",
     GSVNET_FILES["bisenet"]: "16adWqQRmzpQFGP8-EmGKn_ctXP8PPQPO",
 }
-
-PARTS: dict[str, type[DeepLab101]] = {"deeplab101": DeepLab101, "deeplab18": DeepLab18}  # of Accel
 
 CLASS_COUNT_TENSOR = "grm.intra_net.intra_net.6.bias"  # one value per class
 
@@ -65,11 +62,10 @@ def released_state(guided: nn.Module) -> dict[str, Tensor]:
 
 def read_segmenter(path: Path, name: str, *, log: bool = True) -> WeightsFile:
     """Read the file of the keyframe segmenter `name`. Raises UserError."""
-    return WeightsFile.read(
-        path, f"weights of the keyframe segmenter {name}",
-        f"put {SEGMENTER_FILES[name]} into --weights-dir, name another file with --segnet-weights, or train one with "
-        "--stage segnet", log=log,
-    )
+    hint = "name another file with --segnet-weights, or train one with --stage segnet"
+    if name in SEGMENTER_FILES:
+        hint = f"put {SEGMENTER_FILES[name]} into --weights-dir, {hint}"
+    return WeightsFile.read(path, f"weights of the keyframe segmenter {name}", hint, log=log)
 
 
 def read_flow(path: Path, name: str) -> WeightsFile:
@@ -132,17 +128,13 @@ def _names_of(segmenter: Segmenter, parts: Sequence[nn.Module]) -> list[str]:
     return [name for name, x in segmenter.state_dict(keep_vars=True).items() if id(x) in covered]
 
 
-def load_accel(accel: Segmenter, parts: Mapping[str, WeightsFile]) -> None:
+def load_accel(accel: Accel, parts: Mapping[str, WeightsFile]) -> None:
     """Copy the files of Accel's parts into it; parts: by the option that names each. Raises UserError."""
     for option, file in parts.items():
-        if option in PARTS:
-            segmenter = PARTS[option](accel.classes)
-            load_segmenter(segmenter, file, option)
-            accel.load_state_dict(segmenter.state_dict(), strict=False)
+        if option == "flow_weights":
+            file.into(accel.flow, "Accel's flow network (--flow-weights)", keys=("state_dict",), strict=False)
         else:
-            add_flow(flow := nn.Module())
-            file.into(flow, "Accel's flow network (--flow-weights)", keys=("state_dict",), strict=False)
-            accel.load_state_dict(flow.state_dict(), strict=False)
+            load_segmenter({"deeplab101": accel.deep, "deeplab18": accel.small}[option], file, option)
 
 
 def load_flow(flow: nn.Module, file: WeightsFile, name: str) -> None:

@@ -2,6 +2,8 @@
 
 Frames are as decoders return them: (N,H,W,3) uint8 RGB.
 """
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from models.fold import folded
 from models.frame_view import FrameView
 from models.gsvnet import GSVNet, Propagation, State, keyframe_logits, segment
 from models.resize import channels_first, grid_size
+from models.segmenters.base import Segmenter
 from utils.bilinear import aligned_positions, neighbours
 
 
@@ -64,6 +67,35 @@ class Step(nn.Module):
     """A step that engines run and exports contain: tensors, named by `inputs` -> a tensor."""
 
     inputs: tuple[str, ...]
+
+
+class NetworkStep(Step):
+    """What `call` computes of a network and of tensors, named by `inputs`."""
+
+    def __init__(self, net: Segmenter, call: Callable[..., Tensor], *inputs: str):
+        super().__init__()
+        self.net, self.call, self.inputs = net.eval(), call, inputs
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.call(self.net, *inputs)
+
+
+class FrameStep(NetworkStep):
+    """As `NetworkStep`, of a frame (N,H,W,3) uint8 RGB, which `call` gets at `scale` and normalised."""
+
+    def __init__(self, net: Segmenter, call: Callable[..., Tensor], scale: float):
+        super().__init__(net, call, "image")
+        self.scale = scale
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(self.net.prepared(channels_first(inputs[0]), self.scale))
+
+
+class LogitsStep(NetworkStep):
+    """As `NetworkStep`; from the scores that `call` computes, logits (N,C,h',w') float32."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.net.class_logits(super().forward(*inputs).float())
 
 
 class KeyframeStep(Step):

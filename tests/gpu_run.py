@@ -54,7 +54,7 @@ def parts(made: Path) -> list[Part]:
     }
     roofline = made / "roofline.json"
     parallel = ("-n", "4") if importlib.util.find_spec("xdist") else ()
-    tests = ("-m", "pytest", "-q", *parallel, "-p", "no:cacheprovider", "-m", "cuda", "--durations", "10", "tests/cuda")
+    tests = ("-m", "pytest", "-v", *parallel, "-p", "no:cacheprovider", "-m", "cuda", "--durations", "10", "tests/cuda")
     found = [
         Part("tests", 150, (python, *tests)),
         Part("streets for the training step", 60, (python, "-m", "streets", "--root", str(streets), *STREETS)),

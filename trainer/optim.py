@@ -32,17 +32,18 @@ def segmenter_groups(segmenter: Segmenter, *, lr: float, weight_decay: float, pr
     recipe, groups = segmenter.recipe, []
     trunk_rate = recipe.trunk_rate if pretrained else 1.0
     trunk, new = (
-        [p for module in modules for p in module.parameters()]
+        [p for module in modules for p in module.parameters() if p.requires_grad]
         for modules in (segmenter.pretrained_modules(), segmenter.new_modules())
     )
     taken = {id(p) for p in (*trunk, *new)}
-    rest = [p for p in segmenter.parameters() if id(p) not in taken]
-    for params, rate, decay in ((trunk, trunk_rate, trunk_rate), (rest, 1.0, 1.0), (new, recipe.new_rate, 1.0)):
+    rest = [p for p in segmenter.parameters() if p.requires_grad and id(p) not in taken]
+    fast = recipe.new_rate, 1.0, recipe.new_bias_rate
+    for params, (rate, decay, bias) in ((trunk, (trunk_rate, trunk_rate, 1.0)), (rest, (1.0, 1.0, 1.0)), (new, fast)):
         undecayed = [] if recipe.decay_all else [p for p in params if p.ndim < 4]
         kept = {id(p) for p in undecayed}
         groups += [
             {"params": [p for p in params if id(p) not in kept], "lr": lr * rate, "weight_decay": weight_decay * decay},
-            {"params": undecayed, "lr": lr * rate, "weight_decay": 0.0},
+            {"params": undecayed, "lr": lr * rate * bias, "weight_decay": 0.0},
         ]
     return [group for group in groups if group["params"]]
 

@@ -1,5 +1,6 @@
 """What one training step of each stage computes. Plain modules and functions: no loop, no saving, no printing."""
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +57,15 @@ def keyframe_and_teacher(
 
 
 class SegmenterOutputs(nn.Module):
-    """forward: normalised image (N,3,H,W) -> all outputs that a segmenter's loss looks at. DDP wraps only `forward`."""
+    """forward: what the segmenter's method `name` takes, normalised images -> all outputs that its loss looks at. DDP
+    wraps only `forward`."""
 
-    def __init__(self, segmenter: Segmenter):
+    def __init__(self, segmenter: Segmenter, name: str):
         super().__init__()
-        self.segmenter = segmenter
+        self.segmenter, self.name = segmenter, name
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.segmenter.training_logits(image)
+    def forward(self, *inputs: Any) -> list[Tensor]:
+        return getattr(self.segmenter, self.name)(*inputs)
 
 
 class FlowOutput(nn.Module):

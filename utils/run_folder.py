@@ -135,7 +135,9 @@ def with_run(options: Options) -> Options:
     for name in ("segnet", "teacher"):
         if name not in options.given and (name == "segnet" or continued):
             check_recorded(str(values.get(name, "")), str(values.get(f"{name}_weights", "")), f"{folder}", flag(name))
-    run = {name: x for name, x in values.items() if name not in NOT_OF_RUN and (continued or name in NETWORK)}
+    # With --multi-step it is known where the frames end that a run without labels was trained on.
+    kept = {*values} if continued else {*NETWORK, "multi_step"} if options.evaluate else {*NETWORK}
+    run = {name: x for name, x in values.items() if name in kept - NOT_OF_RUN}
     return resolve({name: getattr(options, name) for name in options.given}, run)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.flow_dis import DISFlow
 from models.gsvnet import State
+from models.label_map import label_map
 from models.steps import Step
 
 Run = Callable[..., Tensor]  # the name of one of a method's networks, and its inputs -> its output
@@ -40,6 +41,12 @@ def together(frames: Sequence[SeenFrame]) -> SeenFrame:
         tuple(look for frame in frames for look in frame.looks),
         torch.cat(flows) if len(flows) == len(frames) else None,
     )
+
+
+def with_labels(logits: Tensor, view: Tensor, size: tuple[int, int], *memory: Tensor) -> State:
+    """The state of frames of `size` (H,W) that keeps their label maps (N,H,W) in place of their logits (N,C,h,w)."""
+    labels = torch.stack([label_map(x, size) for x in logits.split(1)])  # (N,H,W)
+    return State(logits[:, :, :0, :0], view, labels, memory=memory)
 
 
 class Method:

@@ -1,13 +1,11 @@
 """Methods that segment keyframes and carry the result through the frames in between: per-frame, copy, warp, gsv."""
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from models.flow_dis import DISFlow
 from models.gsvnet import GSVNet, Propagation, State, on_grid
-from models.label_map import label_map
-from models.methods.base import Method, Run, SeenFrame
+from models.methods.base import Method, Run, SeenFrame, with_labels
 from models.resize import grid_size
 from models.steps import FlowStep, KeyframeStep, PropagationStep, PropagationStepWithFlow, SegmenterStep, Step
 from models.warp import warp
@@ -80,8 +78,7 @@ class CarryLabels(PerFrame):
 
     def first(self, run: Run, seen: SeenFrame, keyframe: Tensor | None = None) -> State:
         logits = run("keyframe", seen.image) if keyframe is None else keyframe  # (N,C,h',w')
-        labels = torch.stack([label_map(x, seen.size) for x in logits.split(1)])  # (N,H,W)
-        return State(logits[:, :, :0, :0], seen.view, labels)
+        return with_labels(logits, seen.view, seen.size)
 
     def next(self, run: Run, state: State, seen: SeenFrame) -> State:
         if not self.moves:

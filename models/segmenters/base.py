@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from config.schema import DatasetConfig
 from models.losses import Average, SegmenterLoss
-from models.resize import scaled_size
+from models.resize import align, scaled_size, size_of
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)  # RGB, on the 0..255 scale
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -20,8 +20,8 @@ class TrainingRecipe:
 
     schedule: of the learning rate: "poly", "cosine", or "steps", a tenth after the share `drop` of all iterations.
     warm_up: iterations before it; linear from 0, or in equal ratios from `start`; of "steps", at a tenth. trunk_rate:
-    factor on rate and weight decay of pretrained `pretrained_modules`. new_rate: factor on the rate of `new_modules`.
-    decay_all: also biases and the weights of BatchNorm.
+    factor on rate and weight decay of pretrained `pretrained_modules`. new_rate: factor on the rate of `new_modules`,
+    new_bias_rate: a further one on their biases'. decay_all: also biases and the weights of BatchNorm.
     """
 
     schedule: str = "poly"
@@ -31,6 +31,7 @@ class TrainingRecipe:
     nesterov: bool = False
     trunk_rate: float = 1.0
     new_rate: float = 1.0
+    new_bias_rate: float = 1.0
     decay_all: bool = True
 
 
@@ -69,6 +70,7 @@ class Segmenter(nn.Module):
     pixel_std: tuple[float, float, float] = IMAGENET_STD
     view_mean: tuple[float, float, float] = IMAGENET_MEAN  # of the view: RGB, on the 0..255 scale
     view_std: tuple[float, float, float] = IMAGENET_STD
+    resize = staticmethod(align)  # of frames, RGB (N,3,H,W), 0..255, to the size of the image
     recipe = TrainingRecipe()
     learns_boundaries = False  # whether its training loss takes `dataloaders.boundaries.boundary_target` of the labels
     mean: Tensor  # (3,1,1), pixel_mean on the segmenter's device; not part of state_dict
@@ -89,6 +91,12 @@ class Segmenter(nn.Module):
         if self.scores == "probabilities":
             scores = (scores / scores.sum(dim=1, keepdim=True).clamp(min=LEAST)).clamp(min=LEAST).log()
         return self.merged(scores)
+
+    def prepared(self, frame: Tensor, scale: float) -> Tensor:
+        """Frame (N,3,H,W), RGB 0..255, any type -> image (N,3,*input_size). Scaled before it is normalised, which is
+        the same, and less work."""
+        frame = frame.float()
+        return self.normalise(self.resize(frame, self.input_size(*size_of(frame), scale)))
 
     def normalise(self, rgb: Tensor) -> Tensor:
         """RGB (...,3,H,W), 0..255, any type -> float32 of that shape, (x - mean) / std per channel."""

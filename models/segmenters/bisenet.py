@@ -30,9 +30,9 @@ class SpatialPath(nn.Sequential):
 class AttentionRefinement(nn.Module):
     """Channel attention by the map's own average: (N,c_in,H,W) -> (N,128,H,W)."""
 
-    def __init__(self, c_in: int):
+    def __init__(self, c_in: int, slope: float = 0.0):
         super().__init__()
-        self.conv_3x3 = ConvBn(c_in, WIDTH, 3)
+        self.conv_3x3 = ConvBn(c_in, WIDTH, 3, slope=slope)
         self.channel_attention = nn.Sequential(GlobalAverage(), ConvBn(WIDTH, WIDTH, 1, relu=False), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Joins both paths: two maps (N,128,H,W) -> (N,256,H,W)."""
+    """Joins both paths: two maps (N,128,H,W) -> (N,256,H,W). inner: channels inside its attention."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, inner: int, slope: float = 0.0):
         super().__init__()
-        self.conv_1x1 = ConvBn(channels, channels, 1)
-        squeeze, excite = (ConvBn(channels, channels, 1, norm=False, relu=relu) for relu in (True, False))
+        self.conv_1x1 = ConvBn(channels, channels, 1, slope=slope)
+        squeeze, excite = ConvBn(channels, inner, 1, norm=False), ConvBn(inner, channels, 1, norm=False, relu=False)
         self.channel_attention = nn.Sequential(GlobalAverage(), squeeze, excite, nn.Sigmoid())
 
     def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
@@ -57,10 +57,10 @@ class FeatureFusion(nn.Module):
 class Head(nn.Sequential):
     """(N,c_in,H,W) -> logits (N,C,H,W)."""
 
-    def __init__(self, c_in: int, width: int, classes: int):
+    def __init__(self, c_in: int, width: int, classes: int, *, bias: bool = True, slope: float = 0.0):
         super().__init__()
-        self.conv_3x3 = ConvBn(c_in, width, 3)
-        self.conv_1x1 = nn.Conv2d(width, classes, 1)
+        self.conv_3x3 = ConvBn(c_in, width, 3, slope=slope)
+        self.conv_1x1 = nn.Conv2d(width, classes, 1, bias=bias)
 
 
 class BiSeNet(Segmenter):
@@ -88,7 +88,7 @@ class BiSeNet(Segmenter):
         self.global_context = nn.Sequential(GlobalAverage(), ConvBn(deep, WIDTH, 1))
         self.arms = nn.ModuleList([AttentionRefinement(deep), AttentionRefinement(middle)])
         self.refines = nn.ModuleList([ConvBn(WIDTH, WIDTH, 3), ConvBn(WIDTH, WIDTH, 3)])
-        self.ffm = FeatureFusion(2 * WIDTH)
+        self.ffm = FeatureFusion(2 * WIDTH, 2 * WIDTH)
         heads = Head(WIDTH, auxiliary, classes), Head(WIDTH, auxiliary, classes), Head(2 * WIDTH, 64, classes)
         self.heads = nn.ModuleList(heads)
 

@@ -9,13 +9,16 @@ POOLED = ((5, 2), (9, 4), (17, 8))  # kernel and stride of the pyramid's pooled 
 
 
 class ConvBn(nn.Sequential):
-    """Convolution without bias and BatchNorm: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
+    """Convolution, BatchNorm and ReLU, of `slope` below 0: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, norm: bool = True, relu: bool = True):
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, bias: bool = False, norm: bool = True,
+        relu: bool = True, slope: float = 0.0,
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
         self.bn = nn.BatchNorm2d(c_out) if norm else nn.Identity()
-        self.relu = nn.ReLU() if relu else nn.Identity()
+        self.relu = (nn.LeakyReLU(slope) if slope else nn.ReLU()) if relu else nn.Identity()
 
 
 def conv_bn(c_in: int, c_out: int, kernel: int, *, stride: int = 1, bias: bool = False) -> nn.Sequential:

@@ -1,14 +1,13 @@
 """DeepLab on ResNet-101 and on ResNet-18, both with deformable convolutions: the segmenters in Accel (Jain et al., CVPR
-2019), where ResNet-101 segments keyframes and ResNet-18 corrects what is carried to the frames between.
+2019), where ResNet-101 segments keyframes and ResNet-18 corrects what is carried to the frames between."""
+from collections import OrderedDict
 
-Names of tensors are the published ones, which are flat and may begin with a digit. So every layer is a child of the
-whole network, and the functions find it by its name there: Accel has the layers of both segmenters.
-"""
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
-from models.deformable import deformable
+from models.published_names import publish
 from models.resize import size_of
 from models.segmenters.base import Segmenter, TrainingRecipe
 
@@ -18,14 +17,35 @@ BLOCKS = tuple(  # of ResNet-101: name, inner channels, stride
         (("4a", *(f"4b{number}" for number in range(1, 23))), 256, 2), (("5a", "5b", "5c"), 512, 1),
     ) for name in names
 )
-UNITS = tuple(  # of ResNet-18: name, channels in and out, stride
-    (f"18_stage{stage}_unit{unit}", c_in if unit == 1 else c, c, stride if unit == 1 else 1)
-    for stage, c_in, c, stride in ((1, 64, 64, 1), (2, 64, 128, 2), (3, 128, 256, 2)) for unit in (1, 2)
-)
-LAST = (("18_res5a", 256, 2), ("18_res5b", 512, 1))  # blocks of ResNet-18: name, channels in, stride
+LAST = (("res5a", 256, 2), ("res5b", 512, 1))  # blocks of ResNet-18: name, channels in, stride
 EPSILON = 2e-5  # of the BatchNorms of ResNet-18 before LAST
 CHANNELS, HIDDEN, STRIDE = 2048, 1024, 16  # of the features; inside the head; of both
 STD = 0.01  # of the weights that heads start with
+
+
+def deformable(conv: nn.Conv2d, maps: Tensor, offset: Tensor) -> Tensor:
+    """Deformable convolution (Dai et al., ICCV 2017) with the borders of MXNet, in which Accel was trained.
+
+    It applies `conv`, 3x3 of stride 1 that keeps the size, to maps (N,c,h,w) where `offset` moves its taps: (N,c',h,w).
+
+    offset: (N,G*9*2,h,w) in pixels; for each of G groups of channels the nine taps row by row, y before x. A tap counts
+    as zero unless 0 <= y < h and 0 <= x < w; the last row and column reach to h and w. torchvision fades to zero over
+    one pixel beyond every side instead, so it gets positions clamped to the centres of pixels, and a mask.
+    """
+    (n, _, h, w), dilation = maps.shape, int(conv.dilation[0])
+    kind = torch.promote_types(maps.dtype, torch.float32)  # half precision cannot tell positions in wide maps apart
+    taps = torch.arange(-1, 2, device=maps.device) * dilation
+    rows = taps.repeat_interleave(3).view(9, 1, 1) + torch.arange(h, device=maps.device).view(h, 1)  # (9,h,1)
+    columns = taps.repeat(3).view(9, 1, 1) + torch.arange(w, device=maps.device)  # (9,1,w)
+    moves = offset.to(kind).view(n, -1, 9, 2, h, w)
+    y, x = rows + moves[:, :, :, 0], columns + moves[:, :, :, 1]  # (N,G,9,h,w)
+    inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
+    moves = torch.stack([y.clamp(0, h - 1) - rows, x.clamp(0, w - 1) - columns], dim=3)  # (N,G,9,2,h,w)
+    bias = None if conv.bias is None else conv.bias.to(kind)
+    return deform_conv2d(
+        maps.to(kind), moves.flatten(1, 3), conv.weight.to(kind), bias, padding=dilation, dilation=dilation,
+        mask=inside.flatten(1, 2).to(kind),
+    ).to(maps.dtype)  # (N,c',h,w)
 
 
 class UnitNorm(nn.BatchNorm2d):
@@ -36,145 +56,100 @@ class UnitNorm(nn.BatchNorm2d):
         return F.batch_norm(input, mean, var, torch.ones_like(self.bias), self.bias, self.training, momentum, self.eps)
 
 
-def run(net: nn.Module, x: Tensor, *names: str) -> Tensor:
-    """The layers `names` of `net`, one after the other."""
-    for name in names:
-        x = getattr(net, name)(x)
-    return x
+def plain(c_in: int, c_out: int, kernel: int = 1, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps the size but for its stride."""
+    return nn.Conv2d(c_in, c_out, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
 
 
-def add_conv(
-    net: nn.Module, name: str, c_in: int, c_out: int, kernel: int = 1, *, stride: int = 1, dilation: int = 1,
-    std: float | None = None,
-) -> None:
-    """Give `net` a convolution that keeps the size but for its stride. std: it has a bias, which starts at 0, and
-    weights that start so far from 0."""
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, dilation * (kernel // 2), dilation, bias=std is not None)
-    if std is not None and conv.bias is not None:
-        nn.init.normal_(conv.weight, std=std)
-        nn.init.zeros_(conv.bias)
-    net.add_module(name, conv)
+def biased(c_in: int, c_out: int, kernel: int = 1, dilation: int = 1, *, std: float = STD) -> nn.Conv2d:
+    """A convolution that keeps the size, with a bias that starts at 0 and weights that start so far from 0."""
+    conv = nn.Conv2d(c_in, c_out, kernel, padding=dilation * (kernel // 2), dilation=dilation)
+    nn.init.normal_(conv.weight, std=std)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
 
 
-def add_normed(
-    net: nn.Module, name: str, c_in: int, c_out: int, kernel: int = 1, *, stride: int = 1,
-    offsets: tuple[int, int] | None = None,
-) -> None:
-    """Give `net` a convolution and its BatchNorm, "bn..." for "res...". offsets: of a deformable one, dilated by 2, the
-    number of groups, and the dilation of the convolution that they come from."""
-    if offsets is not None:
-        add_conv(net, f"{name}_offset", c_in, 18 * offsets[0], 3, dilation=offsets[1], std=0.0)
-    add_conv(net, name, c_in, c_out, kernel, stride=stride, dilation=1 if offsets is None else 2)
-    net.add_module(name.replace("res", "bn"), nn.BatchNorm2d(c_out))
+class Normed(nn.Module):
+    """A convolution and its BatchNorm: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride). offsets: of a deformable one,
+    dilated by 2, the number of groups, and the dilation of the convolution that they come from."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, offsets: tuple[int, int] | None):
+        super().__init__()
+        self.offset = biased(c_in, 18 * offsets[0], 3, offsets[1], std=0.0) if offsets else None
+        self.conv, self.bn = plain(c_in, c_out, kernel, stride, 2 if offsets else 1), nn.BatchNorm2d(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x) if self.offset is None else deformable(self.conv, x, self.offset(x)))
 
 
-def normed(net: nn.Module, name: str, x: Tensor) -> Tensor:
-    """What `add_normed` added: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
-    conv, offsets = getattr(net, name), getattr(net, f"{name}_offset", None)
-    x = conv(x) if offsets is None else deformable(conv, x, offsets(x))
-    return run(net, x, name.replace("res", "bn"))
+class Block(nn.Module):
+    """A residual block: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride). branch: channels and kernel of its two or three
+    convolutions, of which the first has the stride and the second the `offsets`."""
+
+    def __init__(self, c_in: int, branch: tuple[tuple[int, int], ...], stride: int, offsets: tuple[int, int] | None):
+        super().__init__()
+        c_out = branch[-1][0]
+        self.branch1 = Normed(c_in, c_out, 1, stride, None) if stride > 1 or c_in != c_out else nn.Identity()
+        parts = zip("abc", (c_in, *(c for c, _ in branch)), branch, (stride, 1, 1), (None, offsets, None))
+        for letter, c, (c_out, kernel), step, moved in parts:
+            self.add_module(f"branch2{letter}", Normed(c, c_out, kernel, step, moved))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut, (*inner, last) = self.branch1(x), [*self.children()][1:]
+        for part in inner:
+            x = F.relu(part(x))
+        return F.relu(last(x) + shortcut)
 
 
-def add_block(
-    net: nn.Module, name: str, c_in: int, branch: tuple[tuple[int, int], ...], stride: int,
-    offsets: tuple[int, int] | None,
-) -> None:
-    """Give `net` a residual block. branch: channels and kernel of its two or three convolutions, of which the first has
-    the stride and the second the `offsets`. The first block of a stage, "...a", has a convolution for the shortcut."""
-    if name.endswith("a"):
-        add_normed(net, f"{name}_branch1", c_in, branch[-1][0], stride=stride)
-    for letter, (c, kernel) in zip("abc", branch):
-        first, moved = letter == "a", offsets if letter == "b" else None
-        add_normed(net, f"{name}_branch2{letter}", c_in, c, kernel, stride=stride if first else 1, offsets=moved)
-        c_in = c
+class Unit(nn.Module):
+    """A residual block that normalises first: (N,c_in,H,W) -> (N,c,H/stride,W/stride). first: of its stage."""
+
+    def __init__(self, c_in: int, c: int, stride: int, first: bool):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(c_in, EPSILON)
+        self.conv2 = plain(c, c, 3)  # not last: `folded` takes a BatchNorm for that of the layer before
+        self.sc = plain(c_in, c, 1, stride) if first else None
+        self.conv1, self.bn2 = plain(c_in, c, 3, stride), nn.BatchNorm2d(c, EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        shortcut = x if self.sc is None else self.sc(active)
+        return self.conv2(F.relu(self.bn2(self.conv1(active)))) + shortcut
 
 
-def block(net: nn.Module, name: str, x: Tensor) -> Tensor:
-    """What `add_block` added: (N,c_in,H,W) -> (N,c_out,H/stride,W/stride)."""
-    shortcut = normed(net, f"{name}_branch1", x) if name.endswith("a") else x
-    x = normed(net, f"{name}_branch2b", F.relu(normed(net, f"{name}_branch2a", x)))
-    if hasattr(net, f"{name}_branch2c"):
-        x = normed(net, f"{name}_branch2c", F.relu(x))
-    return F.relu(x + shortcut)
-
-
-def add_resnet101(net: nn.Module) -> None:
-    """Give `net` ResNet-101, with its strides on 1x1 convolutions and deformable ones in its last stage."""
-    add_conv(net, "conv1", 3, 64, 7, stride=2)
-    net.add_module("bn_conv1", nn.BatchNorm2d(64))
-    c_in = 64
+def resnet101() -> OrderedDict[str, nn.Module]:
+    """ResNet-101, with its strides on 1x1 convolutions and deformable ones in its last stage: image (N,3,H,W) ->
+    (N,2048,H/16,W/16)."""
+    layers: dict[str, nn.Module] = {"conv1": plain(3, 64, 7, 2), "bn_conv1": nn.BatchNorm2d(64), "relu": nn.ReLU()}
+    layers["pool"], c_in = nn.MaxPool2d(3, 2, ceil_mode=True), 64
     for name, c, stride in BLOCKS:
-        add_block(net, name, c_in, ((c, 1), (c, 3), (4 * c, 1)), stride, (1, 1) if c == 512 else None)
+        branch = (c, 1), (c, 3), (4 * c, 1)
+        layers[name] = Block(c_in, branch, stride, (1, 1) if c == 512 else None)
         c_in = 4 * c
+    return OrderedDict(layers)
 
 
-def resnet101(net: nn.Module, image: Tensor) -> Tensor:
-    """Normalised image (N,3,H,W) -> features (N,2048,h,w), h,w = H/16,W/16."""
-    x = F.relu(run(net, image, "conv1", "bn_conv1"))  # (N,64,H/2,W/2)
-    x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)  # (N,64,H/4,W/4)
-    for name, *_ in BLOCKS:
-        x = block(net, name, x)  # (N,256,H/4,W/4), (N,512,H/8,W/8), (N,1024,h,w), (N,2048,h,w)
-    return x
-
-
-def add_resnet18(net: nn.Module) -> None:
-    """Give `net` ResNet-18 of pre-activation units, two blocks with deformable convolutions, and upsampling to 1/16."""
-    net.add_module("18_bn_data", UnitNorm(3, EPSILON))
-    net.get_parameter("18_bn_data.weight").requires_grad_(False)
-    add_conv(net, "18_conv0", 3, 64, 7, stride=2)
-    net.add_module("18_bn0", nn.BatchNorm2d(64, EPSILON))
-    for name, c_in, c, stride in UNITS:
-        net.add_module(f"{name}_bn1", nn.BatchNorm2d(c_in, EPSILON))
-        add_conv(net, f"{name}_conv2", c, c, 3)  # not last: `folded` takes a BatchNorm for that of the layer before
-        if name.endswith("unit1"):
-            add_conv(net, f"{name}_sc", c_in, c, stride=stride)
-        add_conv(net, f"{name}_conv1", c_in, c, 3, stride=stride)
-        net.add_module(f"{name}_bn2", nn.BatchNorm2d(c, EPSILON))
+def resnet18() -> OrderedDict[str, nn.Module]:
+    """ResNet-18 of units that normalise first, two blocks with deformable convolutions, and upsampling: image (N,3,H,W)
+    -> (N,2048,H/16,W/16)."""
+    norm = UnitNorm(3, EPSILON)
+    norm.weight.requires_grad_(False)
+    layers: dict[str, nn.Module] = {"bn_data": norm, "conv0": plain(3, 64, 7, 2), "bn0": nn.BatchNorm2d(64, EPSILON)}
+    layers |= {"relu": nn.ReLU(), "pool": nn.MaxPool2d(3, 2, 1)}
+    for number, (c_in, c, stride) in enumerate(((64, 64, 1), (64, 128, 2), (128, 256, 2)), 1):
+        layers[f"stage{number}_unit1"] = Unit(c_in, c, stride, first=True)
+        layers[f"stage{number}_unit2"] = Unit(c, c, 1, first=False)
     for name, c_in, stride in LAST:
-        add_block(net, name, c_in, ((512, 3), (512, 3)), stride, (4, 2))
-    net.add_module("18_feat_upsampling", nn.ConvTranspose2d(512, CHANNELS, 4, stride=2, padding=1, bias=False))
-
-
-def resnet18(net: nn.Module, image: Tensor) -> Tensor:
-    """Normalised image (N,3,H,W) -> features (N,2048,h,w), h,w = H/16,W/16."""
-    x = F.relu(run(net, image, "18_bn_data", "18_conv0", "18_bn0"))  # (N,64,H/2,W/2)
-    x = F.max_pool2d(x, 3, stride=2, padding=1)  # (N,64,H/4,W/4)
-    for name, *_ in UNITS:  # (N,64,H/4,W/4), (N,128,H/8,W/8), (N,256,h,w)
-        active = F.relu(run(net, x, f"{name}_bn1"))
-        shortcut = run(net, active, f"{name}_sc") if name.endswith("unit1") else x
-        x = run(net, F.relu(run(net, active, f"{name}_conv1", f"{name}_bn2")), f"{name}_conv2") + shortcut
-    for name, *_ in LAST:
-        x = block(net, name, x)  # (N,512,H/32,W/32)
-    return run(net, x, "18_feat_upsampling")  # (N,2048,h,w)
-
-
-def add_head(net: nn.Module, classes: int, prefix: str = "") -> None:
-    """Give `net` a head, whose upsampling is bilinear and is not trained."""
-    add_conv(net, f"{prefix}fc6", CHANNELS, HIDDEN, std=STD)
-    add_conv(net, f"{prefix}score", HIDDEN, classes, std=STD)
-    up = nn.ConvTranspose2d(classes, classes, 2 * STRIDE, STRIDE, STRIDE // 2, groups=classes, bias=False)
-    ramp = 1 - (torch.arange(2 * STRIDE) / STRIDE - (2 - 1 / STRIDE) / 2).abs()
-    up.weight = nn.Parameter(torch.outer(ramp, ramp).repeat(classes, 1, 1, 1), requires_grad=False)
-    net.add_module(f"{prefix}upsampling", up)
-
-
-def scored(net: nn.Module, features: Tensor, prefix: str = "") -> Tensor:
-    """Features (N,2048,h,w) -> scores (N,C,h,w)."""
-    return run(net, F.relu(run(net, features, f"{prefix}fc6")), f"{prefix}score")
-
-
-def upsampled(net: nn.Module, scores: Tensor, size: tuple[int, int], prefix: str = "", bias: Tensor | None = None
-              ) -> Tensor:
-    """Scores (N,C,h,w) -> (N,C,*size), plus a `bias` (C,)."""
-    up = getattr(net, f"{prefix}upsampling")
-    scores = F.conv_transpose2d(scores, up.weight, bias, up.stride, up.padding, groups=up.groups)  # (N,C,16*h,16*w)
-    return scores[:, :, : size[0], : size[1]]
+        layers[name] = Block(c_in, ((512, 3), (512, 3)), stride, (4, 2))
+    layers["feat_upsampling"] = nn.ConvTranspose2d(512, CHANNELS, 4, 2, 1, bias=False)
+    return OrderedDict(layers)
 
 
 class DeepLab101(Segmenter):
     """Accel's segmenter of keyframes. The other, `DeepLab18`, differs in names and features alone.
 
-    forward: RGB image (N,3,H,W) float32, as `normalise` returns it -> scores (N,C,H,W).
+    features: RGB image (N,3,H,W) float32, as `normalise` returns it -> (N,2048,h,w), h,w = H/16,W/16. head: features ->
+    scores (N,C,h,w). forward: image -> scores (N,C,H,W), upsampled bilinearly by weights that are not trained.
 
     The recipe leaves out that the authors double the rate for the biases of fc6, score and the offsets, and keep conv1,
     res2 and every BatchNorm as ImageNet has them.
@@ -184,29 +159,39 @@ class DeepLab101(Segmenter):
     stride = 1
     multiple = 32  # the least size of which no map has to be cropped
     pixel_mean, pixel_std = (123.15, 115.90, 103.06), (1.0, 1.0, 1.0)
-    recipe = TrainingRecipe(schedule="steps", warm_up=1000, drop=40.3 / 53, nesterov=False, decay_all=False)
-    add_features, features = add_resnet101, resnet101
+    recipe = TrainingRecipe(schedule="steps", warm_up=1000, drop=40.3 / 53, decay_all=False)
+    layers = staticmethod(resnet101)
 
     def __init__(self, classes: int):
         super().__init__()
-        self.classes = classes
-        self.add_features()
-        add_head(self, classes, self.prefix)
-
-    def head(self, features: Tensor) -> Tensor:
-        """Features (N,2048,h,w) -> scores (N,C,h,w), h,w = H/16,W/16."""
-        return scored(self, features, self.prefix)
-
-    def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scores (N,C,h,w) -> (N,C,*size), the size of the image."""
-        return upsampled(self, scores, size, self.prefix)
+        self.classes, self.features = classes, nn.Sequential(self.layers())
+        head = dict(fc6=biased(CHANNELS, HIDDEN), relu=nn.ReLU(), score=biased(HIDDEN, classes))
+        self.head = nn.Sequential(OrderedDict(head))
+        self.upsampling = nn.ConvTranspose2d(classes, classes, 32, STRIDE, STRIDE // 2, groups=classes, bias=False)
+        ramp = 1 - (torch.arange(2 * STRIDE) / STRIDE - (2 - 1 / STRIDE) / 2).abs()
+        self.upsampling.weight = nn.Parameter(torch.outer(ramp, ramp).repeat(classes, 1, 1, 1), requires_grad=False)
+        publish(self, self.published_name)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.upsample(self.head(self.features(image)), size_of(image))  # (N,C,H,W)
+        height, width = size_of(image)
+        return self.upsample(self.head(self.features(image)))[:, :, :height, :width]  # (N,C,H,W)
+
+    def upsample(self, scores: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Scores (N,C,h,w) -> (N,C,16*h,16*w), plus a `bias` (C,)."""
+        kernel = self.upsampling.weight
+        return F.conv_transpose2d(scores, kernel, bias, STRIDE, STRIDE // 2, groups=self.classes)
+
+    @classmethod
+    def published_name(cls, name: str) -> str:
+        """Names in MXNet are flat: "features.res5a.branch2b.bn.bias" is "bn5a_branch2b.bias"."""
+        *path, tensor = name.split(".")
+        if path[-1] == "bn":
+            path[1] = path[1].replace("res", "bn")
+        return f"{cls.prefix}{'_'.join(x for x in path if x not in ('features', 'head', 'conv', 'bn'))}.{tensor}"
 
 
 class DeepLab18(DeepLab101):
     """Accel's network for the frames between, by itself."""
 
     class_tensor, prefix = "18_score.bias", "18_"
-    add_features, features = add_resnet18, resnet18
+    layers = staticmethod(resnet18)

@@ -9,24 +9,28 @@ from torch.nn import functional as F
 
 from config.schema import DatasetConfig
 from models.losses import Average, TDNetLoss
-from models.resize import size_of
+from models.published_names import publish
+from models.resize import half_pixel, size_of
 from models.resnet import ResNet18
 from models.segmenters.base import Segmenter, TrainingRecipe
+from models.segmenters.bisenet import WIDTH, AttentionRefinement, FeatureFusion, Head
+from models.segmenters.blocks import ConvBn
 
 SLOPE = 0.01  # of LeakyReLU
 KEYS = 64  # channels of queries and keys
-WIDTH = 128  # of the feature group of TD4-Bise18
 DROPOUT = 0.1
 
 
-def unit(c_in: int, c_out: int, kernel: int = 1, *, bias: bool = False, norm: bool = True) -> nn.Sequential:
-    """Convolution, and BatchNorm and LeakyReLU if `norm`: (N,c_in,H,W) -> (N,c_out,H,W). Starts Kaiming normal."""
-    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
-    nn.init.kaiming_normal_(conv.weight, a=1)
-    parts: dict[str, nn.Module] = {"conv": conv}
-    if norm:
-        parts |= {"bn": nn.BatchNorm2d(c_out), "relu": nn.LeakyReLU(SLOPE)}
-    return nn.Sequential(OrderedDict(parts))
+def linear(c_in: int, c_out: int) -> ConvBn:
+    """A 1 x 1 convolution with bias alone."""
+    return ConvBn(c_in, c_out, 1, bias=True, norm=False, relu=False)
+
+
+def initialise(network: nn.Module) -> None:
+    """Start convolutions as the authors do: Kaiming normal, by the inputs."""
+    for module in network.modules():
+        if isinstance(module, ConvBn):
+            nn.init.kaiming_normal_(module.conv.weight, a=1)
 
 
 class Encoding(nn.Module):
@@ -35,9 +39,9 @@ class Encoding(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.w_qs, self.w_ks = (
-            nn.Sequential(unit(channels, KEYS, bias=True), unit(KEYS, KEYS, bias=True, norm=False)) for _ in range(2)
+            nn.Sequential(ConvBn(channels, KEYS, 1, bias=True, slope=SLOPE), linear(KEYS, KEYS)) for _ in range(2)
         )
-        self.w_vs = nn.Sequential(unit(channels, channels, bias=True, norm=False))
+        self.w_vs = nn.Sequential(linear(channels, channels))
 
 
 class Attention(nn.Module):
@@ -46,7 +50,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.fc = nn.Sequential(unit(channels, channels, bias=True, norm=False))
+        self.fc = nn.Sequential(linear(channels, channels))
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -85,6 +89,10 @@ class TDNet(Segmenter):
     def forward(self, image: Tensor) -> Tensor:
         return self.alone(self.group(image, 0), 0)
 
+    @staticmethod
+    def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+        return half_pixel(x, size).round()  # as decoded pictures are resized
+
     def group(self, image: Tensor, path: int) -> Tensor:
         """Normalised image (N,3,H,W) -> the path's feature group z (N,c,h,w)."""
         return self._features(image, path)[0]
@@ -102,7 +110,7 @@ class TDNet(Segmenter):
         """Feature group (N,c,h,w) -> logits (N,C,h,w) of a frame by itself, as while fewer than three precede it."""
         return self._logits(self._part("enc{}", path).w_vs(z), path)
 
-    def propagated(self, z: Tensor, memories: Sequence[Tensor], path: int) -> Tensor:
+    def propagated(self, z: Tensor, *memories: Tensor, path: int) -> Tensor:
         """Feature group (N,c,h,w), memories (N,64+64+c,m) of frames t-3, t-2, t-1 -> logits (N,C,h,w).
 
         Values of frame t-3 are carried to the points of t-2, their sum with its own to those of t-1, that to frame t.
@@ -123,7 +131,7 @@ class TDNet(Segmenter):
         memories = [self.memory(self.group(image, source), source) for source, image in sources]
         z, inner = self._features(clip[-1], path)
         auxiliary = [self._part(name, path)(x) for name, x in zip(self.auxiliary, inner, strict=True)]
-        return [self.propagated(z, memories, path), self.alone(z, path), *auxiliary]
+        return [self.propagated(z, *memories, path=path), self.alone(z, path), *auxiliary]
 
     def training_only(self) -> list[nn.Module]:
         return [self._part(name, path) for name in self.auxiliary for path in range(self.paths)]
@@ -169,19 +177,6 @@ class LeakyResNet18(ResNet18):
         return maps
 
 
-class Refinement(nn.Module):
-    """Channel attention by the map's own average: (N,c_in,H,W) -> (N,128,H,W)."""
-
-    def __init__(self, c_in: int):
-        super().__init__()
-        self.conv = unit(c_in, WIDTH, 3)
-        self.conv_atten, self.bn_atten = nn.Conv2d(WIDTH, WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return x * self.bn_atten(self.conv_atten(x.mean(dim=(2, 3), keepdim=True))).sigmoid()
-
-
 class Context(nn.Module):
     """Image (N,3,H,W) -> the trunk's map at 1/8, and refined maps at 1/8 and 1/16, all (N,128). There is no spatial
     path: the trunk's map takes its place."""
@@ -189,9 +184,9 @@ class Context(nn.Module):
     def __init__(self, *, pretrained: bool):
         super().__init__()
         self.resnet = LeakyResNet18(pretrained=pretrained)
-        self.arm16, self.arm32 = Refinement(256), Refinement(512)
-        self.conv_head32, self.conv_head16 = unit(WIDTH, WIDTH, 3), unit(WIDTH, WIDTH, 3)
-        self.conv_avg = unit(512, WIDTH)
+        self.arm16, self.arm32 = AttentionRefinement(256, SLOPE), AttentionRefinement(512, SLOPE)
+        self.conv_head32, self.conv_head16 = (ConvBn(WIDTH, WIDTH, 3, slope=SLOPE) for _ in range(2))
+        self.conv_avg = ConvBn(512, WIDTH, 1, slope=SLOPE)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _, layer2, layer3, layer4 = self.resnet.features(image)
@@ -199,31 +194,6 @@ class Context(nn.Module):
         sixteenth = self.conv_head32(F.interpolate(x, size=size_of(layer3)))  # nearest
         x = self.arm16(layer3) + sixteenth  # (N,128,H/16,W/16)
         return layer2, self.conv_head16(F.interpolate(x, size=size_of(layer2))), sixteenth
-
-
-class Fusion(nn.Module):
-    """Joins both maps and keeps `group`, the first (0) or last (1) 128 channels: two maps (N,128,h,w) -> (N,128,h,w).
-
-    All 256 channels are computed, since the attention sees the average of each.
-    """
-
-    def __init__(self, group: int):
-        super().__init__()
-        self.convblk = unit(2 * WIDTH, 2 * WIDTH)
-        self.conv1 = nn.Conv2d(2 * WIDTH, WIDTH // 2, 1, bias=False)
-        self.conv2 = nn.Conv2d(WIDTH // 2, 2 * WIDTH, 1, bias=False)
-        self.group = group
-
-    def forward(self, detail: Tensor, context: Tensor) -> Tensor:
-        x = self.convblk(torch.cat([detail, context], dim=1))  # (N,256,h,w)
-        attention = self.conv2(F.relu(self.conv1(x.mean(dim=(2, 3), keepdim=True)))).sigmoid()  # (N,256,1,1)
-        x, attention = (part.chunk(2, dim=1)[self.group] for part in (x, attention))
-        return x + x * attention
-
-
-def head(width: int, classes: int) -> nn.Sequential:
-    """(N,128,h,w) -> logits (N,C,h,w)."""
-    return nn.Sequential(OrderedDict(conv=unit(WIDTH, width, 3), conv_out=nn.Conv2d(width, classes, 1, bias=False)))
 
 
 class TD4Bise18(TDNet):
@@ -242,14 +212,27 @@ class TD4Bise18(TDNet):
         for path in range(self.paths):
             number = path + 1
             self.add_module(f"cp{number}", Context(pretrained=pretrained))
-            self.add_module(f"ffm{number}", Fusion(path % 2))
+            self.add_module(f"ffm{number}", FeatureFusion(2 * WIDTH, WIDTH // 2, SLOPE))
             # One group a channel. The authors' optimiser collects the parameters of LayerNorm, which this is not, so
             # these weights stayed as they started there. Here they are meant to be trained.
             self.add_module(f"layer_norm{number}_", nn.Sequential(OrderedDict(ln=nn.GroupNorm(WIDTH, WIDTH))))
-            self.add_module(f"conv_out_{number}", head(2 * WIDTH, classes))
-            self.add_module(f"conv_out16_{number}", head(WIDTH // 2, classes))
-            self.add_module(f"conv_out32_{number}", head(WIDTH // 2, classes))
+            for name, width in (("conv_out_", 2 * WIDTH), ("conv_out16_", WIDTH // 2), ("conv_out32_", WIDTH // 2)):
+                self.add_module(f"{name}{number}", Head(WIDTH, width, classes, bias=False, slope=SLOPE))
+        initialise(self)
+        publish(self, published_name)
 
     def _features(self, image: Tensor, path: int) -> tuple[Tensor, list[Tensor]]:
         detail, eighth, sixteenth = self._part("cp{}", path)(image)
-        return self._part("ffm{}", path)(detail, eighth), [eighth, sixteenth]
+        group = self._part("ffm{}", path)(detail, eighth).chunk(2, dim=1)[path % 2]  # the first or last 128 channels
+        return group, [eighth, sixteenth]
+
+
+def published_name(name: str) -> str:
+    """Our name of a tensor of TD4-Bise18, whose parts are BiSeNet's -> its authors'."""
+    fusion = name.startswith("ffm")
+    for ours, theirs in (
+        ("channel_attention.1.conv", "conv1" if fusion else "conv_atten"), ("channel_attention.1.bn", "bn_atten"),
+        ("channel_attention.2.conv", "conv2"), ("conv_3x3", "conv"), ("conv_1x1", "convblk" if fusion else "conv_out"),
+    ):
+        name = name.replace(ours, theirs)
+    return name

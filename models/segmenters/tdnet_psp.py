@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from models.resize import align, size_of
 from models.resnet import ResNet18
-from models.segmenters.tdnet import DROPOUT, TDNet
+from models.segmenters.tdnet import DROPOUT, TDNet, initialise
 
 WIDTH = 512  # of the feature group
 BINS = (1, 2, 3, 6)  # regions a side, of the pyramid's levels
@@ -75,6 +75,7 @@ class TD4PSP18(TDNet):
             self.add_module(f"layer_norm{number}", nn.Sequential(OrderedDict(ln=nn.LayerNorm(norm))))
             self.add_module(f"head{number}", head(WIDTH, classes))
             self.add_module(f"auxlayer{number}", head(WIDTH // 2, classes))
+        initialise(self)
 
     def _features(self, image: Tensor, path: int) -> tuple[Tensor, list[Tensor]]:
         *_, layer3, layer4 = self._part("pretrained{}", path).features(image)  # (N,256,h,w), (N,512,h,w)

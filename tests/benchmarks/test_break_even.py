@@ -5,7 +5,7 @@ from torch import nn
 
 from benchmarks import class_counts
 from benchmarks.break_even import break_even, break_even_table, verdict
-from benchmarks.complexity import keyframe_gmac
+from benchmarks.complexity import stream_gmac
 from config.command_line import parse
 from models.build import build_flow, build_foreign
 from models.gsvnet import GSVNet
@@ -53,7 +53,7 @@ def test_network_that_cannot_run_on_the_meta_device_is_counted_by_running_it(net
     with pytest.raises(RuntimeError):
         net.segmenter.network.to("meta")(torch.empty(1, 3, 8, 8, device="meta"))
     net.segmenter.network = Point(reads=True)
-    assert keyframe_gmac(net, 64, 128, 1.0) == pytest.approx(57 * 64 * 128 / 1e9)
+    assert stream_gmac(net, 64, 128, 1.0, "per-frame") == pytest.approx((57 * 64 * 128 / 1e9,) * 2)
 
 
 def test_cost_of_classes(monkeypatch):
@@ -62,5 +62,5 @@ def test_cost_of_classes(monkeypatch):
     found = class_counts.benchmark_classes(parse(["--benchmark", "classes"]), torch.device("cpu"))
     assert [row["classes"] for row in found["rows"]] == [2, 19, 21, 150]
     assert found["rows"][1]["gmac"] == pytest.approx(2.75 * 64 * 128 / (1024 * 2048), rel=0.01)
-    assert all(row[key] > 0 for row in found["rows"] for key in ("propagate", "labels", "loss"))
+    assert all(row[key] > 0 for row in found["rows"] for key in ("propagate", "labels", "noise", "loss"))
     assert any(line.split()[:1] == ["150"] for line in found["table"])

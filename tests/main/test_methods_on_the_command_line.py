@@ -290,6 +290,14 @@ def test_side_of_dis_can_be_changed_for_a_run_over_dis(tmp_path):
     assert with_run(parse(words)).dis_side == 128
 
 
+@pytest.mark.parametrize("task, found", [(["--evaluate", "1"], (1, 6)), ([], (1, 2, 3, 4))])
+def test_evaluation_knows_on_which_clips_a_run_was_trained(tmp_path, task, found):
+    """So that --split train ends where training did."""
+    options = parse(["--dataset", "unlabelled", "--data-path", "a", "--multi-step", "1", "6"])
+    (tmp_path / "parameters.json").write_text(json.dumps(recorded(options)))
+    assert with_run(parse([*task, "--resume", str(tmp_path / "checkpoint.pth.tar")])).multi_step == found
+
+
 @pytest.mark.parametrize("words", [["--dataset", "synthetic"], ["--benchmark", "video"]])
 def test_schedule_without_a_stream_is_refused(words, capsys):
     assert main([*words, "--schedule", "residual"]) == 2

@@ -23,7 +23,7 @@ from tests.main.program import ENVIRONMENT, Program, refusal
 from tests.main.test_launchers import free_port
 from tests.models.tiny_video_networks import small  # noqa: F401 - a fixture
 from tests.taught import tiny_segmenter
-from utils.run_folder import BEST, LATEST
+from utils.run_folder import BEST, LATEST, with_run, write_parameters
 
 SCRIPT = """
 import sys
@@ -126,6 +126,7 @@ def test_evaluation_of_tdnet(runs, words_for, tmp_path, capsys):
     assert (folder / "metrics.csv").read_text()
     few = evaluated(words_for, tmp_path / "b", *words, "--eval-multi-step", 1)
     assert few.avg_miou is None and len(few.positions) == 2
+    assert "from 3 on, of which none was evaluated: choose a larger --eval-multi-step." in capsys.readouterr().out
     cut = evaluated(words_for, tmp_path / "c", *words, "--schedule", "cut")
     assert cut.steady is None and cut.schedule is not None
 
@@ -277,6 +278,19 @@ def test_checkpoint_of_the_other_network_is_refused(runs, words_for, tmp_path, c
 def test_contradictions_are_refused_in_one_line(words, message, capsys, place, words_for, tmp_path):
     assert main([*words_for(tmp_path)[:6], "--device", "cpu", *words.split()]) == 2
     assert message in refusal(capsys.readouterr().err)
+
+
+def test_network_of_a_run_is_used_unless_another_is_named(tmp_path):
+    for run, words, expected in (
+        ("--stage tdnet --tdnet psp18", "--method tdnet", "td4-psp18"), ("--stage tdnet", "--method tdnet", None),
+        ("--stage segnet --segnet td4-psp18", "--stage tdnet", "td4-psp18"), ("--stage accel", "--method tdnet", None),
+        ("--stage tdnet --tdnet psp18", "--method accel", "accel18"),
+        ("--stage tdnet --tdnet psp18", "--method tdnet --tdnet bise18", "td4-bise18"),
+    ):
+        write_parameters(tmp_path, parse(run.split()))
+        found = with_run(parse([*words.split(), "--evaluate", "1", "--resume", str(tmp_path / BEST)]))
+        assert (found.segnet, found.stage) == (expected or "td4-bise18", "segnet")
+        assert found.method == ("accel" if expected == "accel18" else "tdnet")
 
 
 def test_stage_and_method_are_other_names_of_the_segmenter_stage():

@@ -52,7 +52,7 @@ def logits_of(net, clip, order=(0, 1, 2)):
     for t, image in enumerate(clip):
         z = net.group(image[None], t % 4)
         carried = [memories[n] for n in order] if len(memories) == 3 else []
-        logits.append(net.propagated(z, carried, t % 4) if carried else net.alone(z, t % 4))
+        logits.append(net.propagated(z, *carried, path=t % 4) if carried else net.alone(z, t % 4))
         memories.append(net.memory(z, t % 4))
     return torch.cat(logits)
 
@@ -140,7 +140,7 @@ def test_cost_is_the_published_one(kind, norm, size, memory, frame, first):
         def forward(self, image, *memories):
             z = net.group(image, 0)
             assert net.memory(z, 0).shape == (1, 128 + net.channels, memory)
-            return net.propagated(z, memories, 0) if memories else net.alone(z, 0)
+            return net.propagated(z, *memories, path=0) if memories else net.alone(z, 0)
 
     with torch.device("meta"):
         net = KINDS[kind](19, **({"norm": norm} if norm else {})).eval()
@@ -165,19 +165,17 @@ def test_loss_is_the_weighted_sum_of_its_parts(kind, weights, kl):
     criterion = SMALL[kind]().training_loss(CITYSCAPES, alone)
     assert isinstance(criterion, TDNetLoss)
     outputs = [torch.randn(2, 5, 8, 16) for _ in weights]
-    label, (teacher, lone) = torch.randint(0, 5, (2, 64, 128)), torch.randn(2, 2, 5, 8, 16)
+    label, teacher = torch.randint(0, 5, (2, 64, 128)), torch.randn(2, 5, 8, 16)
     hard = SegmenterLoss(ignore=CITYSCAPES.ignore, ohem=True)
     terms = [weight * hard([x], label)["total"].item() for weight, x in zip(weights, outputs)]
     size = (64, 128) if kind == "bise" else (8, 16)
-    for second in (teacher, lone):
-        found = criterion(outputs, label, teacher, None if second is teacher else lone)
-        pairs = [(align(x, size).log_softmax(1), align(y, size).softmax(1)) for x, y in zip(outputs, (teacher, second))]
-        divergences = [F.kl_div(x, y, reduction="sum").item() / (2 * size[0] * size[1]) for x, y in pairs]
-        distillation = kl[0] * divergences[0] + kl[1] * divergences[1]
-        assert found["distillation"].item() == pytest.approx(distillation, rel=1e-4)
-        assert [found[part].item() for part in ("out", "sub")] == pytest.approx(terms[:2], rel=1e-5)
-        assert found["auxiliary"].item() == pytest.approx(sum(terms[2:]), rel=1e-5)
-        assert found["total"].item() == pytest.approx(sum(terms) + distillation, rel=1e-4)
+    found, taught = criterion(outputs, label, teacher), align(teacher, size).softmax(1)
+    divergences = [F.kl_div(align(x, size).log_softmax(1), taught, reduction="sum").item() for x in outputs[:2]]
+    distillation = (kl[0] * divergences[0] + kl[1] * divergences[1]) / (2 * size[0] * size[1])
+    assert found["distillation"].item() == pytest.approx(distillation, rel=1e-4)
+    assert [found[part].item() for part in ("out", "sub")] == pytest.approx(terms[:2], rel=1e-5)
+    assert found["auxiliary"].item() == pytest.approx(sum(terms[2:]), rel=1e-5)
+    assert found["total"].item() == pytest.approx(sum(terms) + distillation, rel=1e-4)
     assert criterion(outputs, label)["distillation"] == 0
 
 
@@ -231,7 +229,7 @@ def test_exports(kind):
 
         def forward(self, image, *memories):
             z = self.net.group(image, 1)
-            return self.net.propagated(z, memories, 1), self.net.memory(z, 1)
+            return self.net.propagated(z, *memories, path=1), self.net.memory(z, 1)
 
     step, (image, *earlier) = Step().eval(), torch.randn(4, 1, 3, *SIZES[kind])
     with torch.no_grad():

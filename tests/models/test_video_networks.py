@@ -271,8 +271,14 @@ def test_released_file_of_psp18(tmp_path, monkeypatch):
     torch.save({**state, "enc5.weight": torch.zeros(1)}, tmp_path / "td4-psp18.pkl")
     with pytest.raises(UserError, match="td4-psp18.pkl: does not fit the keyframe segmenter td4-psp18 .*enc5.weight"):
         loaded(*words)
-    with pytest.raises(UserError, match="td4-bise18.pth.tar: not found"):
-        loaded("--method", "tdnet", "--weights-dir", tmp_path)
+
+
+@pytest.mark.parametrize("more", [(), ("--resume", "1")])
+def test_bise18_was_never_published(tmp_path, more):
+    found = "td4-bise18: its authors published no weights; train it with --stage tdnet" if not more else (
+        "--resume 1: the release has no file of td4-bise18; use --resume PATH")
+    with pytest.raises(UserError, match=found):
+        loaded("--method", "tdnet", "--weights-dir", tmp_path, *more)
 
 
 def as_mxnet(state) -> dict:
@@ -320,7 +326,7 @@ def test_weights_for_other_classes_start_a_training(small, tmp_path, segnet):  #
     kept = {name: x for name, x in found.state_dict().items() if name not in differing}
     assert differing and all(torch.equal(x, theirs[name]) for name, x in kept.items())
     for name in differing & {"upsampling.weight", "18_upsampling.weight"}:
-        assert torch.equal(found.get_parameter(name)[:11], theirs[name])
+        assert torch.equal(found.state_dict()[name][:11], theirs[name])
     with pytest.raises(UserError, match="weights.pth: does not fit the keyframe segmenter|no logits for|has no"):
         method = {"accel18": ["--method", "accel"], "td4-bise18": ["--method", "tdnet"]}.get(segnet, words[:4])
         loaded(*method, *words[4:])

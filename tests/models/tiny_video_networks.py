@@ -5,21 +5,23 @@ import pytest
 import torch
 from torch import nn
 
-from models import build, flow_dff
+from models import accel as accel_networks
+from models import build
 from models.build import build_gsvnet
 from models.gsvnet import GSVNet
 from models.segmenters import deeplab
 from models.segmenters.tdnet import TDNet
 
-CONVOLUTIONS = (
-    ("flow_conv1", 6, 16, 7, 2), ("conv2", 16, 128, 5, 2), ("conv3", 128, 16, 5, 2), ("conv3_1", 16, 16, 3, 1),
-    ("conv4", 16, 16, 3, 2), ("conv4_1", 16, 16, 3, 1), ("conv5", 16, 16, 3, 2), ("conv5_1", 16, 16, 3, 1),
-    ("conv6", 16, 16, 3, 2), ("conv6_1", 16, 16, 3, 1),
-)
-LEVELS = tuple(
-    (level[0], 16 if level[0] == "Convolution1" else 34, *level[2:4], 64 if level[3] == "deconv2" else 16, level[5])
-    for level in flow_dff.LEVELS
-)
+
+class TinyFlow(nn.Module):
+    """Looks (N,3,H/2,W/2) of the current and the previous frame -> flow (N,2,H/16,W/16)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv6, self.Convolution5 = nn.Conv2d(6, 8, 9, 8, 4), nn.Conv2d(8, 2, 3, padding=1)
+
+    def forward(self, current, previous):
+        return self.Convolution5(self.conv6(torch.cat([current, previous], dim=1)).relu())
 
 
 class TinyTDNet(TDNet):
@@ -48,8 +50,7 @@ def shrink(patch=setattr) -> None:
     patch(deeplab, "LAST", deeplab.LAST[:1])
     patch(deeplab, "CHANNELS", 32)
     patch(deeplab, "HIDDEN", 16)
-    patch(flow_dff, "CONVOLUTIONS", CONVOLUTIONS)
-    patch(flow_dff, "LEVELS", LEVELS)
+    patch(accel_networks, "FeatureFlow", TinyFlow)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def network_of(segnet: str, classes: int = 5) -> GSVNet:
     if segnet == "accel18":  # otherwise one class wins everywhere
         with torch.no_grad():
             image = accel.normalise(torch.randint(0, 256, (1, 3, 64, 96), generator=torch.Generator().manual_seed(5)))
-            accel.score.bias -= accel.head(accel.features(image)).mean(dim=(0, 2, 3))
-            accel.get_submodule("18_score").bias -= accel.update(image).mean(dim=(0, 2, 3))
+            accel.deep.head.score.bias -= accel.deep.head(accel.features(image)).mean(dim=(0, 2, 3))
+            accel.small.head.score.bias -= accel.update(image).mean(dim=(0, 2, 3))
     net.segmenter.names = tuple(f"class {index}" for index in range(classes))
     return net.eval()

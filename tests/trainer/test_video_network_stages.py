@@ -118,11 +118,12 @@ def test_teachers_logits_reach_the_loss(stage_for, weights, monkeypatch):
     stage.train_mode()
     criterion = stage.criterion
     stage.criterion = lambda outputs, label, *teachers: seen.append(teachers) or criterion(outputs, label, *teachers)
-    monkeypatch.setattr("trainer.stages.tdnet.segment", lambda net, frame: seen.append(frame) or segment(net, frame))
+    watched = "trainer.stages.video_networks.segment"
+    monkeypatch.setattr(watched, lambda net, frame: seen.append(frame) or segment(net, frame))
     step(stage, batch, 1)
-    frame, (one, other) = seen
+    frame, (teacher,) = seen
     images, _ = stage._inputs(batch, (1, 0, 0, 1))
-    assert torch.equal(frame, images[:, -1]) and one is other and not one.requires_grad
+    assert torch.equal(frame, images[:, -1]) and not teacher.requires_grad
     assert all(torch.equal(x, frozen[name]) for name, x in stage.teacher.state_dict().items())
     with pytest.raises(UserError, match="--teacher: invalid value 'swiftnett'.*did you mean swiftnet"):
         stage_for("--stage", "tdnet", "--teacher", "swiftnett")
@@ -176,16 +177,31 @@ def test_all_but_the_upsampling_is_trained_on_demand(stage_for):
         id(p) for p in stage.segmenter.parameters() if p.requires_grad}
 
 
+def test_scores_of_the_keyframe_network_are_trained_with_it(stage_for, parts):
+    """Even under a fusion that ignores both networks."""
+    counts = {}
+    for words in (parts, ["--finetune-all", 1]):
+        stage = stage_for("--stage", "accel", "--multi-step", 2, *words)
+        lively(stage.segmenter)
+        torch.nn.init.zeros_(stage.segmenter.correction.weight)
+        batch = batch_of(stage)
+        stage.train_mode()
+        stage.loss(batch, (1, 0, 0, 0))["total"].backward()
+        head = [p.grad for p in stage.segmenter.deep.head.parameters()]
+        counts[len(words)] = sum(grad is not None and bool(grad.abs().sum() > 0) for grad in head)
+    assert counts[len(parts)] == 0 and counts[2] == len(head) > 0
+
+
 def test_clip_of_a_step_is_the_stream_of_its_frames(stage_for, parts):
     """What the stages compute of a clip is what a stream has after its last frame."""
     for words, path in ((["accel", "--multi-step", 3, *parts], ()), (["tdnet", "--multi-step", 1], (3,))):
         stage = stage_for("--stage", *words, "--use-crop", 0)
         lively(stage.segmenter)
         clip, net = batch_of(stage)["clip"], GSVNet(stage.segmenter, NoFlow(), GuidedConv(19))
-        outputs = stage.trained.eval()(stage.segmenter.normalise(clip.movedim(-1, -3)), *path)
+        outputs = stage.trained.eval()(stage.segmenter.normalise(clip.movedim(-1, -3)).unbind(1), *path)
         segmenter = VideoSegmenter(net, method=stage.method, scale=1.0, schedule=FixedInterval(9))
         labels = [[*segmenter.stream(frames.numpy())][-1] for frames in clip]
-        expected = align(outputs[0] if path else outputs, (64, 128)).argmax(1)
+        expected = align(outputs[0], (64, 128)).argmax(1)
         assert len(expected.unique()) > 1 and (np.stack(labels) == expected.numpy()).mean() > 0.999
 
 

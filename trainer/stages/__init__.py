@@ -4,21 +4,21 @@ from config.options import Options
 from config.segmenters import VIDEO_NETWORKS
 from evaluation.metrics_json import Metrics
 from evaluation.tables import AVERAGES, averages, positions_table
-from trainer.stages.accel import AccelStage
 from trainer.stages.distillation import DistillationStage
 from trainer.stages.flow_network import FlowErrors, FlowStage
 from trainer.stages.keyframe_segmenter import SegmenterStage
 from trainer.stages.propagation import PropagationStage
-from trainer.stages.tdnet import TDNetStage
+from trainer.stages.video_networks import AccelStage, TDNetStage
 
-STAGES = {"gsv": PropagationStage, "segnet": SegmenterStage, "flow": FlowStage}
-OF_VIDEO = {"tdnet": TDNetStage, "accel": AccelStage}  # stage segnet of networks for video
+STAGES: dict[str, type[PropagationStage] | type[SegmenterStage] | type[FlowStage]] = {
+    "gsv": PropagationStage, "segnet": SegmenterStage, "flow": FlowStage, "tdnet": TDNetStage, "accel": AccelStage,
+}
 
 
 def stage_of(options: Options) -> type[PropagationStage] | type[SegmenterStage] | type[FlowStage]:
     """The stage that the options train."""
-    if options.stage == "segnet" and (own := VIDEO_NETWORKS.get(options.segnet)):
-        return OF_VIDEO[own]
+    if options.stage == "segnet":
+        return STAGES[VIDEO_NETWORKS.get(options.segnet, "segnet")]
     return DistillationStage if options.dataset == UNLABELLED else STAGES[options.stage]
 
 

@@ -1,10 +1,11 @@
 """Stage segnet: the keyframe segmenter."""
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.errors import UserError
 from config.options import Options
@@ -26,6 +27,8 @@ from utils.distributed import Ranks, mean_over_ranks
 class SegmenterStage(Stage):
     """Stage segnet: the keyframe segmenter on labelled stills (recipes of its own paper)."""
 
+    step = "training_logits"  # the network's method that a step runs
+
     def __init__(self, options: Options, device: torch.device, ranks: Ranks, resumed: WeightsFile | None):
         super().__init__(options, device, ranks)
         self.passes = self._clips()
@@ -33,18 +36,16 @@ class SegmenterStage(Stage):
         self.segmenter = self.net.segmenter.to(memory_format=torch.channels_last)
         if options.use_crop:
             self.check_size((options.crop_height, options.crop_width))
-        recipe, outputs = self.segmenter.recipe, self._outputs()
+        recipe, groups, outputs = self.segmenter.recipe, self._groups(), SegmenterOutputs(self.segmenter, self.step)
         self.trained = self._wrap(outputs, outputs)
         self.criterion = self.segmenter.training_loss(self.dataset, mean_over_ranks).to(device)
-        self.optimizer = self._optimizer(self._groups(), betas=(0.9, 0.99), nesterov=recipe.nesterov)
+        self.optimizer = self._optimizer(groups, betas=(0.9, 0.99), nesterov=recipe.nesterov)
         schedule = optim.of_recipe(recipe, self.iterations(), lr=options.lr)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
-        own = VIDEO_NETWORKS.get(options.segnet)
-        self.method = own if own and options.method == own else "per-frame"
-        stills = options
-        if self.method == "per-frame":
-            stills = dataclasses.replace(options, method="per-frame", eval_single=True, eval_multi_step=())
-        self.evaluation = self.validation(lambda: Evaluation(stills, device, ranks))
+        self.method = VIDEO_NETWORKS.get(options.segnet, "per-frame")
+        stills: dict[str, Any] = dict(eval_single=True, eval_multi_step=()) if self.method == "per-frame" else {}
+        seen = dataclasses.replace(options, method=self.method, **stills)
+        self.evaluation = self.validation(lambda: Evaluation(seen, device, ranks))
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise UserError where the network cannot be trained on images of this size."""
@@ -60,8 +61,8 @@ class SegmenterStage(Stage):
         border = self.dataset.border if segmenter_class(self.options.segnet).learns_boundaries else None
         return {0: ClipDataset(frames, 0, self.dataset, self._prepare_cache(frames), border=border)}
 
-    def _of_length(self, past: int, why: str) -> dict[int, SizedDataset]:
-        """Clips of `past` frames and a labelled one, by their length. Raises UserError if there are none."""
+    def _of_length(self, past: int, why: str) -> SizedDataset:
+        """Clips of `past` frames and a labelled one. Raises UserError if there are none."""
         frames = self.training_frames(past)
         clips = ClipDataset(frames, past, self.dataset, self._prepare_cache(frames))
         if not len(clips):
@@ -69,11 +70,7 @@ class SegmenterStage(Stage):
                 f"{self.options.data_path}: no labelled train frame has {past} frames before it, which {why} requires; "
                 "choose smaller --multi-step"
             )
-        return {past: clips}
-
-    def _outputs(self) -> nn.Module:
-        """What a step computes, as one module."""
-        return SegmenterOutputs(self.segmenter)
+        return clips
 
     def _groups(self) -> list[dict]:
         """The optimizer's groups. A pretrained trunk is trained more slowly; a random one learns like the rest."""
@@ -83,13 +80,21 @@ class SegmenterStage(Stage):
         )
 
     def loss(self, batch: Mapping, seed: Sequence[int]) -> dict[str, Tensor]:
-        """As of the base: `total` of `SegmenterLoss`. Each image has its own draw, as segmenters are trained."""
+        """As of the base: what the segmenter's loss returns. Each image has its own draw, as segmenters are trained."""
         clips, *labels = self._inputs(batch, seed)
         self.check_size(size_of(clips))
-        image = self.segmenter.normalise(clips[:, 0])  # (N,3,H,W)
         with self.autocast():
-            outputs = self.trained(image.contiguous(memory_format=torch.channels_last))
-        return self.criterion([x.float() for x in outputs], *(label.long() for label in labels))
+            taught, outputs = self._taught(clips), self._run(clips, seed)
+        return self.criterion([x.float() for x in outputs], *(label.long() for label in labels), *taught)
+
+    def _run(self, clips: Tensor, seed: Sequence[int]) -> list[Tensor]:
+        """Clips (N,T,3,H,W), RGB 0..255 -> the outputs that the loss takes."""
+        image = self.segmenter.normalise(clips[:, 0])  # (N,3,H,W)
+        return self.trained(image.contiguous(memory_format=torch.channels_last))
+
+    def _taught(self, clips: Tensor) -> list[Tensor]:
+        """What else the loss takes: a teacher's logits (N,C,h,w) of each last frame, if there is one."""
+        return []
 
     def _inputs(self, batch: Mapping, seed: Sequence[int]) -> tuple[Tensor, ...]:
         """Return a batch, augmented: clips (N,T,3,H,W) RGB 0..255 float32, labels (N,H,W), boundaries (N,H,W) if the
