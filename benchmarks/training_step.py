@@ -94,7 +94,7 @@ def stage_steps(options: Options, stage: PropagationStage, part: Parts) -> Itera
 
 def plain_steps(options: Options, device: torch.device, net: GSVNet, part: Parts) -> Iterator[None]:
     """As `stage_steps`, in the published program's way, with the same networks, data and crop."""
-    options = replace(options, compile=False, amp="off")
+    options = replace(options, compile=False, amp="off", engine="auto", precision="fp32")
     stage = PropagationStage(options, device, Ranks(), None, net=net)  # for its data, optimizer and augmentation
     interval = options.multi_step[0]
     mean, std = net.segmenter.pixel_mean, net.segmenter.pixel_std

@@ -34,10 +34,11 @@ def frozen_segmenter(
 
     def run(frames: Tensor) -> Tensor:
         nonlocal judged
-        logits = engine.run("keyframe", frames.movedim(1, -1).contiguous()).to(device)
+        with torch.autocast(device.type, enabled=False):  # the engine has its own precision
+            logits = engine.run("keyframe", frames.movedim(1, -1).contiguous()).to(device)
+            expected = segment(net.segmenter, frames) if judged else logits
         if judged:
-            judged = False
-            expected, flags = segment(net.segmenter, frames), f"--engine {name} --precision {precision}"
+            judged, flags = False, f"--engine {name} --precision {precision}"
             _check_agreement(logits, expected, flags, options.agreement)
         return logits
 

@@ -45,7 +45,7 @@ def test_frozen_segmenter_is_that_of_the_networks_in_any_engine(net, words, tole
         pytest.importorskip("onnxscript")
     expected = segment(net.segmenter, frames())
     run = frozen_segmenter(net, parse(words), CPU, no_frames)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # of a training with --amp bf16
         found = run(frames())
     assert found.shape == expected.shape and found.dtype == torch.float32
     assert (found - expected).norm() < tolerance * expected.norm()
