@@ -16,6 +16,7 @@ from config.command_line import parse
 from config.errors import UserError
 from inference import containers, video
 from inference.engines import Engine
+from inference.video_writer import VideoFile
 from main import main
 from tests.films import opened, padded, picture, write_pictures, write_video
 from tests.tried import THOROUGH
@@ -202,8 +203,8 @@ def test_errors_of_any_kind(call, tmp_path, monkeypatch, place, error):
     owner, name = {
         "reader": (containers, "_upright"), "networks": (Engine, "next"), "labels": (Engine, "labels"),
         "painter": (video, "overlay"),
-        "video": (video.VideoFile, "write"), "video's end": (video.VideoFile, "_complete"),
-        "label map": (video.LabelFolder, "write"),
+        "video": (VideoFile, "write"), "video's end": (VideoFile, "_complete"),
+        "label map": (video, "write_picture"),
     }[place]
     usual, calls = getattr(owner, name), itertools.count()
 
