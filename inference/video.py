@@ -3,7 +3,6 @@ import glob
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,29 +51,36 @@ def run_video(options: Options, device: torch.device, ranks: Ranks) -> int:
     """
     if not options.debug:
         silence_codecs()
-    videos, sources = _Videos(options, device), videos_in(options.video)
+    sources = videos_in(options.video)
     if sources is not None:
-        return _run_several(videos, sources, ranks)
+        return _run_several(options, device, ranks, sources)
     if not ranks.first:
         return 0
-    frames = videos.opened(options.video)
-    if status := videos.segment(frames, *outputs(options, frames)):
+    frames = _opened(options, options.video)
+    places = outputs(options, frames)
+    if status := _Videos(options, device).segment(frames, *places):
         logger.info("stopped by signal %d; the frames segmented until then are written", status - 128)
     return status
 
 
-def _run_several(videos: "_Videos", sources: Sequence[str], ranks: Ranks) -> int:
+def _opened(options: Options, source: str) -> Frames:
+    bits, end = dataset_config(options.dataset, options.data_path).bits, options.end or None
+    return open_frames(source, options.fps, bits=bits, start=options.start, end=end, stride=options.stride)
+
+
+def _run_several(options: Options, device: torch.device, ranks: Ranks, sources: Sequence[str]) -> int:
     """Segment this rank's share of `sources` into the folder `--output`. Raises UserError once all are tried."""
-    places = output_videos(videos.options, sources)
-    mine = [*places.items()][ranks.rank :: ranks.count]
+    mine = [*output_videos(options, sources).items()][ranks.rank :: ranks.count]
     left = [(place, source) for place, source in mine if not place.exists()]
     if there := len(mine) - len(left):
-        folder = videos.options.output[0]
+        folder = options.output[0]
         logger.info("%d of %d videos are in %s already; delete one to segment it again", there, len(mine), folder)
-    failed = list[str]()
+    if not left and ranks.count == 1:
+        return 0
+    videos, failed = _Videos(options, device), list[str]()
     for place, source in left:
         try:
-            status = videos.segment(videos.opened(source), place, None)
+            status = videos.segment(_opened(options, source), place, None)
         except UserError as error:
             failed.append(error.line)
             continue
@@ -92,32 +98,19 @@ class _Videos:
     """Segments videos one after the other, with the same networks and, where they have one size, engine."""
 
     def __init__(self, options: Options, device: torch.device):
-        self.options, self.device = options, device
-        self.size = 0, 0
-
-    def opened(self, source: str) -> Frames:
-        """The part of it that the options name. Raises UserError."""
-        options = self.options
-        bits, end = dataset_config(options.dataset, options.data_path).bits, options.end or None
-        return open_frames(source, options.fps, bits=bits, start=options.start, end=end, stride=options.stride)
-
-    @cached_property
-    def net(self) -> GSVNet:
-        """The networks, read when they are first needed."""
-        if "method" not in self.options.given:
-            self.options = chosen_by_val(self.options)
-        return networks_for_inference(self.options).eval()
+        self.options = options if "method" in options.given else chosen_by_val(options)
+        self.net, self.device, self.size = networks_for_inference(self.options).eval(), device, (0, 0)
 
     def segment(self, frames: Frames, video: Path | None, folder: Path | None) -> int:
         """Segment into a video, a folder of label maps, or both. Returns the exit status. Raises UserError."""
-        net, options = self.net, self.options
+        options = self.options
         if frames.size != self.size:
-            self.segmenter, self.size = segmenter_of(net, options, frames, self.device), frames.size
+            self.segmenter, self.size = segmenter_of(self.net, options, frames, self.device), frames.size
         if "method" not in options.given:
             carried = f", carrying {options.carry}" if options.method == "warp" else ""
             logger.info("--method auto: %s, %s flow%s", options.method, options.optical_flow_network, carried)
         logger.info("%s: %d x %d pixels, %.5g frames a second", frames.name, *frames.size[::-1], frames.fps)
-        classes, began = classes_of(options, net.segmenter), time.perf_counter()
+        classes, began = classes_of(options, self.net.segmenter), time.perf_counter()
         with Interrupt() as interrupt, ExitStack() as stack:
             writers = list(_writers(options, classes, frames, video, folder, stack))
             done = stack.enter_context(Segmentation(

@@ -122,7 +122,10 @@ class VideoFile(contextlib.ExitStack):
         """Write what is buffered. Raises UserError if the disk does not take it."""
         with self._errors() if error is None else contextlib.suppress(Exception):
             if error is None:
-                self._container.mux(self._stream.encode(None))
+                rest = self._stream.encode(None)
+                for packet in rest[-1:]:  # MP4 ends with the last one, which another may outlast
+                    packet.duration = max(each.duration for each in rest)
+                self._container.mux(rest)
                 self._copy_sound(self._ends)
             self._container.close()
 
