@@ -61,6 +61,11 @@ class Frames:
         """The name of frame `number`, without ending: the picture's, else frame_000000 and so on."""
         return self.names[number] if self.names else frame_title(number)
 
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What a `VideoFile` of these frames is told, so that it is like the source."""
+        return {"aspect": self.aspect, "sound": self.sound, "start": self.start}
+
     def at_rate(self, fps: float) -> "Frames":
         """The same frames at another rate, without the sound, which would no longer fit."""
         timed = (x._replace(time=number / fps, duration=1 / fps) for number, x in enumerate(self.timed))
@@ -130,13 +135,8 @@ def open_stream(source: Path | str) -> Frames:
     )
 
 
-def regular(images: Iterable[np.ndarray]) -> Iterator[TimedImage]:
-    """The images of a source without times, shown at the usual rate."""
-    return (TimedImage(image, number / USUAL_RATE, time.perf_counter()) for number, image in enumerate(images))
-
-
 def as_they_come(images: Iterable[np.ndarray]) -> Iterator[TimedImage]:
-    """The images of a camera or a stream, shown from when each arrives."""
+    """The images, shown from when each arrives."""
     began = 0.0
     for image in images:
         arrived = time.perf_counter()

@@ -17,7 +17,7 @@ from inference.keyframe_schedule import FixedInterval
 from inference.stream import StreamState, VideoSegmenter
 from inference.threads import Newest, WriteBehind, read_ahead
 from inference.video_input import open_frames
-from inference.video_writer import silence_codecs, video_file
+from inference.video_writer import VideoFile, silence_codecs
 from models.methods.base import SeenFrame
 from models.resize import align
 from utils.logging import progress_bar
@@ -109,7 +109,7 @@ class Segmentation(ExitStack, Iterator[Result]):
 
     def save(self, path: str | Path, **settings: Any) -> None:
         """Write the rest as a video of overlays, with the sound; settings: those of `VideoFile`. Raises UserError."""
-        with self, video_file(Path(path), self.frames, **settings) as video:
+        with self, VideoFile(Path(path), self.frames.fps, **self.frames.kept | settings) as video:
             self.into(lambda result: video.write(result.overlay(), result.title, result.time, result.duration))
 
     def into(self, *writers: Callable[[Result], object]) -> None:

@@ -20,7 +20,7 @@ from inference.keyframe_schedule import NEVER, build_schedule
 from inference.segment import Result, Segmentation
 from inference.stream import VideoSegmenter
 from inference.video_input import LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames
-from inference.video_writer import ENDINGS, check_output, is_video, silence_codecs, video_file
+from inference.video_writer import ENDINGS, VideoFile, check_output, is_video, silence_codecs
 from models.gsvnet import GSVNet
 from models.load import chosen_by_val, networks_for_inference
 from models.load_segmenter import classes_of
@@ -194,7 +194,7 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
     if folders and not videos and {"style", "ids"} <= {*options.given}:
         raise UserError("--style and --ids: a folder holds pictures or ids; drop one of the two")
     read = {path.resolve() for path in frames.files}
-    for path in (*videos, *(label_file(folder, name) for folder in folders for name in frames.names)):
+    for path in (*videos, *(folder / f"{name}.png" for folder in folders for name in frames.names)):
         if path.resolve() in read:
             raise UserError(f"--output: {path} is read by --video and would be overwritten; choose another name")
     for path in paths:
@@ -208,18 +208,14 @@ def _writers(
     """The writers of the outputs; `stack` completes them, or removes them after an error."""
     paint = STYLES[options.style]
     if video:
-        sound = frames.sound if options.audio else None
-        quality = None if options.quality < 0 else options.quality
-        file = stack.enter_context(video_file(video, frames, codec=options.codec, quality=quality, sound=sound))
+        given = {"codec": options.codec, "quality": None if options.quality < 0 else options.quality}
+        file = stack.enter_context(VideoFile(
+            video, frames.fps, **frames.kept | given | ({} if options.audio else {"sound": None})
+        ))
         yield lambda x: file.write(paint(x.image, x.labels, dataset.colours), x.title, x.time, x.duration)
     if folder:
         table = id_table(dataset) if options.ids == "dataset" else np.arange(256, dtype=np.uint8)
         painted = "style" in options.given and not video
         yield lambda x: write_picture(
-            label_file(folder, x.title), paint(x.image, x.labels, dataset.colours) if painted else table[x.labels]
+            folder / f"{x.title}.png", paint(x.image, x.labels, dataset.colours) if painted else table[x.labels]
         )
-
-
-def label_file(folder: Path, title: str) -> Path:
-    """The label map of the frame of that title."""
-    return folder / f"{title}.png"

@@ -12,7 +12,7 @@ import numpy as np
 from config.errors import UserError
 from config.folders import natural
 from dataloaders.images import check_bits, read_upright
-from inference.containers import USUAL_RATE, Frames, as_they_come, check_decodable, open_stream, plausible_rate, regular
+from inference.containers import USUAL_RATE, Frames, as_they_come, check_decodable, open_stream, plausible_rate
 from streets import StreetSettings, render_sequence
 from utils.logging import logger
 
@@ -67,7 +67,7 @@ def _opened(source: str, bits: int, option: str) -> Frames:
     if source == DEMO:
         images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
         size = DEMO_STREET.height, DEMO_STREET.width
-        return Frames(DEMO, regular(images), USUAL_RATE, size, DEMO_STREET.length)
+        return Frames(DEMO, as_they_come(images), USUAL_RATE, size, DEMO_STREET.length).at_rate(USUAL_RATE)
     if re.fullmatch("[0-9]+", source) or DEVICE.fullmatch(source):
         return _of_camera(source)
     if URL.match(source):
@@ -100,8 +100,9 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> F
     check_bits(paths[:FIRST], bits, least=15)  # few pictures may well be dark; cameras have 14 bits or fewer
     read = partial(read_upright, bits=bits)
     first = read(paths[0])
-    timed = regular(itertools.chain([first], map(read, paths[1:])))
-    return Frames(source, timed, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), _names(source, paths, root))
+    timed, names = as_they_come(itertools.chain([first], map(read, paths[1:]))), _names(source, paths, root)
+    frames = Frames(source, timed, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), names)
+    return frames.at_rate(USUAL_RATE)
 
 
 def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:

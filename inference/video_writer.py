@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
-from inference.containers import RATES, Frames, check_decodable, in_ffmpeg
+from inference.containers import RATES, check_decodable, in_ffmpeg
 from utils.files import SPACE, file_errors, written_whole
 from utils.logging import logger
 
@@ -94,7 +94,7 @@ class VideoFile(contextlib.ExitStack):
         import av
 
         size = frame.shape[:2]
-        if not self.frames:
+        if not any(self._size):
             self._open(size)
         if size != self._size:
             raise UserError(
@@ -226,9 +226,3 @@ def sound_packets(source: Path, start: float, container: Any, path: Path) -> Ite
             if packet.pts + early >= shift:
                 packet.pts, packet.dts, packet.stream = max(0, packet.pts - shift), max(0, packet.dts - shift), stream
                 yield float(packet.pts * packet.time_base), packet
-
-
-def video_file(path: Path, frames: Frames, **settings: Any) -> VideoFile:
-    """A video of these frames: with their rate, sound and shape of pixels. settings: others of `VideoFile`."""
-    known: dict[str, Any] = {"aspect": frames.aspect, "sound": frames.sound, "start": frames.start}
-    return VideoFile(path, frames.fps, **known | settings)
