@@ -121,18 +121,18 @@ def open_stream(source: Path | str) -> Frames:
     first = next(shown, None)
     if first is None:
         raise UserError(f"{source}: no frame of the video can be read ({_amount(source)})")
-    size, origin, shown = _upright(first).shape[:2], _time(first) or 0.0, itertools.chain([first], shown)
     rate = plausible_rate(float(stream.average_rate or stream.guessed_rate or 0))
+    origin, aspect = _time(first) or 0.0, Fraction(stream.sample_aspect_ratio or 1)
     seconds = _seconds(container, stream, origin)
     count = stream.frames or round((seconds or 0) * rate)
-    aspect = Fraction(stream.sample_aspect_ratio or 1)
-    return Frames(
-        str(source), as_they_come(_upright(frame, size) for frame in shown) if live else
-        _stored(source, shown, size, rate, origin, seconds, stream.frames),
-        rate, size, None if live else count or None, (path,) if path else (),
+    frames = Frames(
+        str(source), (), rate, _upright(first).shape[:2], None if live else count or None, (path,) if path else (),
         aspect=1 / aspect if round(first.rotation / 90) % 2 else aspect,
         sound=path if container.streams.audio else None, live=live, start=origin,
     )
+    shown = itertools.chain([first], shown)
+    images = (_upright(frame, frames.size) for frame in shown)
+    return replace(frames, timed=as_they_come(images) if live else _stored(frames, shown, seconds, stream.frames))
 
 
 def as_they_come(images: Iterable[np.ndarray]) -> Iterator[TimedImage]:
@@ -239,20 +239,18 @@ def _upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
-def _stored(
-    source: Path | str, shown: Iterable[Any], size: tuple[int, int], rate: float, origin: float,
-    seconds: float | None, announced: int,
-) -> Iterator[TimedImage]:
+def _stored(frames: Frames, shown: Iterable[Any], seconds: float | None, announced: int) -> Iterator[TimedImage]:
     """A file's frames, with its times; where it tells none that is later than the last one's, by the rate. Logs where
     it ends before the announced seconds."""
-    number, at, duration = 0, -1 / rate, 0.0
+    number, tick, duration = 0, 1 / frames.fps, 0.0
+    at = -tick
     for frame in shown:
         found, last = _time(frame), at
-        at = last + 1 / rate if found is None or found - origin <= last else found - origin
+        at = last + tick if found is None or found - frames.start <= last else found - frames.start
         duration = float((frame.duration or 0) * frame.time_base)
-        yield TimedImage(_upright(frame, size), at, time.perf_counter(), duration)
+        yield TimedImage(_upright(frame, frames.size), at, time.perf_counter(), duration)
         number += 1
-    if seconds is not None and at + max(duration, 1 / rate) + 0.5 / rate < seconds - 1e-3:
+    if seconds is not None and at + max(duration, tick) + 0.5 * tick < seconds - 1e-3:
         where = f"frames, at {at:.1f} of the {seconds:.1f} seconds"
         few = f"of the {announced} frames" if announced > number else where
-        logger.info("%s: ends after %d %s that its header announces", source, number, few)
+        logger.info("%s: ends after %d %s that its header announces", frames.name, number, few)

@@ -15,7 +15,7 @@ from config.errors import UserError
 from inference.containers import Frames, TimedImage
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import StreamState, VideoSegmenter
-from inference.threads import Newest, WriteBehind, read_ahead
+from inference.threads import Newest, read_ahead, write_behind
 from inference.video_input import open_frames
 from inference.video_writer import VideoFile, silence_codecs
 from models.methods.base import SeenFrame
@@ -116,10 +116,10 @@ class Segmentation(ExitStack, Iterator[Result]):
         """Give every result to the writers, each of which runs in a thread; with a progress bar."""
         name, count = self.frames.name, self.frames.count
         with ExitStack() as stack, progress_bar(total=count, description=name, unit="frame") as bar:
-            behind = [stack.enter_context(WriteBehind(write)) for write in writers]
+            puts = [stack.enter_context(write_behind(write)) for write in writers]
             for result in self:
-                for each in behind:
-                    each.put(result)
+                for put in puts:
+                    put(result)
                 bar.update()
 
     def _seen(self, timed: Iterable[TimedImage]) -> Generator[tuple[TimedImage, SeenFrame, float], None, None]:

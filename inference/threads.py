@@ -3,6 +3,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 DEPTH = 4  # items that wait between two threads
@@ -27,35 +28,29 @@ def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Generator[Item, Non
         pool.shutdown(cancel_futures=True)
 
 
-class WriteBehind:
-    """Calls `write(*item)` for every item that is put, in order, in another thread.
+@contextmanager
+def write_behind(write: Callable[..., object], depth: int = DEPTH) -> Iterator[Callable[..., None]]:
+    """Yield a function that calls `write` with its arguments in another thread, in order; it waits for space.
 
-    with WriteBehind(write) as behind:
-        behind.put(*item)
+    with write_behind(write) as put:
+        put(item)
 
     The end of the block waits until everything is written; an error in the block drops what is queued. An error of
     `write` is raised by the next `put`, or at the end of the block; the items queued behind it may still be written.
     """
+    pool, queue = ThreadPoolExecutor(1, "write behind"), deque[Future]()
 
-    def __init__(self, write: Callable[..., object], depth: int = DEPTH):
-        self._write, self._depth = write, depth
-        self._pool, self._queue = ThreadPoolExecutor(1, "write behind"), deque[Future]()
+    def put(*item: Any) -> None:
+        while len(queue) > depth or (queue and queue[0].done()):
+            queue.popleft().result()
+        queue.append(pool.submit(write, *item))
 
-    def put(self, *item: Any) -> None:
-        """Wait for space, then queue the item."""
-        while len(self._queue) > self._depth or (self._queue and self._queue[0].done()):
-            self._queue.popleft().result()
-        self._queue.append(self._pool.submit(self._write, *item))
-
-    def __enter__(self) -> "WriteBehind":
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            while kind is None and self._queue:
-                self._queue.popleft().result()
-        finally:  # also after an interrupt: `write` must not be running afterwards
-            self._pool.shutdown(cancel_futures=True)
+    try:
+        yield put
+        while queue:
+            queue.popleft().result()
+    finally:  # also after an interrupt: `write` must not be running afterwards
+        pool.shutdown(cancel_futures=True)
 
 
 class Newest(Iterator[Item]):

@@ -178,7 +178,8 @@ def test_full_disk_is_noticed_and_nothing_half_written_stays(tmp_path, ending, s
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.tried("Video", "disk that fills up in the middle of a long video", "noticed when FFmpeg's buffer of 256 KiB is full")
+@pytest.mark.tried("Video", "disk that fills up in the middle of a long video",
+                   "noticed when FFmpeg's buffer of 256 KiB is full")
 def test_full_disk_is_noticed_soon(tmp_path):
     done = on_a_full_disk(
         "from inference.video_writer import VideoFile, silence_codecs\n"
