@@ -124,7 +124,7 @@ def test_video_that_was_cut_without_encoding_lacks_nothing(tmp_path, log):
     assert log.messages == []
 
 
-@pytest.mark.tried("Video", "MP4, Matroska and MPEG-TS cut short", "the frames until there; a log line where a header "
+@pytest.mark.tried("Video", "MP4 and Matroska cut short", "the frames until there; a log line where a header "
                    "announces more")
 @pytest.mark.parametrize("ending, found", [(".mp4", "of the 60 frames"), (".mkv", r"frames, at [\d.]+ of the 2.0 s")])
 def test_video_that_ends_early_is_reported(tmp_path, log, ending, found):
