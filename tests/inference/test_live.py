@@ -166,7 +166,7 @@ def test_interrupt_while_nothing_comes(weights, tmp_path, ends):
         words = ["--weights-dir", str(weights), "--resume", "1", "--device", "cpu", "--engine", "eager", "--video"]
         words += [camera.address, "--output", str(tmp_path / "a.mp4")]
         program = Program(words, tmp_path / "run", launcher=())
-        program.wait_until(lambda: camera.sent == 15)
+        program.wait_until(lambda: camera.sent == 15 and "street: 96 x 64 pixels" in program.output)
         time.sleep(1.5)
         began = time.monotonic()
         program.signal(signal.SIGINT)
