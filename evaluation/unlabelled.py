@@ -15,7 +15,8 @@ from config.folders import natural
 from config.options import Options, flag
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import Video, VideoFrame
-from inference.video_input import DEMO, LIST, PICTURE_ENDINGS, WILDCARD, frame_title, listed, open_frames
+from inference.containers import frame_title
+from inference.video_input import DEMO, LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames
 from inference.video_writer import silence_codecs
 
 VAL = 0.2  # share of each video, its end, that is for validation

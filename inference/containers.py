@@ -1,8 +1,11 @@
-"""Video files and streams on the network, decoded by FFmpeg through PyAV."""
+"""Frames of a video; and those of files and of streams on the network, decoded by FFmpeg through PyAV."""
+import itertools
+import math
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,27 +23,73 @@ NETWORK = {"rtsp_transport": "tcp"}  # UDP loses packets, and many networks bloc
 
 
 class TimedImage(NamedTuple):
-    """A frame (H,W,3) uint8 RGB, upright; when it is shown, in seconds from the first one; and when it was there
-    (`time.perf_counter`)."""
+    """A frame (H,W,3) uint8 RGB, upright; when it is shown, in seconds from the first one; when it was there
+    (`time.perf_counter`); and how long it is shown, in seconds, 0 if unknown."""
 
     image: np.ndarray
     time: float
     arrived: float
+    duration: float = 0.0
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A video that has been opened, and its frames, all of the first one's size (H,W). aspect: width of a pixel by its
-    height. count: announced number of frames. live: it has no announced end."""
+class Frames:
+    """Frames to iterate over once: RGB (H,W,3) uint8 each.
 
-    frames: Iterator[TimedImage]
+    name: the source as the user calls it. timed: with their times. fps: frames a second, on average. size: (H,W) of the
+    first frame. count: the number of frames, None if unknown. files: the source files. names: one for each frame, or
+    none. aspect: width of a pixel by its height. sound: the file that has it. live: a camera or a stream, whose frames
+    come whether they are read or not. start: the first frame's time in the source, seconds.
+    """
+
+    name: str
+    timed: Iterable[TimedImage]
     fps: float
     size: tuple[int, int]
-    count: int | None
-    aspect: Fraction
-    has_sound: bool
-    live: bool
-    origin: float  # the first frame's time in the source, seconds
+    count: int | None = None
+    files: tuple[Path, ...] = ()
+    names: Sequence[str] = ()
+    aspect: Fraction = Fraction(1)
+    sound: Path | None = None
+    live: bool = False
+    start: float = 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (frame.image for frame in self.timed)
+
+    def title(self, number: int) -> str:
+        """The name of frame `number`, without ending: the picture's, else frame_000000 and so on."""
+        return self.names[number] if self.names else frame_title(number)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What a `VideoFile` of these frames is told, so that it is like the source."""
+        return {"aspect": self.aspect, "sound": self.sound, "start": self.start}
+
+    def at_rate(self, fps: float) -> "Frames":
+        """The same frames at another rate, without the sound, which would no longer fit."""
+        timed = (x._replace(time=number / fps, duration=1 / fps) for number, x in enumerate(self.timed))
+        return replace(self, timed=timed, fps=fps, sound=None)
+
+    def part(self, start: float, end: float | None, stride: int) -> "Frames":
+        """Every `stride`-th frame from `start` to before `end`, seconds. Raises UserError where there is none."""
+        if not start and end is None and stride == 1:
+            return self
+        until = itertools.takewhile(lambda x: x.time < (math.inf if end is None else end), self.timed)
+        chosen = itertools.islice((x for x in until if x.time >= start), 0, None, stride)
+        first = next(chosen, None)
+        if first is None:
+            raise UserError(f"{self.name}: has no frame in the part that --start and --end name; choose another part")
+        timed = (x._replace(time=x.time - first.time) for x in itertools.chain([first], chosen))
+        skipped = round(first.time * self.fps)
+        names, at = self.names[skipped::stride], self.start + first.time
+        count = None if self.count is None or end is not None else -(-max(1, self.count - skipped) // stride)
+        return replace(self, timed=timed, fps=self.fps / stride, count=count, names=names, start=at)
+
+
+def frame_title(number: int) -> str:
+    """The name of frame `number` where it has no other."""
+    return f"frame_{number:06d}"
 
 
 def check_decodable(path: Path) -> None:
@@ -56,51 +105,66 @@ def plausible_rate(rate: float) -> float:
     return rate if RATES[0] <= rate <= RATES[1] else USUAL_RATE
 
 
-def open_stream(source: Path | str) -> Opened:
-    """Open a video file, or a stream by its address. Raises UserError where it holds no video that can be decoded."""
-    container, stream = _opened(source)
-    frames = _decoded(container, stream)
-    first = next(frames, None)
+def in_ffmpeg(path: Path) -> str:
+    """A file's name for FFmpeg: with a protocol in front, since it takes the 12 of "12:30.mp4" for one."""
+    return f"file:{path.absolute()}"
+
+
+def open_stream(source: Path | str) -> Frames:
+    """Open a video file, or a stream by its address, which is live without an announced end.
+
+    All frames get the first one's size. Raises UserError where it holds no video that can be decoded.
+    """
+    path, (container, stream) = source if isinstance(source, Path) else None, _opened(source)
+    live = path is None and not (stream.duration or container.duration)
+    shown = _decoded(source, container, stream, live)
+    first = next(shown, None)
     if first is None:
-        raise UserError(f"{source}: no frame of the video can be read{_bytes(source)}")
-    size = _upright(first).shape[:2]
+        raise UserError(f"{source}: no frame of the video can be read ({_amount(source)})")
     rate = plausible_rate(float(stream.average_rate or stream.guessed_rate or 0))
-    seconds = _seconds(container, stream, first.time or 0.0)
-    live = isinstance(source, str) and seconds is None
-    count = stream.frames or (round(seconds * rate) if seconds else 0)
-    aspect = Fraction(stream.sample_aspect_ratio or 1)
-    turned = round(first.rotation / 90) % 2
-    reader = _Reader(source, container, stream, size, rate, seconds, live)
-    return Opened(
-        reader.frames(first, frames), rate, size, None if live else count or None, 1 / aspect if turned else aspect,
-        bool(container.streams.audio), live, first.time or 0.0,
+    origin, aspect = _time(first) or 0.0, Fraction(stream.sample_aspect_ratio or 1)
+    seconds = _seconds(container, stream, origin)
+    count = stream.frames or round((seconds or 0) * rate)
+    frames = Frames(
+        str(source), (), rate, _upright(first).shape[:2], None if live else count or None, (path,) if path else (),
+        aspect=1 / aspect if round(first.rotation / 90) % 2 else aspect,
+        sound=path if container.streams.audio else None, live=live, start=origin,
     )
+    shown = itertools.chain([first], shown)
+    images = (_upright(frame, frames.size) for frame in shown)
+    return replace(frames, timed=as_they_come(images) if live else _stored(frames, shown, seconds, stream.frames))
+
+
+def as_they_come(images: Iterable[np.ndarray]) -> Iterator[TimedImage]:
+    """The images, shown from when each arrives."""
+    began = 0.0
+    for image in images:
+        arrived = time.perf_counter()
+        began = began or arrived
+        yield TimedImage(image, arrived - began, arrived)
 
 
 def _opened(source: Path | str) -> tuple[Any, Any]:
     """Container and video stream. Raises UserError."""
     import av
 
-    unreadable = UserError(f"{source}: cannot be read as a video{_bytes(source, 'damaged, or not a video')}")
+    path = source if isinstance(source, Path) else None
+    unreadable = UserError(f"{source}: cannot be read as a video ({_amount(source)}; damaged, or not a video)")
+    how: dict[str, Any] = {} if path else {"options": NETWORK, "timeout": TIMEOUT}
     try:
-        if isinstance(source, Path):
-            # A protocol in front: FFmpeg takes the 12 of "12:30.mp4" for one.
-            container = av.open(f"file:{source.absolute()}", metadata_errors="replace")
-        else:
-            container = av.open(source, options=NETWORK, timeout=TIMEOUT, metadata_errors="replace")
+        container = av.open(in_ffmpeg(path) if path else source, metadata_errors="replace", **how)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        if isinstance(source, Path):
+        if path:
             raise unreadable from error
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{source}: cannot be opened ({reason}); check the address, and that it sends") from error
+    container.flags &= ~av.container.Flags.gen_pts.value  # it takes times of AVI from the frames after them
     stream = next((x for x in container.streams.video if "attached_pic" not in str(x.disposition)), None)
     if stream is None or (stream.codec_context is not None and stream.codec_context.name == "ansi"):
         raise unreadable
     if stream.codec_context is None:
-        raise UserError(
-            f"{source}: its codec{_codec_of(container.name)} cannot be decoded; convert it: ffmpeg -i IN -c:v libx264 "
-            "OUT.mp4"
-        )
+        fix = "convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+        raise UserError(f"{source}: its codec{_codec_of(container.name)} cannot be decoded; {fix}")
     stream.thread_type = "AUTO"
     return container, stream
 
@@ -117,28 +181,38 @@ def _codec_of(name: str) -> str:
     return f", {found[1]}," if found else ""
 
 
-def _bytes(source: Path | str, why: str = "") -> str:
-    size = [f"{source.stat().st_size} bytes"] if isinstance(source, Path) else []
-    inside = "; ".join([*size, *([why] if why else [])])
-    return f" ({inside})" if inside else ""
+def _amount(source: Path | str) -> str:
+    return f"{source.stat().st_size} bytes" if isinstance(source, Path) else "a stream"
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+def _decoded(source: Path | str, container: Any, stream: Any, live: bool) -> Iterator[Any]:
+    """PyAV's frames; of a live stream that breaks off also those after it, once it sends again."""
+    number, waits, frames = 0, iter(BACK_OFF), _readable(container, stream)
+    while True:
+        for frame in frames:
+            number, waits = number + 1, iter(BACK_OFF)
+            yield frame
+        container.close()
+        if not live:
+            return
+        if (seconds := next(waits, None)) is None:
+            logger.info("%s: stopped sending after %d frames", source, number)
+            return
+        logger.info("%s: broke off after %d frames; connecting again in %g s", source, number, seconds)
+        time.sleep(seconds)
+        with suppress(UserError):
+            container, stream = _opened(source)
+            frames = _readable(container, stream)
+
+
+def _readable(container: Any, stream: Any) -> Iterator[Any]:
     """PyAV's frames, past those that are damaged. Ends where the source does, or fails."""
     import av
 
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.FFmpegError, OSError):
-            return
-        try:
-            yield from packet.decode()
-        except av.error.EOFError:
-            return
-        except av.error.FFmpegError:
-            continue
+    with suppress(av.error.FFmpegError, OSError):
+        for packet in container.demux(stream):
+            with suppress(av.error.FFmpegError):
+                yield from packet.decode()
 
 
 def _seconds(container: Any, stream: Any, origin: float) -> float | None:
@@ -151,6 +225,12 @@ def _seconds(container: Any, stream: Any, origin: float) -> float | None:
     return container.duration / 1e6 - origin if container.duration else None
 
 
+def _time(frame: Any) -> float | None:
+    """When a frame is shown, in seconds of its source; AVI has only times of decoding."""
+    ticks = frame.dts if frame.pts is None else frame.pts
+    return None if ticks is None else float(ticks * frame.time_base)
+
+
 def _upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     """A frame as RGB (H,W,3) uint8, turned as its metadata says; scaled to `size` where it has another."""
     quarters = round(frame.rotation / 90) % 4
@@ -159,61 +239,18 @@ def _upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
-class _Reader:
-    """Yields a source's frames; connects to a stream again where it breaks off."""
-
-    def __init__(
-        self, source: Path | str, container: Any, stream: Any, size: tuple[int, int], rate: float,
-        seconds: float | None, live: bool,
-    ):
-        self.source, self.container, self.stream, self.size = source, container, stream, size
-        self.rate, self.seconds, self.live = rate, seconds, live
-
-    def frames(self, first: Any, others: Iterator[Any]) -> Iterator[TimedImage]:
-        """`first` and the frames after it. Logs why a source ends early."""
-        number, last, began, origin = 0, 0.0, time.perf_counter(), first.time
-        frame: Any = first
-        while frame is not None:
-            arrived = time.perf_counter()
-            at = arrived - began if self.live else self._time(frame, origin, last, number)
-            yield TimedImage(_upright(frame, self.size), at, arrived)
-            number, last = number + 1, at
-            frame = next(others, None)
-            if frame is None and self.live:
-                others = self._again(number)
-                frame = next(others, None)
-        self.container.close()
-        self._report(number, last)
-
-    def _time(self, frame: Any, origin: float | None, last: float, number: int) -> float:
-        """Seconds from the first frame; where the file tells none that is later than the last one's, by its rate."""
-        at = None if frame.time is None or origin is None else frame.time - origin
-        return at if at is not None and (at > last or number == 0) else last + bool(number) / self.rate
-
-    def _again(self, number: int) -> Iterator[Any]:
-        """The frames after a break, once the stream sends again; none where it does not."""
-        self.container.close()
-        for seconds in BACK_OFF:
-            logger.info("%s: broke off after %d frames; connecting again in %g s", self.source, number, seconds)
-            time.sleep(seconds)
-            try:
-                self.container, self.stream = _opened(self.source)
-            except UserError:
-                continue
-            frames = _decoded(self.container, self.stream)
-            if (frame := next(frames, None)) is not None:
-                yield frame
-                yield from frames
-                return
-            self.container.close()
-
-    def _report(self, number: int, last: float) -> None:
-        announced = self.stream.frames
-        if self.live:
-            logger.info("%s: stopped sending after %d frames", self.source, number)
-        elif self.seconds is not None and last + 1.5 / self.rate < self.seconds - 1e-3:
-            if announced > number:
-                found = f"after {number} of the {announced} frames"
-            else:
-                found = f"after {number} frames, at {last:.1f} of the {self.seconds:.1f} seconds"
-            logger.info("%s: ends %s that its header announces", self.source, found)
+def _stored(frames: Frames, shown: Iterable[Any], seconds: float | None, announced: int) -> Iterator[TimedImage]:
+    """A file's frames, with its times; where it tells none that is later than the last one's, by the rate. Logs where
+    it ends before the announced seconds."""
+    number, tick, duration = 0, 1 / frames.fps, 0.0
+    at = -tick
+    for frame in shown:
+        found, last = _time(frame), at
+        at = last + tick if found is None or found - frames.start <= last else found - frames.start
+        duration = float((frame.duration or 0) * frame.time_base)
+        yield TimedImage(_upright(frame, frames.size), at, time.perf_counter(), duration)
+        number += 1
+    if seconds is not None and at + max(duration, tick) + 0.5 * tick < seconds - 1e-3:
+        where = f"frames, at {at:.1f} of the {seconds:.1f} seconds"
+        few = f"of the {announced} frames" if announced > number else where
+        logger.info("%s: ends after %d %s that its header announces", frames.name, number, few)

@@ -2,7 +2,7 @@
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from config.errors import UserError
-from inference.containers import TimedImage
+from inference.containers import Frames, TimedImage
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import StreamState, VideoSegmenter
-from inference.threads import Newest, WriteBehind, read_ahead
-from inference.video_input import Frames, open_frames
+from inference.threads import Newest, read_ahead, write_behind
+from inference.video_input import open_frames
 from inference.video_writer import VideoFile, silence_codecs
 from models.methods.base import SeenFrame
 from models.resize import align
@@ -31,8 +31,8 @@ class Result:
     """A segmented frame.
 
     image: (H,W,3) uint8 RGB. labels: (H,W) uint8, indices into the segmenter's `classes`. number: of the frame, from 0;
-    title: its name; time: when it is shown, in seconds from the first. latency: seconds from the frame's arrival to its
-    labels.
+    title: its name; time: when it is shown, in seconds from the first; duration: how long, 0 if unknown. latency:
+    seconds from the frame's arrival to its labels.
     """
 
     image: np.ndarray
@@ -40,6 +40,7 @@ class Result:
     number: int
     title: str
     time: float
+    duration: float
     is_keyframe: bool
     latency: float
     colours: Sequence[Sequence[int]] = field(repr=False)
@@ -58,7 +59,7 @@ class Result:
         return align(last.logits.float(), (height, width)).softmax(dim=1)[0].cpu().numpy()
 
 
-class Segmentation(Iterator[Result]):
+class Segmentation(ExitStack, Iterator[Result]):
     """The results of a video's frames, one after the other. Reading runs ahead in a thread, a few frames at most; of a
     camera or a stream, the newest frame comes next, and those in between are dropped.
 
@@ -70,18 +71,17 @@ class Segmentation(Iterator[Result]):
         self, frames: Frames, segmenter: VideoSegmenter, *, colours: Sequence[Sequence[int]],
         stop: Callable[[], bool] = lambda: False,
     ):
+        super().__init__()
         self.frames, self.segmenter, self.colours, self.stop = frames, segmenter, colours, stop
         self.count, self.keyframes, self.spent = 0, 0, 0.0
         self.latencies = deque[float](maxlen=LATENCIES)  # of a camera or a stream
-        self._stack = ExitStack()
         segmenter.reset()
-        source: Any
         if frames.live:
-            self._newest = source = self._stack.enter_context(closing(Newest(frames.timed, stop)))
+            self._newest = self.enter_context(closing(Newest(frames.timed, stop)))
+            self._source = self._seen(self._newest)
         else:
-            timed = self._stack.enter_context(closing(read_ahead(frames.timed)))
-            source = self._stack.enter_context(closing(read_ahead(self._seen(timed))))
-        self._source: Iterator[tuple[TimedImage, SeenFrame, float]] = self._seen(source) if frames.live else source
+            timed = self.enter_context(closing(read_ahead(frames.timed)))
+            self._source = self.enter_context(closing(read_ahead(self._seen(timed))))
 
     @property
     def dropped(self) -> int:
@@ -97,8 +97,8 @@ class Segmentation(Iterator[Result]):
         now, state = time.perf_counter(), self.segmenter.state
         assert state is not None
         result = Result(
-            shown.image, labels, self.count, self.frames.title(self.count), shown.time, state.is_keyframe,
-            now - shown.arrived, self.colours, state,
+            shown.image, labels, self.count, self.frames.title(self.count), shown.time, shown.duration,
+            state.is_keyframe, now - shown.arrived, self.colours, state,
         )
         self.count += 1
         self.keyframes += state.is_keyframe
@@ -107,34 +107,22 @@ class Segmentation(Iterator[Result]):
             self.latencies.append(result.latency)
         return result
 
-    def __enter__(self) -> "Segmentation":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._stack.close()
-
     def save(self, path: str | Path, **settings: Any) -> None:
         """Write the rest as a video of overlays, with the sound; settings: those of `VideoFile`. Raises UserError."""
-        frames = self.frames
-        known = {"aspect": frames.aspect, "sound": frames.sound, "start": frames.start}
-        with self, VideoFile(Path(path), frames.fps, **known | settings) as video:
-            self.into(lambda result: video.write(result.overlay(), result.title, result.time))
+        with self, VideoFile(Path(path), self.frames.fps, **self.frames.kept | settings) as video:
+            self.into(lambda result: video.write(result.overlay(), result.title, result.time, result.duration))
 
     def into(self, *writers: Callable[[Result], object]) -> None:
         """Give every result to the writers, each of which runs in a thread; with a progress bar."""
         name, count = self.frames.name, self.frames.count
         with ExitStack() as stack, progress_bar(total=count, description=name, unit="frame") as bar:
-            behind = [stack.enter_context(WriteBehind(write)) for write in writers]
+            puts = [stack.enter_context(write_behind(write)) for write in writers]
             for result in self:
-                for each in behind:
-                    each.put(result)
+                for put in puts:
+                    put(result)
                 bar.update()
 
-    def _seen(self, timed: Iterable[TimedImage]) -> Iterator[tuple[TimedImage, SeenFrame, float]]:
+    def _seen(self, timed: Iterable[TimedImage]) -> Generator[tuple[TimedImage, SeenFrame, float], None, None]:
         """The frames, each with what the segmenter sees of it, a classical flow included, and the seconds it took."""
         seen = None
         for shown in timed:

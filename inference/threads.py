@@ -3,6 +3,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 DEPTH = 4  # items that wait between two threads
@@ -27,48 +28,29 @@ def read_ahead(items: Iterable[Item], depth: int = DEPTH) -> Generator[Item, Non
         pool.shutdown(cancel_futures=True)
 
 
-class WriteBehind:
-    """Calls `write(*item)` for every item that is put, in order, in another thread.
+@contextmanager
+def write_behind(write: Callable[..., object], depth: int = DEPTH) -> Iterator[Callable[..., None]]:
+    """Yield a function that calls `write` with its arguments in another thread, in order; it waits for space.
 
-    with WriteBehind(write) as behind:
-        behind.put(*item)
+    with write_behind(write) as put:
+        put(item)
 
     The end of the block waits until everything is written; an error in the block drops what is queued. An error of
-    `write` is raised by the next `put`, or at the end of the block.
+    `write` is raised by the next `put`, or at the end of the block; the items queued behind it may still be written.
     """
+    pool, queue = ThreadPoolExecutor(1, "write behind"), deque[Future]()
 
-    def __init__(self, write: Callable[..., object], depth: int = DEPTH):
-        self._write, self._depth = write, depth
-        self._pool = ThreadPoolExecutor(1, "write behind")
-        self._queue: deque[Future] = deque()
-        self._error: BaseException | None = None
+    def put(*item: Any) -> None:
+        while len(queue) > depth or (queue and queue[0].done()):
+            queue.popleft().result()
+        queue.append(pool.submit(write, *item))
 
-    def put(self, *item: Any) -> None:
-        """Wait for space, then queue the item."""
-        while len(self._queue) > self._depth:
-            self._queue.popleft().result()
-        if self._error is not None:
-            raise self._error
-        self._queue.append(self._pool.submit(self._work, *item))
-
-    def __enter__(self) -> "WriteBehind":
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            self._pool.shutdown(cancel_futures=kind is not None)
-        except BaseException:  # an interrupt: `write` must not be running afterwards
-            self._pool.shutdown(cancel_futures=True)
-            raise
-        if kind is None and self._error is not None:
-            raise self._error
-
-    def _work(self, *item: Any) -> None:
-        if self._error is None:
-            try:
-                self._write(*item)
-            except BaseException as error:  # of any kind: the caller handles it
-                self._error = error
+    try:
+        yield put
+        while queue:
+            queue.popleft().result()
+    finally:  # also after an interrupt: `write` must not be running afterwards
+        pool.shutdown(cancel_futures=True)
 
 
 class Newest(Iterator[Item]):
@@ -76,22 +58,19 @@ class Newest(Iterator[Item]):
     are `dropped`, their number. It ends with `items`, whose error is raised, or where `stop` is true."""
 
     def __init__(self, items: Iterable[Item], stop: Callable[[], bool]):
-        self.dropped, self._stop = 0, stop
+        self.dropped, self._stop, self._closed = 0, stop, False
         self._changed, self._waiting = threading.Condition(), deque[Item](maxlen=1)
-        self._error: BaseException | None = None
-        self._ended = self._closed = False
+        self._end: BaseException | None = None
         self._thread = threading.Thread(target=self._read, args=(iter(items),), name="read ahead", daemon=True)
         self._thread.start()
 
     def __next__(self) -> Item:
         with self._changed:
-            while not (self._waiting or self._ended or self._stop()):
+            while not (self._waiting or self._end or self._stop()):
                 self._changed.wait(0.2)
             if self._waiting and not self._stop():
                 return self._waiting.popleft()
-        if self._error is not None:
-            raise self._error
-        raise StopIteration
+        raise self._end or StopIteration
 
     def close(self) -> None:
         """Stop reading; waits for an item that is being read, for a while: a stream may stall."""
@@ -100,15 +79,13 @@ class Newest(Iterator[Item]):
 
     def _read(self, items: Iterator[Item]) -> None:
         try:
-            for item in items:
+            while not self._closed:
+                item = next(items)
                 with self._changed:
                     self.dropped += len(self._waiting)
                     self._waiting.append(item)
                     self._changed.notify()
-                if self._closed:
-                    break
-        except BaseException as error:  # of any kind: the caller handles it
-            self._error = error
-        with self._changed:
-            self._ended = True
-            self._changed.notify()
+        except BaseException as error:  # of any kind, the end among them: the caller handles it
+            with self._changed:
+                self._end = error
+                self._changed.notify()

@@ -16,20 +16,20 @@ from config.options import Options, flag
 from config.schema import DatasetConfig
 from dataloaders.images import id_table
 from inference.calibration import calibration_pairs
-from inference.containers import USUAL_RATE
+from inference.containers import USUAL_RATE, Frames
 from inference.engine_choice import choose_engine
 from inference.keyframe_schedule import NEVER, build_schedule
 from inference.segment import Result, Segmentation
 from inference.stream import VideoSegmenter
-from inference.video_input import LIST, PICTURE_ENDINGS, WILDCARD, Frames, listed, open_frames
-from inference.video_writer import ENDINGS, LabelFolder, VideoFile, check_output, is_video, silence_codecs
+from inference.video_input import LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames
+from inference.video_writer import ENDINGS, VideoFile, check_output, is_video, silence_codecs
 from models.gsvnet import GSVNet
 from models.load import chosen_by_val, networks_for_inference
 from models.load_segmenter import classes_of
 from utils.distributed import Ranks, from_all_ranks
 from utils.interrupts import Interrupt
 from utils.logging import logger
-from utils.visualize import colourise, overlay
+from utils.visualize import colourise, overlay, write_picture
 
 # How the video shows a frame (H,W,3) and its labels (H,W).
 STYLES: dict[str, Callable[..., np.ndarray]] = {
@@ -54,33 +54,41 @@ def run_video(options: Options, device: torch.device, ranks: Ranks) -> int:
     if not options.debug:
         silence_codecs()
     sources = videos_in(options.video)
-    if sources is None:
-        if not ranks.first:
-            return 0
-        frames = _frames(options, options.video)
-        places = outputs(options, frames)
-        if status := _Videos(options, device).segment(frames, *places):
-            logger.info("stopped by signal %d; the frames segmented until then are written", status - 128)
-        return status
-    folder = output_folder(options, sources)
-    mine = [source for number, source in enumerate(sources) if number % ranks.count == ranks.rank]
-    left = [source for source in mine if not _output_of(folder, source).exists()]
-    if len(left) < len(mine):
-        there = len(mine) - len(left), len(mine), folder
-        logger.info("%d of %d videos are in %s already; delete one to segment it again", *there)
+    if sources is not None:
+        return _run_several(options, device, ranks, sources)
+    if not ranks.first:
+        return 0
+    frames = _opened(options, options.video)
+    places = outputs(options, frames)
+    if status := _Videos(options, device).segment(frames, *places):
+        logger.info("stopped by signal %d; the frames segmented until then are written", status - 128)
+    return status
+
+
+def _opened(options: Options, source: str) -> Frames:
+    bits, end = dataset_config(options.dataset, options.data_path).bits, options.end or None
+    return open_frames(source, options.fps, bits=bits, start=options.start, end=end, stride=options.stride)
+
+
+def _run_several(options: Options, device: torch.device, ranks: Ranks, sources: Sequence[str]) -> int:
+    """Segment this rank's share of `sources` into the folder `--output`. Raises UserError once all are tried."""
+    mine = [*output_videos(options, sources).items()][ranks.rank :: ranks.count]
+    left = [(place, source) for place, source in mine if not place.exists()]
+    if there := len(mine) - len(left):
+        folder = options.output[0]
+        logger.info("%d of %d videos are in %s already; delete one to segment it again", there, len(mine), folder)
     if not left and ranks.count == 1:
         return 0
     videos, failed = _Videos(options, device), list[str]()
-    for source in left:
-        output = _output_of(folder, source)
+    for place, source in left:
         try:
-            status = videos.segment(_frames(options, source), output, None)
+            status = videos.segment(_opened(options, source), place, None)
         except UserError as error:
             failed.append(error.line)
             continue
         if status:
-            logger.info("stopped by signal %d; %s, which is not finished, is removed", status - 128, output)
-            output.unlink(missing_ok=True)
+            logger.info("stopped by signal %d; %s, which is not finished, is removed", status - 128, place)
+            place.unlink(missing_ok=True)
             return status
     failed = [line for each in from_all_ranks(failed) for line in each]
     if failed and ranks.first:
@@ -88,26 +96,17 @@ def run_video(options: Options, device: torch.device, ranks: Ranks) -> int:
     return 2 if failed else 0
 
 
-def _frames(options: Options, source: str) -> Frames:
-    return open_frames(
-        source, options.fps, bits=dataset_config(options.dataset, options.data_path).bits, start=options.start,
-        end=options.end or None, stride=options.stride,
-    )
-
-
 class _Videos:
     """Segments videos one after the other, with the same networks and, where they have one size, engine."""
 
     def __init__(self, options: Options, device: torch.device):
-        self.options = chosen_by_val(options) if "method" not in options.given else options
-        self.net, self.device = networks_for_inference(self.options).eval(), device
-        self.segmenter: VideoSegmenter | None = None
-        self.size = 0, 0
+        self.options = options if "method" in options.given else chosen_by_val(options)
+        self.net, self.device, self.size = networks_for_inference(self.options).eval(), device, (0, 0)
 
     def segment(self, frames: Frames, video: Path | None, folder: Path | None) -> int:
         """Segment into a video, a folder of label maps, or both. Returns the exit status. Raises UserError."""
         options = self.options
-        if self.segmenter is None or frames.size != self.size:
+        if frames.size != self.size:
             self.segmenter, self.size = segmenter_of(self.net, options, frames, self.device), frames.size
         if "method" not in options.given:
             carried = f", carrying {options.carry}" if options.method == "warp" else ""
@@ -153,26 +152,23 @@ def videos_in(source: str) -> list[str] | None:
     return videos if videos and not any(x.suffix.lower() in PICTURE_ENDINGS for x in files) else None
 
 
-def output_folder(options: Options, sources: Sequence[str]) -> Path:
-    """The folder for the videos that several `sources` become. Raises UserError."""
+def output_videos(options: Options, sources: Sequence[str]) -> dict[Path, str]:
+    """The videos in the folder `--output` that several `sources` become, each with its source. Raises UserError."""
     folder = Path(options.output[0])
     if len(options.output) > 1 or is_video(folder):
         raise UserError(f"--output {' '.join(options.output)}: of several videos, takes one folder for all")
     if "ids" in options.given:
         raise UserError("--ids: several videos become videos, not label maps; drop it, or segment one at a time")
-    places = [_output_of(folder, source) for source in sources]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            twice = sources[places.index(place)]
-            raise UserError(f"{options.video}: {twice} and {sources[number]} would both become {place}; rename one")
-        if place.resolve() == Path(sources[number]).resolve():
+    places: dict[Path, str] = {}
+    for source in sources:
+        place = folder / f"{Path(source).stem}.mp4"
+        if place in places:
+            raise UserError(f"{options.video}: {places[place]} and {source} would both become {place}; rename one")
+        if place.resolve() == Path(source).resolve():
             raise UserError(f"--output {folder}: {place} is read by --video and would be overwritten; choose another")
+        places[place] = source
     check_output(folder, USUAL_RATE)
-    return folder
-
-
-def _output_of(folder: Path, source: str) -> Path:
-    return folder / f"{Path(source).stem}.mp4"
+    return places
 
 
 def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.device) -> VideoSegmenter:
@@ -203,7 +199,7 @@ def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]
     if folders and not videos and {"style", "ids"} <= {*options.given}:
         raise UserError("--style and --ids: a folder holds pictures or ids; drop one of the two")
     read = {path.resolve() for path in frames.files}
-    for path in (*videos, *(LabelFolder(folder).file(name) for folder in folders for name in frames.names)):
+    for path in (*videos, *(folder / f"{name}.png" for folder in folders for name in frames.names)):
         if path.resolve() in read:
             raise UserError(f"--output: {path} is read by --video and would be overwritten; choose another name")
     for path in paths:
@@ -215,14 +211,16 @@ def _writers(
     options: Options, dataset: DatasetConfig, frames: Frames, video: Path | None, folder: Path | None, stack: ExitStack
 ) -> Iterator[Callable[[Result], object]]:
     """The writers of the outputs; `stack` completes them, or removes them after an error."""
+    paint = STYLES[options.style]
     if video:
+        given = {"codec": options.codec, "quality": None if options.quality < 0 else options.quality}
         file = stack.enter_context(VideoFile(
-            video, frames.fps, codec=options.codec, quality=None if options.quality < 0 else options.quality,
-            aspect=frames.aspect, sound=frames.sound if options.audio else None, start=frames.start,
+            video, frames.fps, **frames.kept | given | ({} if options.audio else {"sound": None})
         ))
-        paint = STYLES[options.style]
-        yield lambda x: file.write(paint(x.image, x.labels, dataset.colours), x.title, x.time)
+        yield lambda x: file.write(paint(x.image, x.labels, dataset.colours), x.title, x.time, x.duration)
     if folder:
         table = id_table(dataset) if options.ids == "dataset" else np.arange(256, dtype=np.uint8)
-        maps, style = LabelFolder(folder), STYLES[options.style] if "style" in options.given and not video else None
-        yield lambda x: maps.write(x.title, style(x.image, x.labels, dataset.colours) if style else table[x.labels])
+        painted = "style" in options.given and not video
+        yield lambda x: write_picture(
+            folder / f"{x.title}.png", paint(x.image, x.labels, dataset.colours) if painted else table[x.labels]
+        )

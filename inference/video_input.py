@@ -2,10 +2,7 @@
 import glob
 import itertools
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import numpy as np
 from config.errors import UserError
 from config.folders import natural
 from dataloaders.images import check_bits, read_upright
-from inference.containers import USUAL_RATE, Opened, TimedImage, check_decodable, open_stream, plausible_rate
+from inference.containers import USUAL_RATE, Frames, as_they_come, check_decodable, open_stream, plausible_rate
 from streets import StreetSettings, render_sequence
 from utils.logging import logger
 
@@ -28,62 +25,6 @@ LIST = ".txt"  # ending of a file that lists videos
 WILDCARD = re.compile(r"[*?[]")
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp|srt)://", re.IGNORECASE)
 DEVICE = re.compile(r"/dev/video\d+")
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Frames to iterate over once: RGB (H,W,3) uint8 each.
-
-    name: the source as the user calls it. timed: with their times. fps: frames a second, on average. size: (H,W) of the
-    first frame. count: the number of frames, None if unknown. files: the source files. names: one for each frame, or
-    none. aspect: width of a pixel by its height. sound: the file that has it. live: a camera or a stream, whose frames
-    come whether they are read or not. start: the first frame's time in the source, seconds.
-    """
-
-    name: str
-    timed: Iterable[TimedImage]
-    fps: float
-    size: tuple[int, int]
-    count: int | None = None
-    files: tuple[Path, ...] = ()
-    names: Sequence[str] = ()
-    aspect: Fraction = Fraction(1)
-    sound: Path | None = None
-    live: bool = False
-    start: float = 0.0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (frame.image for frame in self.timed)
-
-    def title(self, number: int) -> str:
-        """The name of frame `number`, without ending: the picture's, else frame_000000 and so on."""
-        return self.names[number] if self.names else frame_title(number)
-
-    def at_rate(self, fps: float) -> "Frames":
-        """The same frames at another rate, without the sound, which would no longer fit."""
-        timed = (x._replace(time=number / fps) for number, x in enumerate(self.timed))
-        return replace(self, timed=timed, fps=fps, sound=None)
-
-    def part(self, start: float, end: float | None, stride: int) -> "Frames":
-        """Every `stride`-th frame from `start` to before `end`, seconds. Raises UserError where there is none."""
-        if not start and end is None and stride == 1:
-            return self
-        source = self.timed if not start else itertools.dropwhile(lambda x: x.time < start, self.timed)
-        kept = source if end is None else itertools.takewhile(lambda x: x.time < end, source)
-        chosen = itertools.islice(kept, 0, None, stride)
-        first = next(chosen, None)
-        if first is None:
-            raise UserError(f"{self.name}: has no frame in the part that --start and --end name; choose another part")
-        timed = (x._replace(time=x.time - first.time) for x in itertools.chain([first], chosen))
-        skipped = round(first.time * self.fps)
-        names, at = self.names[skipped::stride], self.start + first.time
-        count = None if self.count is None or end is not None else -(-max(1, self.count - skipped) // stride)
-        return replace(self, timed=timed, fps=self.fps / stride, count=count, names=names, start=at)
-
-
-def frame_title(number: int) -> str:
-    """The name of frame `number` where it has no other."""
-    return f"frame_{number:06d}"
 
 
 def listed(path: Path) -> list[str]:
@@ -126,11 +67,11 @@ def _opened(source: str, bits: int, option: str) -> Frames:
     if source == DEMO:
         images = (frame.image for frame in render_sequence(DEMO_STREET, DEMO, 0))
         size = DEMO_STREET.height, DEMO_STREET.width
-        return Frames(DEMO, _regular(images), USUAL_RATE, size, DEMO_STREET.length)
+        return Frames(DEMO, as_they_come(images), USUAL_RATE, size, DEMO_STREET.length).at_rate(USUAL_RATE)
     if re.fullmatch("[0-9]+", source) or DEVICE.fullmatch(source):
         return _of_camera(source)
     if URL.match(source):
-        return _of_stream(source, open_stream(source), None)
+        return open_stream(source)
     if path.is_dir():
         return _of_pictures(source, path.iterdir(), path, bits)
     if path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
@@ -138,18 +79,13 @@ def _opened(source: str, bits: int, option: str) -> Frames:
     if path.is_file():
         check_decodable(path)
         open(path, "rb").close()  # raises the reason, which FFmpeg does not tell
-        return _of_stream(str(path), open_stream(path), path)
+        return open_stream(path)
     if WILDCARD.search(source):
         root = Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), path.parts))
         return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root, bits)
     found = "neither a file nor a folder" if path.exists() else "no such file"
     kinds = f"a video file, an address, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
     raise UserError(f"{source}: {found}; {option} takes {kinds}")
-
-
-def _regular(images: Iterable[np.ndarray], fps: float = USUAL_RATE) -> Iterator[TimedImage]:
-    """Frames that come at a fixed rate."""
-    return (TimedImage(image, number / fps, time.perf_counter()) for number, image in enumerate(images))
 
 
 def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> Frames:
@@ -164,8 +100,9 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> F
     check_bits(paths[:FIRST], bits, least=15)  # few pictures may well be dark; cameras have 14 bits or fewer
     read = partial(read_upright, bits=bits)
     first = read(paths[0])
-    timed = _regular(itertools.chain([first], map(read, paths[1:])))
-    return Frames(source, timed, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), _names(source, paths, root))
+    timed, names = as_they_come(itertools.chain([first], map(read, paths[1:]))), _names(source, paths, root)
+    frames = Frames(source, timed, USUAL_RATE, first.shape[:2], len(paths), tuple(paths), names)
+    return frames.at_rate(USUAL_RATE)
 
 
 def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
@@ -178,45 +115,34 @@ def _names(source: str, paths: Sequence[Path], root: Path) -> Sequence[str]:
     raise UserError(f"{source}: {first} and {paths[twice]} differ in their endings only; remove or rename one")
 
 
-def _of_stream(name: str, opened: Opened, path: Path | None) -> Frames:
-    files = () if path is None else (path,)
-    return Frames(
-        name, opened.frames, opened.fps, opened.size, opened.count, files, aspect=opened.aspect,
-        sound=path if opened.has_sound else None, live=opened.live, start=opened.origin,
-    )
-
-
 def _of_camera(source: str) -> Frames:
     """A camera, through OpenCV: PyAV's packages have no capture devices."""
-    which: str | int = int(source) if source.isdigit() else source
     name = f"camera {source}"
-    if isinstance(which, int) and which > LAST_CAMERA:
+    if source.isdigit() and int(source) > LAST_CAMERA:
         hint = f"cameras are numbered 0 to {LAST_CAMERA} (write ./{source} for a file of this name)"
         raise UserError(f"{name}: no such camera; {hint}")
-    capture = cv2.VideoCapture(which)
+    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     good, first = capture.read()
     if not good:
         hint = "check its number, which counts from 0, and that no other program uses it"
         raise UserError(f"{name}: does not open, or sends nothing; {hint}")
     rate = plausible_rate(capture.get(cv2.CAP_PROP_FPS))
-    return Frames(name, _captured(name, capture, first), rate, first.shape[:2], live=True)
+    return Frames(name, as_they_come(_captured(name, capture, first)), rate, first.shape[:2], live=True)
 
 
-def _captured(name: str, capture: cv2.VideoCapture, frame: np.ndarray) -> Iterator[TimedImage]:
+def _captured(name: str, capture: cv2.VideoCapture, frame: np.ndarray) -> Iterator[np.ndarray]:
     """Yield `frame`, BGR (H,W,3), and the frames after it, as RGB; log why the camera ends.
 
     It ends before a frame of another size, which would make a video fail and lose the frames before it.
     """
-    number, good, size, began = 0, True, frame.shape[:2], time.perf_counter()
-    while good:
-        if frame.shape[:2] != size:
-            before, now = (f"{width} x {height}" for height, width in (size, frame.shape[:2]))
-            logger.info("%s: stopped after %d frames of %s pixels; the next has %s", name, number, before, now)
-            break
-        arrived = time.perf_counter()
-        yield TimedImage(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), arrived - began, arrived)
+    number, good, size = 0, True, frame.shape[:2]
+    while good and frame.shape[:2] == size:
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         number += 1
         good, frame = capture.read()
+    capture.release()
+    if good:
+        before, now = (f"{width} x {height}" for height, width in (size, frame.shape[:2]))
+        logger.info("%s: stopped after %d frames of %s pixels; the next has %s", name, number, before, now)
     else:
         logger.info("%s: stopped sending after %d frames", name, number)
-    capture.release()

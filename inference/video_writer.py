@@ -13,19 +13,18 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
-from inference.containers import RATES, check_decodable
+from inference.containers import RATES, check_decodable, in_ffmpeg
 from utils.files import SPACE, file_errors, written_whole
 from utils.logging import logger
-from utils.visualize import write_picture
 
 ENDINGS = {".mp4": "mp4", ".avi": "avi", ".mkv": "matroska"}  # FFmpeg's names
 CODECS: dict[str, tuple[str, str, dict[str, str]]] = {  # encoder, format of its pixels, options
-    "h264": ("libx264", "yuv420p", {"preset": "veryfast"}),
+    "h264": ("libx264", "yuv420p", {"preset": "ultrafast"}),
     "h265": ("libx265", "yuv420p", {"preset": "veryfast", "x265-params": "log-level=none"}),
     "mjpeg": ("mjpeg", "yuvj444p", {}),
     "lossless": ("ffv1", "bgr0", {}),
 }
-QUALITY = {"h264": 21, "h265": 24}  # constant rate factor; visually near the source
+QUALITY = {"h264": 23, "h265": 24}  # constant rate factor; visually near the source
 EVEN = ("h264", "h265")  # take only even sides
 H264_SIDE, JPEG_SIDE = 16384, 65500  # pixels, at most
 TICKS = 90_000  # a second, of a frame's time, at least; AVI counts frames instead
@@ -65,7 +64,7 @@ def check_output(path: Path, fps: float) -> None:
             file.write(bytes(BLOCK))
 
 
-class VideoFile:
+class VideoFile(contextlib.ExitStack):
     """A video being written frame by frame: RGB (H,W,3) uint8 frames of one size.
 
     with VideoFile(path, fps) as video:
@@ -83,19 +82,19 @@ class VideoFile:
         self, path: Path, fps: float, *, codec: str = "h264", quality: int | None = None,
         aspect: Fraction = Fraction(1), sound: Path | None = None, start: float = 0.0,
     ):
+        super().__init__()
         self.path, self.fps, self.frames = Path(path), fps, 0
         self.codec, self.quality, self.aspect, self.sound, self.start = codec, quality, aspect, sound, start
-        self._size, self._tick = (0, 0), -1
-        self._container: Any = None
-        self._track: SoundTrack | None = None
-        self._closing = contextlib.ExitStack()
+        self._size, self._tick, self._ends = (0, 0), -1, 0.0
+        self._sound: Iterator[tuple[float, Any]] = iter(())
 
-    def write(self, frame: np.ndarray, name: str = "", time: float | None = None) -> None:
-        """Append a frame, shown from `time` on, in seconds; without, at the rate. Errors call it `name`."""
+    def write(self, frame: np.ndarray, name: str = "", time: float | None = None, duration: float = 0.0) -> None:
+        """Append a frame, shown from `time` on, for `duration`, in seconds; without, at the rate. The next frame ends
+        it earlier or later. Errors call it `name`."""
         import av
 
         size = frame.shape[:2]
-        if self._container is None:
+        if not any(self._size):
             self._open(size)
         if size != self._size:
             raise UserError(
@@ -104,79 +103,84 @@ class VideoFile:
             )
         if self.codec in EVEN and (size[0] % 2 or size[1] % 2):
             frame = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        at = self.frames / self.fps if time is None else time
-        picture.time_base = self._base
+        # It shares the array's memory, until `encode` has converted it.
+        picture = av.VideoFrame.from_numpy_buffer(np.require(frame, requirements=("C", "W")), format="rgb24")
+        at, duration = self.frames / self.fps if time is None else time, duration or 1 / self.fps
+        picture.time_base, picture.duration = self._base, max(1, round(duration / self._base))
         self._tick = picture.pts = max(self._tick + 1, round(at / self._base))
         with self._errors():
-            if self._track is not None:
-                self._track.copy(at)
+            self._copy_sound(at)
             self._container.mux(self._stream.encode(picture))
-        self.frames += 1
-
-    def __enter__(self) -> "VideoFile":
-        return self
+        self.frames, self._ends = self.frames + 1, at + duration
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         """Complete the video, or after an error remove it. Raises UserError if the disk did not take all of it."""
         # Not with the caller's error: its OSError would be taken for the video's.
-        error = (None, None, None) if kind is None else (GeneratorExit, GeneratorExit(), None)
-        self._closing.__exit__(*error)
+        super().__exit__(*((None, None, None) if kind is None else (GeneratorExit, GeneratorExit(), None)))
 
     def _complete(self, error: type | None, *_: object) -> None:
         """Write what is buffered. Raises UserError if the disk does not take it."""
         with self._errors() if error is None else contextlib.suppress(Exception):
             if error is None:
-                self._container.mux(self._stream.encode(None))
-                if self._track is not None:
-                    self._track.copy(float(self._tick * self._base) + 1 / self.fps)
+                rest = self._stream.encode(None)
+                for packet in rest[-1:]:  # MP4 ends with the last one, which another may outlast
+                    packet.duration = max(each.duration for each in rest)
+                self._container.mux(rest)
+                self._copy_sound(self._ends)
             self._container.close()
 
     def _open(self, size: tuple[int, int]) -> None:
-        ending = self.path.suffix.lower()
-        if not is_video(self.path):
-            raise UserError(f"{self.path}: is not the name of a video; use one that ends in {', '.join(ENDINGS)}")
-        if max(size) > JPEG_SIDE:
-            given = f"{size[1]} x {size[0]}"
-            raise UserError(f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {given}; scale it down")
-        if self.codec == "h265" and ending == ".avi":
-            raise UserError(f"{self.path}: .avi files do not take --codec h265; use .mp4 or .mkv, or another codec")
-        if self.codec == "h264" and max(size) > H264_SIDE:
-            self.codec = "mjpeg"
-        check_output(self.path, self.fps)
-        self._size = size
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(written_whole(self.path, ending=ending))
-            self._start(os.path.abspath(file.name), ENDINGS[ending])
-            stack.push(self._complete)
-            self._closing = stack.pop_all()
-
-    def _start(self, place: str, kind: str) -> None:
-        """Open the file `place` of FFmpeg's format `kind`, with streams for pictures and sound."""
+        """Open the file for frames of this size, with streams for pictures and sound."""
         import av
 
+        kind = self._checked(size)
+        self._size = size
         encoder, pixels, options = CODECS[self.codec]
         if self.codec in QUALITY:
             options = options | {"crf": str(QUALITY[self.codec] if self.quality is None else self.quality)}
         rate = Fraction(self.fps).limit_denominator(1001)
         # A whole number of ticks a frame, where the rate is a regular one.
         self._base = 1 / rate if kind == "avi" else 1 / Fraction(rate.numerator * -(-TICKS // rate.numerator))
+        place = in_ffmpeg(Path(self.enter_context(written_whole(self.path, ending=self.path.suffix.lower())).name))
         with self._errors():
-            # A protocol in front: FFmpeg takes the 12 of "12:30.mp4" for one.
-            self._container = av.open(
-                f"file:{place}", "w", format=kind, options={"movflags": "faststart"} if kind == "mp4" else {}
-            )
-            stream = self._stream = self._container.add_stream(encoder, rate=rate, options=options)
-            stream.height, stream.width = (side + side % 2 * (self.codec in EVEN) for side in self._size)
-            stream.pix_fmt, stream.time_base, stream.codec_context.time_base = pixels, self._base, self._base
+            container = av.open(place, "w", format=kind, options={"movflags": "faststart"} if kind == "mp4" else {})
+            stream: Any = container.add_stream(encoder, rate=rate, options=options)
+            context = stream.codec_context
+            stream.height, stream.width = (side + side % 2 * (self.codec in EVEN) for side in size)
+            stream.pix_fmt, stream.time_base, context.time_base = pixels, self._base, self._base
             stream.sample_aspect_ratio = self.aspect
+            context.flags |= av.codec.context.Flags.frame_duration.value
             if kind == "avi" and self.codec in EVEN:
-                stream.codec_context.max_b_frames = 0  # AVI has no order but that of showing
+                context.max_b_frames = 0  # AVI has no order but that of showing
             if self.codec == "h265" and kind == "mp4":
-                stream.codec_context.codec_tag = "hvc1"  # the tag that Apple's players know
-            stream.codec_context.open()
+                context.codec_tag = "hvc1"  # the tag that Apple's players know
+            context.open()
+            self._container, self._stream = container, stream
             if self.sound is not None:
-                self._track = SoundTrack(self.sound, self._container, self.start, self.path)
+                self._sound = sound_packets(self.sound, self.start, container, self.path)
+            self._packet = next(self._sound, None)
+        self.push(self._complete)
+
+    def _checked(self, size: tuple[int, int]) -> str:
+        """FFmpeg's name of the container, in which such frames can be written with the codec. Raises UserError."""
+        kind = ENDINGS.get(self.path.suffix.lower())
+        if kind is None:
+            raise UserError(f"{self.path}: is not the name of a video; use one that ends in {', '.join(ENDINGS)}")
+        if max(size) > JPEG_SIDE:
+            given = f"{size[1]} x {size[0]}"
+            raise UserError(f"{self.path}: a video has at most {JPEG_SIDE} pixels a side, not {given}; scale it down")
+        if self.codec == "h265" and kind == "avi":
+            raise UserError(f"{self.path}: .avi files do not take --codec h265; use .mp4 or .mkv, or another codec")
+        if self.codec == "h264" and max(size) > H264_SIDE:
+            self.codec = "mjpeg"
+        check_output(self.path, self.fps)
+        return kind
+
+    def _copy_sound(self, until: float) -> None:
+        """Copy what is heard before the second `until` of the video."""
+        while self._packet is not None and self._packet[0] < until:
+            self._container.mux(self._packet[1])
+            self._packet = next(self._sound, None)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -200,51 +204,25 @@ class VideoFile:
             ) from error
 
 
-class SoundTrack:
-    """Copies the first sound of the file `source`, from its second `start` on, into a container that is being written
-    to `path`, as far as the pictures have come."""
+def sound_packets(source: Path, start: float, container: Any, path: Path) -> Iterator[tuple[float, Any]]:
+    """The packets of the first sound of the file `source` from its second `start` on, and the seconds of the video at
+    which they are heard; for `container`, which gets a stream for them and is written to `path`."""
+    import av
 
-    def __init__(self, source: Path, container: Any, start: float, path: Path):
-        import av
-
-        self.container, self.start = container, start
-        self.input = av.open(f"file:{source.absolute()}", metadata_errors="replace")
-        found = self.input.streams.audio[0]
-        self.packets: Iterator[Any] = self.input.demux(found)
-        self.next: Any = None
-        codec = found.codec_context.name if found.codec_context is not None else "unknown"
-        if codec in container.supported_codecs:
-            self.stream = container.add_stream_from_template(found)
-        else:
-            logger.info("%s: without its sound (%s), which %s files do not take", path, codec, path.suffix)
-            self.packets = iter(())
-
-    def copy(self, until: float) -> None:
-        """Copy what is heard before the second `until` of the video."""
-        while (packet := self.next or next(self.packets, None)) is not None:
-            self.next = None
+    sounds = av.open(in_ffmpeg(source), metadata_errors="replace")
+    found = sounds.streams.audio[0]
+    codec = found.codec_context.name if found.codec_context is not None else "unknown"
+    if codec not in container.supported_codecs:
+        logger.info("%s: without its sound (%s), which %s files do not take", path, codec, path.suffix)
+        return
+    stream = container.add_stream_from_template(found)
+    with contextlib.suppress(av.error.FFmpegError, OSError):  # it is copied as far as it can be read
+        for packet in sounds.demux(found):
             if packet.pts is None or packet.dts is None:
                 continue
-            at = float(packet.pts * packet.time_base) - self.start
-            if at >= until:
-                self.next = packet
-                return
-            if at < 0:
-                continue
-            shift = round(self.start / packet.time_base)
-            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, self.stream
-            self.container.mux(packet)
-
-
-class LabelFolder:
-    """A folder of label maps: PNGs of one 8-bit channel, or of pictures of them; each written whole or not at all."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-
-    def file(self, name: str) -> Path:
-        return self.path / f"{name}.png"
-
-    def write(self, name: str, ids: np.ndarray) -> None:
-        """Write ids (H,W) uint8, or a picture (H,W,3) uint8 RGB. Raises UserError if that fails."""
-        write_picture(self.file(name), ids)
+            shift = round(start / packet.time_base)
+            # AVI tells no time for its first packet, which is heard at 0: the nearest one.
+            early = (packet.duration or 0) // 2 if container.format.name == "avi" else 0
+            if packet.pts + early >= shift:
+                packet.pts, packet.dts, packet.stream = max(0, packet.pts - shift), max(0, packet.dts - shift), stream
+                yield float(packet.pts * packet.time_base), packet

@@ -82,17 +82,23 @@ def encoded(
     return path
 
 
+def shown_at(path: Path) -> list[float]:
+    """When the frames of a video are shown, in seconds of the file; AVI has only times of decoding."""
+    with av.open(str(path)) as container:
+        container.flags &= ~av.container.Flags.gen_pts.value
+        frames = [*container.decode(video=0)]
+    return [float((frame.dts if frame.pts is None else frame.pts) * frame.time_base) for frame in frames]
+
+
 def times_of(path: Path) -> list[float]:
     """When the frames of a video are shown, in seconds from the first one."""
-    with av.open(str(path)) as container:
-        times = [frame.time for frame in container.decode(video=0)]
+    times = shown_at(path)
     return [time - times[0] for time in times]
 
 
 def heard_at(path: Path) -> float:
     """When the click of a video is heard, in seconds from its first frame."""
-    with av.open(str(path)) as container:
-        began = next(container.decode(video=0)).time
+    began = shown_at(path)[0]
     with av.open(str(path)) as container:
         frames = [(frame.time, frame.sample_rate, frame.to_ndarray()[0]) for frame in container.decode(audio=0)]
     _, time = max((np.abs(x).max() / (1 if x.dtype.kind == "f" else 32767), at + np.abs(x).argmax() / rate)

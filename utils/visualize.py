@@ -12,7 +12,7 @@ from utils.files import write_bytes
 
 def colourise(label: np.ndarray, colours: Sequence[Sequence[int]]) -> np.ndarray:
     """Class indices (H,W) uint8 -> RGB (H,W,3) uint8; black where the index is not a class."""
-    return cv2.LUT(cv2.cvtColor(label, cv2.COLOR_GRAY2RGB), _table(colours)[None])
+    return cv2.applyColorMap(label, _table(colours)[:, None])
 
 
 def overlay(
@@ -22,6 +22,8 @@ def overlay(
     colour is black, the image stays as it is."""
     mixed = cv2.addWeighted(image, 1 - strength, colourise(label, colours), strength, 0)
     unpainted = np.asarray(~_table(colours).any(axis=1), np.uint8)  # (256,)
+    if not unpainted[: int(label.max()) + 1].any():
+        return mixed
     return cv2.copyTo(image, cv2.LUT(label, unpainted), mixed)
 
 

@@ -39,7 +39,7 @@ def copied(source, path, how=None, **part):
     known = {"sound": frames.sound, "start": frames.start, "aspect": frames.aspect}
     with VideoFile(path, frames.fps, **known | (how or {})) as video:
         for frame in frames.timed:
-            video.write(frame.image, time=frame.time)
+            video.write(frame.image, time=frame.time, duration=frame.duration)
     return path
 
 
@@ -78,6 +78,27 @@ def test_times_of_frames_are_kept(tmp_path, log, ending, codec):
     assert log.messages == []  # nothing is missing
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+@pytest.mark.parametrize("codec", ["h264", "h265", "mjpeg"])
+def test_last_frame_lasts_as_long_as_in_the_source(tmp_path, log, ending, codec):
+    with VideoFile(tmp_path / "in.mp4", 25) as video:
+        for number, frame in enumerate(FRAMES[:5]):
+            video.write(frame, time=number / 25, duration=2.0 if number == 4 else 0.04)
+    assert list(open_frames(str(tmp_path / "in.mp4")).timed)[-1].duration == pytest.approx(2, abs=1e-3)
+    with av.open(str(copied(tmp_path / "in.mp4", tmp_path / f"out{ending}", {"codec": codec}))) as container:
+        assert container.duration / 1e6 == pytest.approx(2.16, abs=2e-3)
+    assert log.messages == []
+
+
+@pytest.mark.parametrize("times", [[0, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 3], [0, 0.1, 0.2, 2.2], PAUSES])
+@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+def test_avi_of_a_variable_rate_lacks_nothing(tmp_path, log, times, codec):
+    source = encoded(tmp_path / "in.mp4", FRAMES[: len(times)], times=times)
+    found = [x.time for x in open_frames(str(copied(source, tmp_path / "a.avi", {"codec": codec}))).timed]
+    assert found[0] == 0 and found == sorted({*found}) and len(found) == len(times)
+    assert found[-1] == pytest.approx(times[-1], rel=0.3) and log.messages == []
+
+
 @pytest.mark.parametrize("rate", [24000 / 1001, 25, 30000 / 1001, 59.94, 120])
 def test_regular_times_and_rate_are_exact(tmp_path, rate):
     write_video(tmp_path / "a.mp4", 30, rate)
@@ -103,7 +124,7 @@ def test_video_that_was_cut_without_encoding_lacks_nothing(tmp_path, log):
     assert log.messages == []
 
 
-@pytest.mark.tried("Video", "MP4, Matroska and MPEG-TS cut short", "the frames until there; a log line where a header "
+@pytest.mark.tried("Video", "MP4 and Matroska cut short", "the frames until there; a log line where a header "
                    "announces more")
 @pytest.mark.parametrize("ending, found", [(".mp4", "of the 60 frames"), (".mkv", r"frames, at [\d.]+ of the 2.0 s")])
 def test_video_that_ends_early_is_reported(tmp_path, log, ending, found):
@@ -129,6 +150,17 @@ def test_sound_is_copied_in_sync(tmp_path, log, sound, ending, start, origin):
         rest = [bytes(x) for x in after.demux(audio=0) if x.size]
         assert len(rest) > 40 and {*rest} <= {bytes(x) for x in before.demux(audio=0)}  # not encoded again
     assert log.messages == []
+
+
+@pytest.mark.parametrize("sound, packet", [("aac", 1024), ("libmp3lame", 1152), ("ac3", 1536)])
+@pytest.mark.parametrize("start", [0.0, 0.3, 0.5])
+def test_sound_in_avi_is_in_sync_by_half_a_packet(tmp_path, log, sound, packet, start):
+    """AVI tells no time for the first packet."""
+    source = encoded(tmp_path / "in.mkv", FRAMES, sound=sound, click=1)
+    written = heard_at(copied(source, tmp_path / "a.avi", start=start))
+    assert written == pytest.approx(1 - start, abs=packet / 96_000 + 1e-3)
+    copied(tmp_path / "a.avi", tmp_path / "b.mkv")
+    assert heard_at(tmp_path / "b.mkv") == pytest.approx(written, abs=packet / 96_000 + 1e-3) and log.messages == []
 
 
 def test_sound_ends_with_the_part(tmp_path):

@@ -13,11 +13,9 @@ from contextlib import closing
 import cv2
 import pytest
 
-from config.command_line import parse
-from inference import containers, video
+from inference import containers
 from inference.stream import VideoSegmenter
 from inference.threads import Newest
-from main import main
 from tests.films import opened, picture, times_of, write_video
 from tests.main.program import Program
 
@@ -87,26 +85,11 @@ class Sender(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def net(weights):
-    return video.networks_for_inference(parse(["--weights-dir", str(weights), "--resume", "1"]))
-
-
-@pytest.fixture
-def call(weights, net, monkeypatch, capfd):
-    """Run the program in this process: status, standard error, standard output. Connects again at once."""
-    monkeypatch.setattr(video, "networks_for_inference", lambda options: net)
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Little of it: connects again at once."""
     monkeypatch.setattr(containers, "BACK_OFF", (0.1, 0.2, 0.4))
     monkeypatch.setattr(containers, "TIMEOUT", 1.5)
-
-    def run(*words):
-        capfd.readouterr()
-        common = ["--weights-dir", str(weights), "--resume", "1", "--device", "cpu", "--engine", "eager"]
-        status = main([*common, *map(str, words)])
-        out, err = capfd.readouterr()
-        return status, err.strip().splitlines(), out
-
-    return run
 
 
 def slow_down(monkeypatch, seconds: float) -> None:
@@ -183,7 +166,7 @@ def test_interrupt_while_nothing_comes(weights, tmp_path, ends):
         words = ["--weights-dir", str(weights), "--resume", "1", "--device", "cpu", "--engine", "eager", "--video"]
         words += [camera.address, "--output", str(tmp_path / "a.mp4")]
         program = Program(words, tmp_path / "run", launcher=())
-        program.wait_until(lambda: camera.sent == 15)
+        program.wait_until(lambda: camera.sent == 15 and "street: 96 x 64 pixels" in program.output)
         time.sleep(1.5)
         began = time.monotonic()
         program.signal(signal.SIGINT)

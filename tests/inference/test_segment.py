@@ -8,9 +8,9 @@ import pytest
 from config.cityscapes import CITYSCAPES
 from config.errors import UserError
 from inference import VideoSegmenter, segment
-from inference.containers import TimedImage
+from inference.containers import Frames, TimedImage
 from inference.segment import Segmentation
-from inference.video_input import Frames, open_frames
+from inference.video_input import open_frames
 from tests.films import encoded, heard_at, picture, times_of, write_pictures, write_video
 from utils.visualize import overlay
 

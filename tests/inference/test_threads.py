@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from config.errors import UserError
-from inference.threads import WriteBehind, read_ahead
+from inference.threads import read_ahead, write_behind
 
 
 @pytest.fixture(autouse=True)
@@ -31,15 +31,15 @@ DIES = "reading or writing thread that dies of any exception"
 
 def test_everything_arrives_in_order():
     written = []
-    with WriteBehind(written.append, depth=2) as behind:
+    with write_behind(written.append, depth=2) as put:
         for item in read_ahead(range(500), depth=3):
-            behind.put(item)
+            put(item)
     assert written == list(range(500))
 
 
 def test_nothing_arrives_of_nothing():
     assert list(read_ahead([])) == []
-    with WriteBehind(print):
+    with write_behind(print):
         pass
 
 
@@ -71,18 +71,18 @@ def test_both_threads_die(error, other):
 
     began = time.monotonic()
     raising, ahead = pytest.raises((type(error), type(other))), closing(read_ahead(failing(3, error)))
-    with raising, ahead as items, WriteBehind(write) as behind:
+    with raising, ahead as items, write_behind(write) as put:
         for item in items:
-            behind.put(item)
+            put(item)
     assert time.monotonic() - began < 5
 
 
 @pytest.mark.tried("Video", DIES, "reaches the caller at once, both threads end")
 def test_nothing_is_put_after_the_end():
-    with WriteBehind(print) as behind:
+    with write_behind(print) as put:
         pass
     with pytest.raises(RuntimeError, match="after shutdown"):
-        behind.put(1)
+        put(1)
 
 
 @pytest.mark.tried("Video", "early end of an endless source", "thread and source end")
@@ -111,9 +111,9 @@ def test_error_of_the_caller_stops_reader_and_drops_what_was_to_be_written():
 
     began = time.monotonic()
     with pytest.raises(ZeroDivisionError):
-        with closing(read_ahead(iter(int, 1))) as items, WriteBehind(slowly, depth=50) as behind:
+        with closing(read_ahead(iter(int, 1))) as items, write_behind(slowly, depth=50) as put:
             for number, _ in enumerate(items):
-                behind.put(number)
+                put(number)
                 if number == 40:
                     raise ZeroDivisionError
     assert time.monotonic() - began < 0.5 and len(written) < 40
@@ -127,17 +127,17 @@ def test_writing_error_reaches_the_caller_at_the_next_put_and_nobody_waits_for_r
             raise error
 
     with pytest.raises(type(error)):
-        with WriteBehind(write, depth=1) as behind:
+        with write_behind(write, depth=1) as put:
             for item in range(10_000):
-                behind.put(item)
+                put(item)
     assert item < 9_999
 
 
 @pytest.mark.tried("Video", DIES, "reaches the caller at once, both threads end")
 def test_writing_error_of_the_last_item_is_raised_too():
     with pytest.raises(ZeroDivisionError):
-        with WriteBehind(lambda item: 1 / item) as behind:
-            behind.put(0)
+        with write_behind(lambda item: 1 / item) as put:
+            put(0)
 
 
 @pytest.mark.tried("Video", "10,000 frames through both threads' queues", "memory as after 100")
@@ -151,9 +151,9 @@ def test_memory_stays_flat_over_thousands_of_frames():
     def peak_over(count):
         tracemalloc.start()
         try:
-            with WriteBehind(lambda item: None) as behind:
+            with write_behind(lambda item: None) as put:
                 for item in read_ahead(frames(count)):
-                    behind.put(item.copy())
+                    put(item.copy())
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -186,9 +186,9 @@ SIGNALLED = """
 import os, sys, signal
 from main import main
 import models.load
-from inference import video
+from inference import video, video_writer
 owner, name, call, number, times = {place!r}, {name!r}, {call}, {number}, {times}
-owner = getattr(video, owner) if owner else video
+owner = getattr(video_writer, owner, None) or getattr(video, owner, video)
 usual, calls = getattr(owner, name), 0
 def signalled(*given, **named):
     global calls
@@ -223,7 +223,7 @@ def signalled(weights, folder: Path, place: str, name: str, call: int, number: i
     "place, name, call",
     [("", "open_frames", 1), ("", "networks_for_inference", 1), ("", "choose_engine", 1),
      ("VideoSegmenter", "labels_of", 1),
-     ("VideoSegmenter", "labels_of", 30), ("VideoFile", "write", 10), ("LabelFolder", "write", 20),
+     ("VideoSegmenter", "labels_of", 30), ("VideoFile", "write", 10), ("", "write_picture", 20),
      ("VideoFile", "__exit__", 1),
      ("", "_report", 1)],
 )

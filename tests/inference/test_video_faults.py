@@ -12,11 +12,10 @@ import cv2
 import pytest
 import torch
 
-from config.command_line import parse
 from config.errors import UserError
 from inference import containers, video
 from inference.engines import Engine
-from main import main
+from inference.video_writer import VideoFile
 from tests.films import opened, padded, picture, write_pictures, write_video
 from tests.tried import THOROUGH
 
@@ -29,25 +28,10 @@ KEPT = "segmented, written in their size; as H.264 with one row or column more w
 UNWRITABLE = "output that cannot be written: in a file's place, of the other kind, a broken link, forbidden"
 
 
-@pytest.fixture(scope="module")
-def net(weights):
-    return video.networks_for_inference(parse(["--weights-dir", str(weights), "--resume", "1"]))
-
-
-@pytest.fixture
-def call(weights, net, capfd, monkeypatch):
-    """Run the program in this process with the released files: status, lines of standard error, standard output."""
-    monkeypatch.setattr(video, "networks_for_inference", lambda options: net)
-
-    def run(*words) -> tuple[int, list[str], str]:
-        capfd.readouterr()
-        given = ["--weights-dir", str(weights), "--resume", "1", "--device", "cpu", *map(str, words)]
-        status = main(given if "--engine" in given else [*given, "--engine", "eager"])
-        out, err = capfd.readouterr()
-        return status, err.strip().splitlines(), out
-
+@pytest.fixture(autouse=True)
+def every_thread_ends():
     before = set(threading.enumerate())
-    yield run
+    yield
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if name.startswith(("read ahead", "write behind"))}
 
@@ -202,8 +186,8 @@ def test_errors_of_any_kind(call, tmp_path, monkeypatch, place, error):
     owner, name = {
         "reader": (containers, "_upright"), "networks": (Engine, "next"), "labels": (Engine, "labels"),
         "painter": (video, "overlay"),
-        "video": (video.VideoFile, "write"), "video's end": (video.VideoFile, "_complete"),
-        "label map": (video.LabelFolder, "write"),
+        "video": (VideoFile, "write"), "video's end": (VideoFile, "_complete"),
+        "label map": (video, "write_picture"),
     }[place]
     usual, calls = getattr(owner, name), itertools.count()
 
