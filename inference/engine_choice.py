@@ -89,10 +89,21 @@ class Choice:
         self.expected = cache(lambda: self.labels(self.set_up((Engine.name, "fp32"))))
 
     def set_up(self, candidate: Candidate) -> Engine:
-        """Build the engine and, unless "eager", run all its networks. Raises UserError."""
+        """Build the engine and, unless "eager", run all its networks: some fail no sooner. Raises UserError."""
         name, precision = candidate
         pairs = self.pairs() if precision == "int8" else ()
-        return _set_up(name, self.net, self.size, precision=precision, calibration=pairs, **self.settings)
+        try:
+            engine = build_engine(name, self.net, precision=precision, calibration=pairs, **self.settings)
+            if name != Engine.name:
+                _run_all(engine, self.size)
+        except UserError:
+            raise
+        except Exception as error:  # compilers and runtimes raise errors of many kinds
+            if name == Engine.name:
+                raise
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--engine {name} does not work here: {first[:200]}; {FIXES[name]}") from error
+        return engine
 
     def fastest(self, tried: Sequence[Candidate], frames: int | None, least: float | None) -> Engine:
         """The fastest candidate; least: the agreement that a precision other than float32 must have, None: any."""
@@ -194,21 +205,6 @@ def _run_all(engine: Engine, size: tuple[int, int]) -> State:
 def noise(size: tuple[int, int]) -> torch.Tensor:
     """A random frame (1,H,W,3) uint8."""
     return torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def _set_up(name: str, net: GSVNet, size: tuple[int, int], **settings: Any) -> Engine:
-    """Build the engine and, unless "eager", run all its networks, before which some do not fail. Raises UserError."""
-    if name == Engine.name:
-        return build_engine(name, net, **settings)
-    try:
-        engine = build_engine(name, net, **settings)
-        _run_all(engine, size)
-    except UserError:
-        raise
-    except Exception as error:  # compilers and runtimes raise errors of many kinds
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--engine {name} does not work here: {first[:200]}; {FIXES[name]}") from error
-    return engine
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

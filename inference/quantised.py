@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,24 +39,17 @@ def int8_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.
     """
     import onnx
     import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left: Iterator[np.ndarray] = iter(images)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.left, None)
-            return None if image is None else {"image": image}
+    from onnxruntime.quantization import QuantType, quantize_static
 
     def make() -> Files:
         with tempfile.TemporaryDirectory() as folder, quiet():
             plain, made = (Path(folder, name) for name in ("plain.onnx", "int8.onnx"))
             onnx.save(model, plain)  # given the model itself, it would change it
-            kinds = dict(activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # as processors multiply them
+            inputs = iter({"image": image} for image in images)
             quantize_static(
-                plain, made, Reader(), per_channel=True, op_types_to_quantize=["Conv"],
-                nodes_to_exclude=[first_convolution(model)], **kinds,
+                plain, made, SimpleNamespace(get_next=lambda: next(inputs, None)), per_channel=True,
+                op_types_to_quantize=["Conv"], nodes_to_exclude=[first_convolution(model)],
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,  # as processors multiply them
             )
             return {"model.onnx": made.read_bytes()}
 
@@ -81,8 +75,8 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
             openvino.save_model(made, Path(folder, "model.xml"), compress_to_fp16=False)
             return {name: Path(folder, name).read_bytes() for name in ("model.xml", "model.bin")}
 
-    files = kept(model, images, f"nncf {version('nncf')}", make)
-    return files["model.xml"], files["model.bin"]
+    structure, weights = kept(model, images, f"nncf {version('nncf')}", make).values()
+    return structure, weights
 
 
 def first_convolution(model: "onnx.ModelProto") -> str:
