@@ -31,7 +31,7 @@ def gsvnet_swiftnet(*, weights_dir: str = "", run: str = "", interval: int | Non
 
     weights_dir: folder of the released files. run: instead, the folder of a propagation run of your own. interval: the
     keyframe interval (default: the run's, or 3). settings: those of VideoSegmenter (schedule, scale, engine, device,
-    amp). Raises UserError.
+    precision). Raises UserError.
     """
     return _gsvnet("swiftnet", weights_dir, run, interval, settings)
 

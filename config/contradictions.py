@@ -89,10 +89,18 @@ def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
         raise UserError("--precision auto is for --video; choose fp32, bf16, fp16 or int8")
     if "agreement" in given and options.precision != "auto" and not (trains and "precision" in given):
         raise UserError("--agreement has an effect only with --precision auto, or in training; add one or drop it")
-    if "calibrate" in given and options.precision not in ("int8", "auto") and options.engine != "all":
+    if "calibrate" in given and options.precision not in ("int8", "auto") and not (
+        options.engine == "all" or options.export
+    ):
         raise UserError("--calibrate has an effect only with --precision int8 or auto; add one or drop it")
     if options.precision == "int8" and options.benchmark == "table":
         raise UserError("--precision int8: --benchmark table measures untrained networks; use --benchmark video")
+    if options.export and options.precision == "bf16":
+        raise UserError(
+            "--export: bf16 has no file of its own; ask OpenVINO for INFERENCE_PRECISION_HINT bf16, or use int8 or fp16"
+        )
+    if options.export and options.precision != "fp32" and not options.calibrate:
+        raise UserError(f"--export: {options.precision} is compared on frames; name some with --calibrate PATH")
     if options.engine == "all" and (options.benchmark != "video" or "precision" in given):
         raise UserError("--engine all is for --benchmark video, in every precision; drop --precision, or name one")
 

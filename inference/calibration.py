@@ -21,11 +21,11 @@ Calibrate = Callable[[], Sequence[Pair]]  # reads the frames when they are first
 def calibration_pairs(source: str, *, bits: int = 0, seed: int = 1) -> list[Pair]:
     """Pairs of consecutive frames at PLACES, spread over a video or the pictures of a folder; the seed chooses them.
 
-    Raises UserError where there are none, and for a camera or a stream, which cannot be read twice.
+    source: "" for a camera or a stream, which cannot be read twice. Raises UserError for that, and without frames.
     """
+    if not source:
+        raise UserError("a camera or a stream cannot be read beforehand; name frames like its with --calibrate PATH")
     frames = open_frames(source, bits=bits, option="--calibrate")
-    if frames.live:
-        raise UserError(f"{source}: int8 is set up on frames that are read beforehand; name some with --calibrate PATH")
     wanted = set(places(min(frames.count or SPAN, SPAN), seed))
     pairs: list[Pair] = []
     previous = None

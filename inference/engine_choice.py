@@ -3,12 +3,11 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,8 +46,7 @@ FIXES = {
 }
 AUTO = "auto"
 PACKAGES = ("torch", "onnxruntime", "openvino", "nncf")
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """What was measured of a candidate. seconds: an average frame's. agreement: share of pixels with the label of
     eager's float32; None where it was not asked for."""
 
@@ -91,19 +89,30 @@ class Choice:
         self.expected = cache(lambda: self.labels(self.set_up((Engine.name, "fp32"))))
 
     def set_up(self, candidate: Candidate) -> Engine:
-        """Build the engine and, unless "eager", run all its networks. Raises UserError."""
+        """Build the engine and, unless "eager", run all its networks: some fail no sooner. Raises UserError."""
         name, precision = candidate
         pairs = self.pairs() if precision == "int8" else ()
-        return _set_up(name, self.net, self.size, precision=precision, calibration=pairs, **self.settings)
+        try:
+            engine = build_engine(name, self.net, precision=precision, calibration=pairs, **self.settings)
+            if name != Engine.name:
+                _run_all(engine, self.size)
+        except UserError:
+            raise
+        except Exception as error:  # compilers and runtimes raise errors of many kinds
+            if name == Engine.name:
+                raise
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--engine {name} does not work here: {first[:200]}; {FIXES[name]}") from error
+        return engine
 
     def fastest(self, tried: Sequence[Candidate], frames: int | None, least: float | None) -> Engine:
         """The fastest candidate; least: the agreement that a precision other than float32 must have, None: any."""
         place = self.place()
-        trials, found, remarks = read_trials(place), dict[Candidate, float](), list[str]()
+        trials, found, remarks, left = read_trials(place), dict[Candidate, float](), list[str](), list[str]()
         for candidate in tried:
             name, best = shown(candidate), min(found.values(), default=0.0)
             if found and frames is not None and frames * best * HOPE < set_up_seconds(candidate):
-                remarks.append(f"{name} not tried, {frames} frames are not worth its set-up")
+                left.append(name)
                 continue
             judged = least is not None and candidate[1] != "fp32"
             try:
@@ -120,9 +129,12 @@ class Choice:
                 if low:
                     continue
             found[candidate] = trial.seconds
+        if left:
+            remarks.append(f"not tried, {frames} frames are not worth the set-up: {', '.join(left)}")
         if not found:
             raise UserError(f"--engine auto: no engine works here; {'; '.join(remarks)}")
-        write_trials(place, trials)
+        with suppress(UserError):  # a folder that cannot be written
+            write_json(place, trials)
         chosen = min(found, key=lambda candidate: found[candidate])
         logger.info("--engine auto: %s; a frame at interval %d: %s", shown(chosen), self.interval, "; ".join(remarks))
         return self.engines.get(chosen) or self.set_up(chosen)
@@ -142,8 +154,9 @@ class Choice:
 
     def place(self) -> Path:
         """The file of measurements."""
+        versions = sorted({(x.name, x.version) for x in distributions() if x.name in PACKAGES})
         parts = (
-            processor(), processor_flags(), torch.get_num_threads(), [version_of(name) for name in PACKAGES],
+            processor(), processor_flags(), torch.get_num_threads(), versions,
             self.size, self.interval, {name: str(value) for name, value in self.settings.items()},
             [digest_of(part) for part in (self.net.segmenter, self.net.flow, self.net.guided)],
         )
@@ -161,26 +174,12 @@ def set_up_seconds(candidate: Candidate) -> float:
     return SET_UP[candidate[0]] + (QUANTISING if candidate[1] == "int8" else 0.0)
 
 
-def version_of(package: str) -> str:
-    """Its version, "" if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
 def read_trials(path: Path) -> dict[str, Trial]:
     """The measurements of an earlier run, by candidate as `shown`; none if there is no such file, or a damaged one."""
     try:
-        return {name: Trial(**values) for name, values in json.loads(path.read_text()).items()}
+        return {name: Trial(*values) for name, values in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def write_trials(path: Path, trials: dict[str, Trial]) -> None:
-    """Keep the measurements, if the folder can be written."""
-    with suppress(UserError):
-        write_json(path, {name: asdict(trial) for name, trial in trials.items()})
 
 
 def seconds_a_frame(engine: Engine, size: tuple[int, int], interval: int, device: torch.device) -> float:
@@ -206,21 +205,6 @@ def _run_all(engine: Engine, size: tuple[int, int]) -> State:
 def noise(size: tuple[int, int]) -> torch.Tensor:
     """A random frame (1,H,W,3) uint8."""
     return torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def _set_up(name: str, net: GSVNet, size: tuple[int, int], **settings: Any) -> Engine:
-    """Build the engine and, unless "eager", run all its networks, before which some do not fail. Raises UserError."""
-    if name == Engine.name:
-        return build_engine(name, net, **settings)
-    try:
-        engine = build_engine(name, net, **settings)
-        _run_all(engine, size)
-    except UserError:
-        raise
-    except Exception as error:  # compilers and runtimes raise errors of many kinds
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--engine {name} does not work here: {first[:200]}; {FIXES[name]}") from error
-    return engine
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -21,7 +21,7 @@ from inference.onnx_graphs import (
     run_session,
     session,
 )
-from inference.openvino_models import OPENVINO, compiled_model, quicker
+from inference.openvino_models import OPENVINO, compiled_model, quickest_model
 from inference.quantised import int8_model, int8_openvino_model
 from models.bf16 import in_bf16
 from models.build import build_method
@@ -155,16 +155,13 @@ class GraphEngine(Engine):
 
     batched = False
 
-    def __init__(
-        self, net: GSVNet, method: Method, *, device: torch.device, precision: str = "fp32",
-        calibration: Sequence[Pair] = (),
-    ):
+    def __init__(self, net: GSVNet, method: Method, *, device: torch.device, **settings: Any):
         """Raises UserError for int8 without frames to calibrate on, or without keyframes."""
-        if precision == "int8" and "keyframe" not in method.networks:
+        super().__init__(net, method, device=torch.device("cpu"), **settings)
+        if self.precision == "int8" and "keyframe" not in self.networks:
             raise UserError("int8 is for the segmenter of keyframes, and this method has none; use another --precision")
-        if precision == "int8" and not calibration:
+        if self.precision == "int8" and not self.calibration:
             raise UserError("int8 is set up on frames; name a video or a folder of pictures with --calibrate PATH")
-        super().__init__(net, method, device=torch.device("cpu"), precision=precision, calibration=calibration)
         # Frames of ever new sizes would fill the memory with sessions.
         self._session = lru_cache(max(SESSIONS, len(self.networks)))(self._create_session)
 
@@ -178,14 +175,14 @@ class GraphEngine(Engine):
         if name not in self.plain:
             try:
                 made = self._session(name, *((x.shape, x.dtype) for x in inputs))
-                return self._run_session(made, **dict(zip(self.networks[name].inputs, inputs, strict=True)))
+                return made(**dict(zip(self.networks[name].inputs, inputs, strict=True)))
             except UserError:
                 raise
             except Exception as error:  # the exporter raises errors of many kinds
                 self._stays_plain(name, error)
         return self.networks[name](*inputs)
 
-    def _create_session(self, name: str, *kinds: tuple[torch.Size, torch.dtype]) -> Any:
+    def _create_session(self, name: str, *kinds: tuple[torch.Size, torch.dtype]) -> Run:
         like = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in zip(self.networks[name].inputs, kinds)}
         graph = Graph(name, self.networks[name], like, "logits")
         return self._compiled(graph, onnx_model(graph, exported(graph)))
@@ -198,11 +195,8 @@ class GraphEngine(Engine):
         images = [torch.from_numpy(image) for image, _ in resized(self.calibration, (like.shape[1], like.shape[2]))]
         return [image.expand_as(like).to(like.dtype).numpy() for image in images]
 
-    def _compiled(self, graph: Graph, model: Any) -> Any:
-        """What `_run_session` runs."""
-        raise NotImplementedError
-
-    def _run_session(self, made: Any, **inputs: Tensor) -> Tensor:
+    def _compiled(self, graph: Graph, model: Any) -> Run:
+        """What computes the graph, from its inputs by name; model: the same in ONNX."""
         raise NotImplementedError
 
 
@@ -223,12 +217,9 @@ class OnnxEngine(GraphEngine):
         self.providers = (CUDA_PROVIDER, CPU_PROVIDER) if device.type == "cuda" else (CPU_PROVIDER,)
         super().__init__(net, method, device=device, **settings)
 
-    def _compiled(self, graph: Graph, model: Any) -> Any:
+    def _compiled(self, graph: Graph, model: Any) -> Run:
         images = self._images(graph)
-        return session(int8_model(model, images) if images else model, self.providers)
-
-    def _run_session(self, made: Any, **inputs: Tensor) -> Tensor:
-        return run_session(made, **inputs)
+        return partial(run_session, session(int8_model(model, images) if images else model, self.providers))
 
 
 class OpenVinoEngine(GraphEngine):
@@ -243,15 +234,12 @@ class OpenVinoEngine(GraphEngine):
         require_packages("--engine openvino", (*OPENVINO, "nncf") if settings.get("precision") == "int8" else OPENVINO)
         super().__init__(net, method, **settings)
 
-    def _compiled(self, graph: Graph, model: Any) -> Any:
+    def _compiled(self, graph: Graph, model: Any) -> Run:
         if self.precision != "int8":
             return compiled_model(self.precision, model.SerializeToString())
         images = self._images(graph)
         parts = int8_openvino_model(model, images) if images else (model.SerializeToString(),)
-        return quicker([compiled_model(precision, *parts) for precision in ("fp32", "bf16")], graph)
-
-    def _run_session(self, made: Any, **inputs: Tensor) -> Tensor:
-        return made(**inputs)
+        return quickest_model(graph, *parts)
 
 
 ENGINES = {engine.name: engine for engine in (Engine, CompiledEngine, OnnxEngine, OpenVinoEngine)}

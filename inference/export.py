@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from config.errors import UserError
 from config.options import Options
+from inference.export_variants import variants
 from inference.onnx_graphs import OPSET, Graph, exported, onnx_model, require_packages, run_session, session
 from models.build import build_method
 from models.flow_dis import PRESETS, DISFlow
@@ -74,6 +75,7 @@ def run_export(net: GSVNet, options: Options) -> dict:
         tempfile.TemporaryFile(dir=folder).close()
     described: dict[str, dict] = {}
     files: dict[str, bytes] = {}
+    models: dict[str, onnx.ModelProto] = {}
     method = "segmenter" if options.stage == "segnet" else options.method
     for graph in graphs(net.eval(), options.export_size, options.scale, method):
         try:
@@ -87,12 +89,16 @@ def run_export(net: GSVNet, options: Options) -> dict:
             continue
         packages[1].checker.check_model(model, full_check=True)
         measured = compared(graph, model)
-        described[graph.name] = described_graph(graph, model) | measured
+        described[graph.name], models[graph.name] = described_graph(graph, model) | measured, model
         files |= {f"{graph.name}.onnx": model.SerializeToString(), f"{graph.name}.pt2": packed(program)}
         logger.info(
             "%s: ONNX Runtime and PyTorch differ by at most %.1e, the largest value is %.2f", graph.name,
             measured["max_abs_difference"], measured["max_abs_value"],
         )
+    for name, (packed_model, agreement) in variants(net, options, models).items():
+        file = f"{name}.{options.precision}.onnx"
+        described[name]["variants"] = {options.precision: {"onnx": file, "agreement": agreement}}
+        files[file] = packed_model
     content = description(net, options, described)
     content["versions"] = {package.__name__: package.__version__ for package in (torch, *packages)}
     (folder / DESCRIPTION).unlink(missing_ok=True)  # it does not describe the new files

@@ -175,10 +175,11 @@ def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.de
     """The stream that the options ask for, with an engine for these frames. Raises UserError."""
     interval = {"per-frame": 1, "tdnet": NEVER}.get(options.method, options.interval)
     bits = dataset_config(options.dataset, options.data_path).bits
+    source = options.calibrate or ("" if frames.live else frames.name)
     engine = choose_engine(
         options.engine, net, size=frames.size, interval=interval, scale=options.scale, device=device,
         precision=options.precision, method=options.method, carry=options.carry, frames=frames.count,
-        calibrate=partial(calibration_pairs, options.calibrate or frames.name, bits=bits, seed=options.seed),
+        calibrate=partial(calibration_pairs, source, bits=bits, seed=options.seed),
         agreement=options.agreement,
     )
     return VideoSegmenter(net, engine=engine, schedule=build_schedule(options))

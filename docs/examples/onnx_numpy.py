@@ -1,6 +1,7 @@
 """Label maps of a video from exported graphs, without PyTorch: numpy, onnxruntime and Pillow, for DIS also OpenCV.
 
-python onnx_numpy.py EXPORTED OUTPUT FRAME [FRAME ...]     frames in their order: pictures, or .npy (H,W,3) uint8 RGB
+python onnx_numpy.py [--int8|--fp16] EXPORTED OUTPUT FRAME [FRAME ...]    frames in their order: pictures, or .npy
+(H,W,3) uint8 RGB; --int8 and --fp16 run the graphs that were exported with this --precision, where there are some
 """
 import json
 import sys
@@ -45,11 +46,16 @@ def flow_between(previous: np.ndarray, look: np.ndarray, settings: dict, rows: i
     return cv2.resize(flow, (columns, rows), interpolation=way).transpose(2, 0, 1)[None]
 
 
-def main(exported: Path, output: Path, frames: list[Path]) -> None:
+def file_of(graph: dict, precision: str) -> str:
+    """The file of a graph in that precision, or in float32 if it was not exported in it."""
+    return graph.get("variants", {}).get(precision, graph)["onnx"]
+
+
+def main(exported: Path, output: Path, frames: list[Path], precision: str = "fp32") -> None:
     model = json.loads((exported / "model.json").read_text())
+    files = [file_of(model["graphs"][name], precision) for name in ("view", "keyframe", "propagation")]
     view_of, keyframe, propagation = (
-        onnxruntime.InferenceSession(str(exported / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-        for name in ("view", "keyframe", "propagation")
+        onnxruntime.InferenceSession(str(exported / file), providers=["CPUExecutionProvider"]) for file in files
     )
     (height, width), (rows, columns) = model["frame"]["size"], model["grid"]["size"]
     down, across = between(rows, height), between(columns, width)
@@ -77,4 +83,6 @@ def main(exported: Path, output: Path, frames: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), [Path(word) for word in sys.argv[3:]])
+    named = [word[2:] for word in sys.argv[1:] if word in ("--int8", "--fp16")]
+    exported, output, *frames = (Path(word) for word in sys.argv[1:] if word[2:] not in named)
+    main(exported, output, frames, *named[:1])

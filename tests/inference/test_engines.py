@@ -190,9 +190,9 @@ def fakes(monkeypatch, caplog):
          ["eager 200.0 ms", "onnx 120.0 ms", "compile 123.3 ms"]),
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 10_000, "compile", ["compile 40.0 ms"]),
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 200, "onnx",
-         ["compile not tried, 200 frames are not worth its set-up"]),
+         ["not tried, 200 frames are not worth the set-up: compile"]),
         ({"eager": (0.4, 0.1), "onnx": (0.3, 0.03), "compile": (0.1, 0.01)}, 30, "eager",
-         ["onnx not tried, 30 frames", "compile not tried"]),
+         ["not tried, 30 frames are not worth the set-up: onnx, openvino, compile"]),
         (
             {"eager": (0.4, 0.1), "onnx": UserError("--engine onnx: No module named 'onnx'"),
              "compile": RuntimeError("no compiler\nhere")},

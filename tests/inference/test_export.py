@@ -33,6 +33,7 @@ from models.guided_conv import GuidedConv
 from models.load import flow_of
 from models.released import released_name
 from models.steps import FixedViewStep, ViewStep
+from tests.films import panning, write_frames
 from tests.models.test_methods import moving
 from tests.models.tiny_networks import user_file
 from tests.released import fill, filled_gsvnet
@@ -288,3 +289,33 @@ def test_example_has_the_programs_flow_where_the_grid_is_larger_than_the_look():
     looks = [onnx_numpy.look_of(frame, 64) for frame in frames]
     expected = dis.between(*map(dis.look, frames), (128, 256))
     assert np.allclose(onnx_numpy.flow_between(*looks, settings, 128, 256)[0], expected, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision, kinds", [("int8", {"keyframe"}), ("fp16", {"keyframe", "propagation"})])
+def test_variants_in_lower_precision_are_described_and_the_example_runs_them(tmp_path, precision, kinds):
+    height, width = SIZES["swiftnet"]
+    frames = panning([3] * 5, size=(height, width))
+    write_frames(tmp_path / "frames", frames)
+    words = ["--precision", precision, "--calibrate", str(tmp_path / "frames")]
+    net = filled_gsvnet("swiftnet", "light")
+    content = run_export(net, options_for(tmp_path / "out", "swiftnet", (height, width), "light", *words))
+    found = {name: graph["variants"][precision] for name, graph in content["graphs"].items() if "variants" in graph}
+    assert found.keys() == kinds
+    for name, variant in found.items():
+        assert 0.8 < variant["agreement"] <= 1
+        assert (tmp_path / "out" / variant["onnx"]).stat().st_size < (tmp_path / "out" / f"{name}.onnx").stat().st_size
+    pictures = [tmp_path / "frames" / f"{number:03}.png" for number in range(5)]
+    onnx_numpy.main(tmp_path / "out", tmp_path / "labels", pictures, precision)
+    table = id_table(CITYSCAPES)
+    for path, labels in zip(pictures, VideoSegmenter(net).stream(frames)):
+        assert (np.asarray(Image.open(tmp_path / "labels" / path.name)) == table[labels]).mean() > 0.8
+
+
+@pytest.mark.parametrize("precision, message", [
+    ("bf16", "--export: bf16 has no file of its own; ask OpenVINO"),
+    ("int8", "--export: int8 is compared on frames; name some with --calibrate PATH"),
+])
+def test_precisions_that_cannot_be_exported_are_refused(precision, message):
+    with pytest.raises(UserError, match=message):
+        parse(["--export", "x", "--resume", "1", "--precision", precision])

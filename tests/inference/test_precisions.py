@@ -139,6 +139,11 @@ def test_single_picture_calibrates_alone(tmp_path):
     assert (first == second).all()
 
 
+def test_camera_needs_frames_to_calibrate_on():
+    with pytest.raises(UserError, match="a camera or a stream cannot be read beforehand; name .* --calibrate PATH"):
+        calibration_pairs("")
+
+
 def test_candidates_are_what_engines_can_do():
     assert candidates("onnx", "auto", CPU) == [("onnx", "fp32"), ("onnx", "int8")]
     assert {name for name, _ in candidates("auto", "fp32", CPU)} == {*ENGINES}
