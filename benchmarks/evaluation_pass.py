@@ -1,9 +1,10 @@
 """--benchmark eval: all positions in one pass, compared with decoding and scoring each position on its own."""
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from dataloaders.clips import LabelledFrame, with_past
 from dataloaders.eval_videos import VideoDataset, videos_of
 from dataloaders.loaders import labelled_frames
 from evaluation.evaluated_frames import evaluated_frames
-from inference.engines import build_engines
+from inference.calibration import pairs_of_videos
+from inference.engines import Engine, build_engines
 from models.gsvnet import GSVNet
 from models.resize import size_of
 from utils.text_table import Table
@@ -46,36 +48,49 @@ def benchmark_evaluation(options: Options, device: torch.device) -> dict:
         )
     net, weights = networks_to_measure(options)
     net = net.to(device).eval()
-    ways = {PLAIN: plain_counts, OURS: one_pass_counts}
+    engines = engines_to_measure(options, net, frames, device)
+    ways: dict[str, Callable[[LabelledFrame], Tensor]] = {
+        PLAIN: lambda frame: plain_counts(net, frame, positions, dataset, options.scale, device),
+        OURS: lambda frame: one_pass_counts(engines, frame, positions, dataset, device),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     counts = {}
     for frame in frames:
         for name, way in ways.items():
             start = time.perf_counter()
-            counts[name] = way(net, frame, positions, dataset, options.scale, device)
+            counts[name] = way(frame)
             seconds[name].append(time.perf_counter() - start)
     plain, ours = (statistics.median(times[warm_up:]) for times in seconds.values())
     differ = int((counts[OURS] - counts[PLAIN]).abs().sum()) // 2
-    settings = (
+    described = (
         f"{options.segnet}, {options.optical_flow_network} flow, {weights}, positions {' '.join(map(str, positions))}, "
-        f"scale {options.scale:g}"
+        f"scale {options.scale:g}, --engine {engines['gsv'].name} --precision {options.precision}"
     )
     rows = [(name, f"{value:.2f}", f"{plain / value:.2f}") for name, value in zip(ways, (plain, ours))]
     table = Table("Evaluation", ("", "seconds per labelled frame", "ratio"), tuple(rows)).console()
     table.append(f"pixels of the last frame that the two score differently: {differ} of {int(counts[OURS].sum())}")
     return {
-        "settings": settings, "seconds": seconds, "ratio": plain / ours, "different_pixels": differ,
-        "table": [settings, *table],
+        "settings": described, "seconds": seconds, "ratio": plain / ours, "different_pixels": differ,
+        "table": [described, *table],
     }
 
 
+def engines_to_measure(
+    options: Options, net: GSVNet, frames: Sequence[LabelledFrame], device: torch.device
+) -> dict[str, Engine]:
+    """The engine that the options name, PyTorch by default; int8 is set up on the videos of `frames`."""
+    pairs = pairs_of_videos(videos_of(frames)) if options.precision == "int8" else []
+    settings: dict[str, Any] = dict(precision=options.precision, calibration=pairs)
+    engine = "eager" if options.engine == "auto" else options.engine
+    return build_engines(net, ["gsv"], scale=options.scale, device=device, engine=engine, **settings)
+
+
 def one_pass_counts(
-    net: GSVNet, frame: LabelledFrame, positions: Sequence[int], dataset: DatasetConfig, scale: float,
+    engines: Mapping[str, Engine], frame: LabelledFrame, positions: Sequence[int], dataset: DatasetConfig,
     device: torch.device,
 ) -> Tensor:
     """Confusion counts (P,C,C) int64 of all positions, in one pass over the frames."""
     videos = videos_of([frame])
-    engines = build_engines(net, ["gsv"], scale=scale, device=device)
     *_, labelled = evaluated_frames(
         engines, videos, VideoDataset(videos, dataset), positions=positions, device=device
     )

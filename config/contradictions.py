@@ -75,12 +75,13 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
 def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
     """Engines and precisions: where they have an effect, and what they are called."""
     trains = options.stage == "gsv" and (options.benchmark == "train" or not tasks(options))
-    read = trains or options.video or options.evaluate or options.export or options.benchmark in ("video", "table")
+    measured = options.benchmark in ("video", "table", "eval")
+    read = trains or options.video or options.evaluate or options.export or measured
     for name in ("precision", "agreement", "calibrate"):
         if name in given and not read:
             raise UserError(
-                f"{flag(name)} has an effect only with --video, --evaluate 1, --export, --benchmark video or table, "
-                "and in training on the frozen segmenter; drop it (what is trained has --amp)"
+                f"{flag(name)} has an effect only with --video, --evaluate 1, --export, --benchmark video, table and "
+                "eval, and in training on the frozen segmenter; drop it (what is trained has --amp)"
             )
     streams = options.video or options.benchmark in ("video", "table")
     if streams and {"amp", "precision"} <= {*given} and OF_AMP[options.amp] != options.precision:

@@ -179,10 +179,7 @@ class Evaluation:
 
     def engines(self, net: GSVNet, methods: Sequence[str]) -> dict[str, Engine]:
         """What segments the frames by each of the methods, with the options' settings."""
-        options, settings = self.options, dict[str, Any]()
-        if options.evaluate:
-            engine = "eager" if options.engine == "auto" else options.engine
-            settings = {"precision": options.precision, "engine": engine}
+        options, settings = self.options, {**self.computed_by}
         if options.evaluate and options.precision == "int8":
             seeded: dict[str, Any] = {"bits": self.dataset.bits, "seed": options.seed}
             own = not options.calibrate and options.dataset != UNLABELLED
@@ -190,6 +187,14 @@ class Evaluation:
             pairs = pairs_of_videos(self.videos, **seeded) if own else calibration_pairs(source, **seeded)
             settings["calibration"] = pairs
         return build_engines(net, methods, scale=options.scale, carry=options.carry, device=self.device, **settings)
+
+    @property
+    def computed_by(self) -> dict[str, Any]:
+        """Engine and precision: those named with --evaluate 1, while training plain PyTorch in float32."""
+        options = self.options
+        if not options.evaluate:
+            return {"engine": "eager", "precision": "fp32"}
+        return {"engine": "eager" if options.engine == "auto" else options.engine, "precision": options.precision}
 
     def frames(self, engines: Mapping[str, Engine]) -> Iterator[EvaluatedFrame]:
         """This rank's frames in order, as the engines segment them, by method, with a progress bar."""
@@ -215,7 +220,7 @@ class Evaluation:
         settings = dict(
             dataset=dataset_config(options.dataset, options.data_path).name, split=self.split, segnet=options.segnet,
             flow=options.optical_flow_network, intra=options.intra, edge=options.edge, scale=options.scale,
-            carry=options.carry, reference=options.reference, temporal_flow=self.flow_name or None,
+            carry=options.carry, **self.computed_by, reference=options.reference, temporal_flow=self.flow_name or None,
             reference_temporal=temporal.get(REFERENCE, {}).get(1),
             schedule=None if self.schedule is None else tally.use_of(options.schedule), steady=self.steady,
         )

@@ -103,9 +103,10 @@ def heading(metrics: Metrics) -> str:
         flow += "" if metrics.intra else ", without intra features"
         flow += "" if metrics.edge else ", without edge map"
     flow += f", {metrics.carry} carried" if metrics.carry != "logits" else ""
+    by = "" if (metrics.engine, metrics.precision) == ("eager", "fp32") else f", {metrics.engine} {metrics.precision}"
     against = ", compared with the segmenter's own labels" if metrics.reference == "segmenter" else ""
     data = f"{metrics.dataset} {metrics.split}"
-    return f"{data}: {metrics.method}, {metrics.segnet}{flow}, keyframes at scale {metrics.scale:g}{against}"
+    return f"{data}: {metrics.method}, {metrics.segnet}{flow}, keyframes at scale {metrics.scale:g}{by}{against}"
 
 
 def notes(metrics: Metrics) -> list[str]:

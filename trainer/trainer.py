@@ -98,7 +98,7 @@ class Trainer:
             wait_for_all()
             if options.dataset == UNLABELLED and self.stage.evaluation is not None:
                 self.interrupt.all_saved = True
-                best = replace(options, evaluate=True, resume=str(self.folder / BEST))
+                best = replace(options, evaluate=True, engine="auto", precision="fp32", resume=str(self.folder / BEST))
                 run_evaluation(best, self.device, self.ranks, self.folder)
         skipped = self.checkpoints.skipped
         if skipped and self.ranks.first:
