@@ -125,6 +125,7 @@ class VideoFile(contextlib.ExitStack):
                 rest = self._stream.encode(None)
                 for packet in rest[-1:]:  # MP4 ends with the last one, which another may outlast
                     packet.duration = max(each.duration for each in rest)
+                    packet.dts = packet.pts if self.frames == 1 else packet.dts  # x265 may not set a single frame's
                 self._container.mux(rest)
                 self._copy_sound(self._ends)
             self._container.close()

@@ -201,7 +201,7 @@ VIDEO = "--video demo --output out.mp4"
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("--precision bf16", "--precision has an effect only with --video, --evaluate 1, --export and --benchmark"),
+        ("--precision bf16", "--precision has an effect only with --video, --evaluate 1, --export, --benchmark"),
         ("--check 1 --calibrate x", "--calibrate has an effect only with --video"),
         (f"{VIDEO} --amp bf16 --precision int8", "--amp bf16 and --precision int8 are two precisions; drop --amp"),
         (f"{VIDEO} --amp off --precision bf16", "--amp off and --precision bf16 are two precisions; drop --amp"),
