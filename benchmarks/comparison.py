@@ -295,14 +295,13 @@ def accuracy_table(rows: Sequence[dict]) -> Table:
 
 
 def plot(rows: Sequence[dict]) -> "Figure":
-    """mIoU against frames per second; the published mIoU where there is no result. Labels name the source."""
-    points = []
+    """mIoU against frames per second: of the user's results, or without any as published. Labels name the source."""
+    points, any_result = [], any(row["avg_miou"] is not None for row in rows)
     for row in rows:
-        measured = row["avg_miou"]
-        value = 100 * measured if measured is not None else row["published"][0]
+        value = row["avg_miou"] if any_result else row["published"][0]
         if value is not None:
-            source = row["dataset"] if measured is not None else "mIoU as published"
-            points.append((f"{row['name']} ({source})", row["end_to_end"]["fps"], value))
+            source = row["dataset"] if any_result else "mIoU as published"
+            points.append((f"{row['name']} ({source})", row["end_to_end"]["fps"], 100 * value if any_result else value))
     return scatter_figure(points, x_label="frames per second, end to end", y_label="average mIoU, per cent")
 
 

@@ -234,4 +234,7 @@ def runs_table(runs: Sequence[dict[str, dict]]) -> Table:
 
 
 if __name__ == "__main__":
-    print(*runs_table([json.loads(Path(word).read_text())["rows"] for word in sys.argv[1:]]).markdown(), sep="\n")
+    found = [json.loads(Path(word).read_text())["rows"] for word in sys.argv[1:]]
+    for n in [""] if "plain" in found[0] else found[0]:  # with --engine all, rows by interval
+        table = runs_table([run[n] if n else run for run in found])
+        print(f"keyframe interval {n}" if n else table.title, *table.markdown(), "", sep="\n")

@@ -61,7 +61,10 @@ class VideoSegmenter:
         if isinstance(engine, str):
             settings: dict[str, Any] = {"scale": scale, "device": torch.device(device), "method": method}
             pairs = calibration_pairs(calibrate) if precision == "int8" and calibrate else ()
-            precision = OF_AMP.get(amp, amp) or precision
+            named = OF_AMP.get(amp, amp) or precision
+            if precision not in ("fp32", named):
+                raise UserError(f"amp {amp} and precision {precision} are two precisions; drop amp")
+            precision = named
             engine = build_engine(engine, net, precision=precision, carry=carry, calibration=pairs, **settings)
         usual = FixedInterval(3 if engine.method.keyframes else NEVER)
         self.engine, self.schedule, self.classes = engine, schedule or usual, net.segmenter.names

@@ -188,25 +188,23 @@ def class_bars(
 
 @_style()
 def scatter_figure(points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str) -> "Figure":
-    """points: (label, x, y). Labels stand next to their points, where they cover no other label."""
+    """points: (label, x, y), numbered; the labels stand in a list on the right, where they cover nothing."""
     from matplotlib.transforms import Bbox
 
-    figure, axes = _axes(6.8, 4.2)
+    figure, axes = _axes(9.6, 4.8)
     axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=46, color=BLUE, edgecolors="white", zorder=3)
     axes.margins(0.12)
     axes.set(xlabel=x_label, ylabel=y_label)
+    lines = [f"{number}  {label}" for number, (label, _, _) in enumerate(points, 1)]
+    axes.text(1.03, 1, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=8, linespacing=1.6)
     figure.draw_without_rendering()  # settles where the axes are
     dots = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
-    for label, x, y in points:
-        text = axes.annotate(label, (x, y), (0, 0), textcoords="offset points", zorder=4)
-        for right, up in ((8, 0), (-8, 0), (0, 9), (0, -9), (8, 11), (8, -11), (-8, 11), (-8, -11), (8, 22), (8, -22)):
-            text.set(position=(right, up), ha={8: "left", -8: "right", 0: "center"}[right], va="center")
-            box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken) and axes.bbox.padded(6).contains(box.x0, box.y0) \
-                    and axes.bbox.padded(6).contains(box.x1, box.y1):
+    for number, (_, x, y) in enumerate(points, 1):
+        text = axes.annotate(str(number), (x, y), (0, 0), textcoords="offset points", va="center", zorder=4)
+        for right, up in ((9, 0), (-9, 0), (0, 10), (0, -10), (9, 10), (9, -10), (-9, 10), (-9, -10)):
+            text.set(position=(right, up), ha="center")
+            if not any(text.get_window_extent().overlaps(other) for other in taken):
                 break
-        else:
-            text.set(position=(8, 0), ha="left")
         taken.append(text.get_window_extent())
     return figure

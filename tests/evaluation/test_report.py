@@ -257,7 +257,8 @@ def test_scatter_plot_names_its_points_and_can_be_written(tmp_path):
     figure = scatter_figure(points, x_label="frames per second", y_label="mIoU (%)")
     text = svg(figure, "Accuracy & speed")
     assert text.startswith('<svg role="img" aria-label="Accuracy &amp; speed"')
-    assert {name for name, _, _ in points} <= set(Page(text).texts)
+    assert {f"{number}  {name}" for number, (name, _, _) in enumerate(points, 1)} <= set(Page(text).texts)
+    assert Page(text).texts.count("2") == 1  # next to its point
     assert "20" in Page(text).texts  # figures along the axis
     write_chart(tmp_path / "new" / "chart.png", figure)
     assert cv2.imread(str(tmp_path / "new" / "chart.png")).shape[1] > 800

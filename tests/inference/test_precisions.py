@@ -201,7 +201,7 @@ VIDEO = "--video demo --output out.mp4"
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("--precision bf16", "--precision has an effect only with --video, --evaluate 1, --export, --benchmark"),
+        ("--stage flow --precision bf16", "--precision has an effect only with --video, --evaluate 1, --export, "),
         ("--check 1 --calibrate x", "--calibrate has an effect only with --video"),
         (f"{VIDEO} --amp bf16 --precision int8", "--amp bf16 and --precision int8 are two precisions; drop --amp"),
         (f"{VIDEO} --amp off --precision bf16", "--amp off and --precision bf16 are two precisions; drop --amp"),
@@ -224,3 +224,9 @@ def test_options_that_would_be_ignored_are_refused(words, message):
 ])
 def test_amp_of_a_video_is_its_precision(words, precision):
     assert parse(words.split()).precision == precision
+
+
+def test_two_names_of_a_precision_in_python_have_to_agree(net):
+    with pytest.raises(UserError, match="amp bf16 and precision int8 are two precisions; drop amp"):
+        VideoSegmenter(net, amp="bf16", precision="int8")
+    assert VideoSegmenter(net, amp="bf16").engine.precision == "bf16"
