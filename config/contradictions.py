@@ -77,7 +77,7 @@ def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
     trains = options.stage == "gsv" and (options.benchmark == "train" or not tasks(options))
     measured = options.benchmark in ("video", "table", "eval")
     read = trains or options.video or options.evaluate or options.export or measured
-    for name in ("precision", "agreement", "calibrate"):
+    for name in ("precision", "agreement", "calibrate", *(() if tasks(options) else ("engine",))):
         if name in given and not read:
             raise UserError(
                 f"{flag(name)} has an effect only with --video, --evaluate 1, --export, --benchmark video, table and "

@@ -88,6 +88,7 @@ def test_a_run_records_what_amp_auto_chose(streets, weights, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("words", "line"), [
     (["--stage", "flow", "--precision", "bf16"], "--precision has an effect only with --video"),
+    (["--stage", "segnet", "--engine", "onnx"], "--engine has an effect only with --video"),
     (["--precision", "auto"], "--precision auto is for --video"),
     (["--agreement", "0.9"], "--agreement has an effect only with --precision auto, or in training"),
 ])
