@@ -107,7 +107,7 @@ class Choice:
 
     def fastest(self, tried: Sequence[Candidate], frames: int | None, least: float | None) -> Engine:
         """The fastest candidate; least: the agreement that a precision other than float32 must have, None: any."""
-        place = self.place()
+        place = self.place(judged=least is not None)
         trials, found, remarks, left = read_trials(place), dict[Candidate, float](), list[str](), list[str]()
         for candidate in tried:
             name, best = shown(candidate), min(found.values(), default=0.0)
@@ -152,12 +152,13 @@ class Choice:
         stream = VideoSegmenter(self.net, engine=engine, schedule=FixedInterval(NEVER))
         return [np.stack([*stream.stream(pair)]) for pair in self.pairs()]
 
-    def place(self) -> Path:
-        """The file of measurements."""
+    def place(self, *, judged: bool) -> Path:
+        """The file of measurements; judged: of labels too, which are those of the calibration's frames."""
+        frames = [sha256(image.tobytes()).hexdigest() for pair in self.pairs() for image in pair] if judged else []
         versions = sorted({(x.name, x.version) for x in distributions() if x.name in PACKAGES})
         parts = (
             processor(), processor_flags(), torch.get_num_threads(), versions,
-            self.size, self.interval, {name: str(value) for name, value in self.settings.items()},
+            self.size, self.interval, frames, {name: str(value) for name, value in self.settings.items()},
             [digest_of(part) for part in (self.net.segmenter, self.net.flow, self.net.guided)],
         )
         return cache_folder() / f"engines-{sha256(repr(parts).encode()).hexdigest()[:32]}.json"
