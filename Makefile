@@ -46,8 +46,6 @@ test: style
 
 test-all: style $(VENV)/.extras
 	EXTRAS=1 $(PYTEST) --cov --cov-report=term
-	OPENVINO=1 EXTRAS=1 $(PYTEST)/inference/test_precisions.py tests/inference/test_engines.py tests/inference/test_export.py
-	OPENVINO=1 EXTRAS=1 $(PYTEST)/trainer/test_precision.py
 
 reliability: setup
 	MUTANTS=1200 $(PYTEST) -m tried --reliability docs/reliability.md

@@ -2,6 +2,8 @@
 import timeit
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,10 +11,25 @@ from torch import Tensor
 from config.errors import UserError
 from inference.onnx_graphs import Graph
 
+if TYPE_CHECKING:
+    import openvino
+
 OPENVINO = ("openvino", "onnx", "onnxscript")
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 TRIES = 5  # of which the quickest counts
 Run = Callable[..., Tensor]
+
+
+@cache
+def core() -> "openvino.Core":
+    """OpenVINO, of which a process may have only one at a time.
+
+    Each gives signals a stack of its own, and restores the one before; of two, the second restores what the first has
+    freed, and the next signal (a loader process that ends) is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def compiled_model(precision: str, model: bytes, weights: bytes = b"") -> Run:
@@ -20,15 +37,12 @@ def compiled_model(precision: str, model: bytes, weights: bytes = b"") -> Run:
 
     Raises UserError if this processor does not compute in that precision; OpenVINO would silently use another one.
     """
-    import openvino
-
-    core = openvino.Core()
-    read = core.read_model(model, weights) if weights else core.read_model(model)
+    read = core().read_model(model, weights) if weights else core().read_model(model)
     hints = {
         "INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = core.compile_model(read, "CPU", hints)
+    compiled = core().compile_model(read, "CPU", hints)
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if used != HINTS[precision]:
         raise UserError(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError
+from inference.openvino_models import core
 from utils.files import written_whole
 from utils.logging import logger
 
@@ -66,7 +67,7 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
             import nncf
 
             data = nncf.Dataset(images, lambda image: {"image": image})
-            plain = openvino.Core().read_model(model.SerializeToString())
+            plain = core().read_model(model.SerializeToString())
             first = re.escape(first_convolution(model)) + "(/.*)?$"  # bias and convolution are two there
             exact = nncf.IgnoredScope(patterns=[first], types=["Interpolate"], validate=False)
             made = nncf.quantize(

@@ -1,7 +1,5 @@
 """What several tests share."""
 import contextlib
-import os
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -53,12 +51,6 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_makereport(item, call):
     if call.when == "call" or (call.when == "setup" and call.excinfo is not None):
         tried.note(item)
-
-
-# After OpenVINO and NNCF have run in a process, training with loader processes there ends in a segmentation fault. So
-# their tests are run apart (make test-all), and all others without them.
-if not os.environ.get("OPENVINO"):
-    sys.modules |= dict.fromkeys(("openvino", "nncf"))  # as if they were not installed
 
 
 @pytest.fixture
