@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.full_size_loss import FullSizeLoss, pixel_terms
 from models.resize import align, half_pixel, size_of
 
 # Gradients are averaged over processes, so a mean over the pixels of a batch that is split over them divides by the
@@ -24,6 +25,7 @@ class PropagationLoss(nn.Module):
     """
 
     class_weights: Tensor  # (C,)
+    terms = staticmethod(pixel_terms)  # or the same compiled
 
     def __init__(
         self, class_weights: Sequence[float], *, param_ce: float, param_distil: float, ignore: int,
@@ -39,20 +41,10 @@ class PropagationLoss(nn.Module):
 
         Returns the scalars `total`, `ce` and `distillation` (zero if teacher is None).
         """
-        size = size_of(label)
-        return self.compare(align(logits, size), label, None if teacher is None else align(teacher, size))
-
-    def compare(self, logits: Tensor, label: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
-        """As `forward`, with logits and teacher (N,C,H,W) at the label's size."""
-        predicted = F.log_softmax(logits, dim=1)  # (N,C,H,W), for both terms
-        ce = cross_entropy(predicted, label, self.class_weights, self.ignore, self.average)
-        distillation = ce.new_zeros(())
-        if teacher is not None:
-            with torch.no_grad():
-                taught = F.log_softmax(teacher, dim=1)  # (N,C,H,W)
-            distillation = F.kl_div(predicted, taught, reduction="sum", log_target=True) / logits.numel()
-        total = self.param_ce * (ce + self.param_distil * distillation)
-        return {"total": total, "ce": ce, "distillation": distillation}
+        share = self.param_distil if teacher is not None else 0.0
+        label, weight = pixel_weights(label, self.class_weights, self.ignore, self.average)
+        total, ce, distillation = FullSizeLoss.apply(logits, teacher, label, weight, share, self.terms)
+        return {"total": self.param_ce * total, "ce": ce, "distillation": distillation}
 
 
 class SegmenterLoss(nn.Module):
@@ -75,13 +67,14 @@ class SegmenterLoss(nn.Module):
     def forward(self, outputs: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
         """Logits (N,C,h',w') float32 per output; label (N,H,W) int64, ids or `ignore`. Returns the scalar `total`."""
         label = label[:, :: self.label_stride, :: self.label_stride]
-        first, *others = (self._one(align(logits, size_of(label)), label) for logits in outputs)
+        first, *others = (self._one(logits, label) for logits in outputs)
         return {"total": sum(others, first)}
 
     def _one(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem:
-            weights = logits.new_ones(logits.shape[1])
-            return cross_entropy(F.log_softmax(logits, dim=1), label, weights, self.ignore, self.average)
+            label, weight = pixel_weights(label, logits.new_ones(logits.shape[1]), self.ignore, self.average)
+            return FullSizeLoss.apply(logits, None, label, weight, 0.0, pixel_terms)[0]
+        logits = align(logits, size_of(label))
         losses = F.cross_entropy(logits, label, ignore_index=self.ignore, reduction="none").flatten()  # (N*H*W,)
         hard = losses > self.hard_loss
         # Both sums are computed, so that no count is read back from a GPU. Ignored pixels have a loss of 0: among the
@@ -119,7 +112,7 @@ class TDNetLoss(SegmenterLoss):
         """
         size = size_of(label)
         pairs = zip(self.output_weights, outputs, strict=True)
-        out, sub, *others = (weight * self._one(align(x, size), label) for weight, x in pairs)
+        out, sub, *others = (weight * self._one(x, label) for weight, x in pairs)
         auxiliary, distillation = sum(others, out.new_zeros(())), out.new_zeros(())
         if teacher is not None:
             for weight, x in zip(self.divergence_weights, outputs):
@@ -136,11 +129,13 @@ def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     return (p * (p.log() - q.log())).sum(dim=1).mean()
 
 
-def cross_entropy(predicted: Tensor, label: Tensor, weights: Tensor, ignore: int, average: Average) -> Tensor:
-    """Log-probabilities (N,C,H,W), label (N,H,W) -> mean cross-entropy weighted by class; 0 without labelled pixels."""
-    total = F.nll_loss(predicted, label, weight=weights, ignore_index=ignore, reduction="sum")
-    weight = (weights[label.clamp(max=len(weights) - 1)] * (label != ignore)).sum()
-    return total / average(weight).clamp(min=1e-6)
+def pixel_weights(label: Tensor, weights: Tensor, ignore: int, average: Average) -> tuple[Tensor, Tensor]:
+    """Label (N,H,W) int64, ids or `ignore` -> ids, 0 where ignored, and each pixel's share (N,H,W) of a mean weighted
+    by class, 0 where ignored."""
+    known = label != ignore
+    label = torch.where(known, label, 0)
+    weight = weights[label] * known
+    return label, weight / average(weight.sum()).clamp(min=1e-6)
 
 
 def all_pixel_cross_entropy(logits: Tensor, label: Tensor, weights: Tensor, ignore: int) -> Tensor:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from models import full_size_loss
 from models.losses import FlowLoss, PropagationLoss, SegmenterLoss
 from tests.properties import generator, random_labels, seeds, sizes, upsampled
 
@@ -118,6 +119,28 @@ def test_propagation_loss_equals_plain_python(outcomes, taught, ranks, classes, 
     for name, expected in (("ce", ce), ("distillation", kl), ("total", 3 * (ce + 7 * kl))):
         assert sum(float(loss[name]) for loss in losses) / ranks == pytest.approx(expected, rel=1e-4, abs=1e-5), name
     outcomes["equal to plain Python"] += 1
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("coarse, taught, size", [
+    ((3, 5), (4, 2), (16, 24)), ((1, 1), (9, 7), (9, 7)), ((9, 7), None, (9, 7)), ((6, 9), (1, 3), (4, 5)),
+])
+def test_gradient_at_full_size_is_that_of_torch(monkeypatch, rows, coarse, taught, size):
+    monkeypatch.setattr(full_size_loss, "ROWS", rows)
+    logits = torch.randn(2, 3, *coarse, requires_grad=True)
+    teacher = None if taught is None else torch.randn(2, 3, *taught)
+    label, weights = torch.randint(0, 3, (2, *size)), torch.tensor([1.0, 2.0, 5.0])
+    label[:, 0] = IGNORE
+    planes = F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+    expected = F.cross_entropy(planes, label, weights, ignore_index=IGNORE)
+    if teacher is not None:
+        aim = F.interpolate(teacher, size=size, mode="bilinear", align_corners=True).log_softmax(1)
+        expected = expected + 7 * (aim.exp() * (aim - planes.log_softmax(1))).mean()
+    gradient, = torch.autograd.grad(30 * expected, logits)
+    found = PropagationLoss(weights.tolist(), param_ce=10, param_distil=7, ignore=IGNORE)(logits, label, teacher)
+    (3 * found["total"]).backward()
+    torch.testing.assert_close(found["total"], 10 * expected)
+    torch.testing.assert_close(logits.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.tried("Numbers", "the segmenter's loss on random logits and labels, of all pixels and of the hard ones")

@@ -54,15 +54,16 @@ class PropagationStage(Stage):
         self.net.flow.requires_grad_(options.train_optical_flow)
         self.frozen = frozen_segmenter(self.net, options, device, self._calibration)
         propagation = ClipPropagation(self.net, finetune_all=options.finetune_all)
-        self.trained = self._wrap(propagation, self.net.flow, self.net.guided)
+        # Compiled for a CPU, the guided block's backward pass takes more time than it does as it is.
+        guided = [self.net.guided] if device.type == "cuda" else []
+        self.trained = self._wrap(propagation, self.net.flow, *guided)
         weights = self.dataset.class_weights if options.class_weights else (1.0,) * self.dataset.num_classes
         self.criterion = PropagationLoss(
             weights, param_ce=options.param_ce, param_distil=options.param_ce_distil,
             ignore=self.dataset.ignore, average=mean_over_ranks,
         ).to(device)
         if options.compile:
-            # Without the upsampling before it, whose backward pass is slower compiled.
-            self.criterion.compare = torch.compile(self.criterion.compare)  # type: ignore[method-assign]  # this one loss
+            self.criterion.terms = torch.compile(self.criterion.terms)
         groups = optim.propagation_groups(
             self.net, lr=options.lr, guide_lr=options.guide_lr, flow_lr=options.optical_flow_lr
         )
