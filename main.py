@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # --help and a mistyped flag need no torch
 
     Task = Callable[[torch.device, Ranks], object]
 
-WITHOUT_DATA = ("table", "video", "classes")  # benchmarks that read no data set
+WITHOUT_DATA = ("table", "video", "cameras", "classes")  # benchmarks that read no data set
 
 
 def main(words: list[str]) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torchvision
@@ -24,6 +25,7 @@ from models.load import fresh_networks, networks_for_inference, resume_path
 from utils.device import synchronise
 from utils.machine import from_proc, processor, processor_flags
 
+K = TypeVar("K")
 SIZE, DRY_RUN_SIZE = (1024, 2048), (128, 256)  # frames (H,W) of benchmarks that read no data set
 
 
@@ -79,10 +81,10 @@ def machine_line(machine: dict) -> str:
 
 
 def turns(
-    works: Mapping[str, Callable[[], object]], rounds: Rounds, wait: Callable[[], object] = lambda: None
-) -> dict[str, list[float]]:
+    works: Mapping[K, Callable[[], object]], rounds: Rounds, wait: Callable[[], object] = lambda: None
+) -> dict[K, list[float]]:
     """Seconds of each work in every counted round. Works take turns, so that the machine's load affects all alike."""
-    times: dict[str, list[float]] = {name: [] for name in works}
+    times: dict[K, list[float]] = {name: [] for name in works}
     for _ in range(rounds.warm_up + rounds.counted):
         for name, work in works.items():
             wait()

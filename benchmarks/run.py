@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.cameras import benchmark_cameras
 from benchmarks.carrying import benchmark_carry
 from benchmarks.class_counts import benchmark_classes
 from benchmarks.comparison import benchmark_table
@@ -21,7 +22,7 @@ from utils.logging import logger
 BENCHMARKS = {
     "train": benchmark_train, "loader": benchmark_loader, "eval": benchmark_evaluation, "table": benchmark_table,
     "video": benchmark_video, "classes": benchmark_classes, "schedule": benchmark_schedule,
-    "carry": benchmark_carry,
+    "carry": benchmark_carry, "cameras": benchmark_cameras,
 }
 DRY_RUN = "dry run (--early-stop 1): little work, timed once; no figures to report"
 

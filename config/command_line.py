@@ -71,7 +71,7 @@ def resolve(given: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> O
         defaults["reference"] = "segmenter"
         # Other files have the flow that they were trained with.
         defaults.update(OF_UNLABELLED if plain.resume in ("0", "auto") else {})
-    if "amp" in named and (plain.video or plain.benchmark in ("video", "table")):
+    if "amp" in named and (plain.video or plain.benchmark in ("video", "cameras", "table")):
         defaults["precision"] = OF_AMP[plain.amp]
     options = Options(**{**defaults, **chosen}, given=tuple(sorted({*named} - ({"segnet"} - {*asked}))))
     if options.method == "auto" and (options.video or options.benchmark == "carry"):

@@ -10,16 +10,17 @@ from config.options import LEARNED_FLOWS, OF_AMP, Options, flag, tasks, values_o
 from config.segmenters import NATIVE, OF_PAPER, TDNETS, VIDEO_NETWORKS
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
-    "pictures": ("check", 1), "export_size": ("export", None), "frame_size": ("benchmark", ("video", "carry")),
-    "results": ("benchmark", "table"), "save_predictions": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
-    "residual_threshold": ("schedule", "residual"), "reference": ("evaluate", 1),
-    "budget": ("schedule", "budget"), "teacher_weights": ("teacher", None),
+    "pictures": ("check", 1), "export_size": ("export", None),
+    "frame_size": ("benchmark", ("video", "carry", "cameras")), "results": ("benchmark", "table"),
+    "save_predictions": ("evaluate", 1), "reference": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
+    "residual_threshold": ("schedule", "residual"), "budget": ("schedule", "budget"),
+    "teacher_weights": ("teacher", None),
     **dict.fromkeys(("start", "end", "stride", "codec", "quality", "audio"), ("video", None)),
     **dict.fromkeys(("val_path", "frames", "label_path", "teacher_cache"), ("dataset", UNLABELLED)),
     **dict.fromkeys(("dis_side", "dis_preset"), ("optical_flow_network", "dis")),
 }
 _NETWORKS = ("training", "--evaluate", "--video", "--export", "--benchmark eval", "--benchmark video",
-             "--benchmark schedule", "--benchmark carry")
+             "--benchmark schedule", "--benchmark carry", "--benchmark cameras")
 _DATA = ("training", "--evaluate", "--check", "--benchmark train", "--benchmark loader", "--benchmark eval",
          "--benchmark schedule", "--benchmark carry")
 PLACES = ("data_path", "weights_dir")  # where things are; commands may share them, whether they are needed or not
@@ -75,15 +76,15 @@ def check_contradictions(options: Options, given: Mapping[str, Any], *, flow_kno
 def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
     """Engines and precisions: where they have an effect, and what they are called."""
     trains = options.stage == "gsv" and (options.benchmark == "train" or not tasks(options))
-    measured = options.benchmark in ("video", "table", "eval")
+    measured = options.benchmark in ("video", "cameras", "table", "eval")
     read = trains or options.video or options.evaluate or options.export or measured
     for name in ("precision", "agreement", "calibrate", *(() if tasks(options) else ("engine",))):
         if name in given and not read:
             raise UserError(
-                f"{flag(name)} has an effect only with --video, --evaluate 1, --export, --benchmark video, table and "
-                "eval, and in training on the frozen segmenter; drop it (what is trained has --amp)"
+                f"{flag(name)} has an effect only with --video, --evaluate 1, --export, --benchmark video, cameras, "
+                "table and eval, and in training on the frozen segmenter; drop it (what is trained has --amp)"
             )
-    streams = options.video or options.benchmark in ("video", "table")
+    streams = options.video or options.benchmark in ("video", "cameras", "table")
     if streams and {"amp", "precision"} <= {*given} and OF_AMP[options.amp] != options.precision:
         raise UserError(f"--amp {options.amp} and --precision {options.precision} are two precisions; drop --amp")
     if options.precision == "auto" and not options.video:

@@ -14,7 +14,7 @@ METHODS = ("gsv", "per-frame", "copy", "warp", "tdnet", "accel", "auto")
 ENGINES = ("auto", "eager", "compile", "onnx", "openvino", "all")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 OF_AMP = {"off": "fp32", "bf16": "bf16", "fp16": "fp16", "auto": "auto"}  # --amp -> --precision of networks not trained
-BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule", "carry")
+BENCHMARKS = ("train", "loader", "eval", "table", "video", "classes", "schedule", "carry", "cameras")
 DOWNLOADS = ("swiftnet", "bisenet", "flownet", "gsvnet", "all")
 
 
@@ -42,8 +42,8 @@ class Options:
     demo: bool = _option(False, "train and evaluate everything on synthetic streets, in a few minutes")
     check: bool = _option(False, "check frames and labels of --dataset; write check.json and pictures to --output")
     benchmark: str = _option("", "measure a training step, the loader, evaluation, the published comparison, a video "
-                             "stream, the cost of many classes, keyframe schedules, or ways to carry a segmentation",
-                             choices=BENCHMARKS)
+                             "stream, several, the cost of many classes, keyframe schedules, or ways to carry a "
+                             "segmentation", choices=BENCHMARKS)
     download: str = _option("", "download released files to --weights-dir, with the Python package gdown: a segmenter, "
                             "FlowNet2-S, the propagation for both segmenters (gsvnet, without these), or all of them",
                             choices=DOWNLOADS)
@@ -174,8 +174,8 @@ class Options:
                                low=0, high=1)
     calibrate: str = _option("", "frames that int8 is set up on: a video, or a folder of pictures (default: frames of "
                              "the video or data set itself)", shown="PATH")
-    frame_size: tuple[int, int] = _option((1024, 2048), "frame size of --benchmark video or carry", low=32, count=2,
-                                          shown=("H", "W"))
+    frame_size: tuple[int, int] = _option((1024, 2048), "frame size of --benchmark video, carry or cameras", low=32,
+                                          count=2, shown=("H", "W"))
     export: str = _option("", "folder for the networks as ONNX and torch.export files, see docs/export.md", shown="DIR")
     export_size: tuple[int, int] = _option((1024, 2048), "frame size that --export is for", low=32, count=2,
                                            shown=("H", "W"))

@@ -165,15 +165,16 @@ class CameraGroup:
     """Several streams of one frame size at once, a keyframe every `interval` frames in each.
 
     Keyframes are staggered: each call computes as many as any other, or one more. Keyframes go through the networks as
-    one batch, propagated frames as another. A stream's first frame is always a keyframe.
+    one batch, propagated frames as another, where the engine takes batches and unless `batched` is False. A stream's
+    first frame is always a keyframe.
     """
 
-    def __init__(self, engine: Engine, count: int, interval: int = 3):
+    def __init__(self, engine: Engine, count: int, interval: int = 3, *, batched: bool = True):
         if count < 1 or interval < 1:
             raise UserError(f"CameraGroup: count and interval must be at least 1, not {count} and {interval}")
         if not engine.method.keyframes:
             raise UserError("CameraGroup: this method has no keyframes; use a VideoSegmenter for each stream")
-        self.engine, self.interval = engine, interval
+        self.engine, self.interval, self.batched = engine, interval, batched and engine.batched
         self.phase = [number * interval // count for number in range(count)]
         self.states: list[StreamState | None] = [None] * count
         self.time = 0
@@ -214,8 +215,8 @@ class CameraGroup:
         return [self.engine.labels(after[i], seen[i].size).numpy() for i in range(len(frames))]
 
     def _batches(self, numbers: list[int]) -> list[list[int]]:
-        """The streams as one batch, or one by one for an engine that takes no more."""
-        return ([numbers] if numbers else []) if self.engine.batched else [[i] for i in numbers]
+        """The streams as one batch, or one by one."""
+        return ([numbers] if numbers else []) if self.batched else [[i] for i in numbers]
 
 
 def as_image(frame: np.ndarray) -> Tensor:

@@ -87,7 +87,7 @@ DATA = ("train", "loader", "eval", "schedule")  # benchmarks that read a data se
 
 
 @pytest.mark.parametrize("name", [
-    *DATA, *(pytest.param(name, marks=pytest.mark.slow) for name in ("table", "video", "classes")),
+    *DATA, *(pytest.param(name, marks=pytest.mark.slow) for name in ("table", "video", "cameras", "classes")),
 ])
 def test_dry_run_is_quick_and_named_as_such(streets, weights, tmp_path, monkeypatch, capsys, name):
     """One round of little work, without a warm-up."""
