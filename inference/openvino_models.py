@@ -1,4 +1,5 @@
 """OpenVINO's models: compiled for this processor, and run on torch's tensors without copying them."""
+import sys
 import timeit
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ OPENVINO = ("openvino", "onnx", "onnxscript")
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 TRIES = 5  # of which the quickest counts
 Run = Callable[..., Tensor]
+# Importing OpenVINO or NNCF would give the user a number in ~/intel, and report over the network.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
 
 
 @cache

@@ -63,7 +63,6 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
 
     def make() -> Files:
         with tempfile.TemporaryDirectory() as folder, quiet():
-            os.environ.setdefault("NNCF_CI", "1")  # otherwise it reports its use over the network
             import nncf
 
             data = nncf.Dataset(images, lambda image: {"image": image})
