@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 Files = Mapping[str, bytes]  # by name
-LAYERS = "all convolutions but the first"  # that are quantised; another choice makes cached graphs anew
+LAYERS = "convolutions but the first and grouped ones"  # that are quantised; another choice makes cached graphs anew
 
 
 def cache_folder() -> Path:
@@ -49,7 +49,7 @@ def int8_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.
             inputs = iter({"image": image} for image in images)
             quantize_static(
                 plain, made, SimpleNamespace(get_next=lambda: next(inputs, None)), per_channel=True,
-                op_types_to_quantize=["Conv"], nodes_to_exclude=[first_convolution(model)],
+                op_types_to_quantize=["Conv"], nodes_to_exclude=exact_convolutions(model),
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,  # as processors multiply them
             )
             return {"model.onnx": made.read_bytes()}
@@ -67,8 +67,9 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
 
             data = nncf.Dataset(images, lambda image: {"image": image})
             plain = core().read_model(model.SerializeToString())
-            first = re.escape(first_convolution(model)) + "(/.*)?$"  # bias and convolution are two there
-            exact = nncf.IgnoredScope(patterns=[first], types=["Interpolate"], validate=False)
+            names = [re.escape(name) + "(/.*)?$" for name in exact_convolutions(model)]  # with the bias, which is apart
+            types = sorted({part.get_type_name() for part in plain.get_ops()} - {"Convolution"})
+            exact = nncf.IgnoredScope(patterns=names, types=types, validate=False)
             made = nncf.quantize(
                 plain, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=exact
             )
@@ -79,9 +80,12 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
     return structure, weights
 
 
-def first_convolution(model: "onnx.ModelProto") -> str:
-    """The name of the one that sees the picture, which stays as it is: that gains agreement and costs no time."""
-    return next((node.name for node in model.graph.node if node.op_type == "Conv"), "")
+def exact_convolutions(model: "onnx.ModelProto") -> list[str]:
+    """The names of those that keep their precision, which gains agreement and costs no time: the first one, which sees
+    the picture, and grouped ones, which do little work."""
+    found = [node for node in model.graph.node if node.op_type == "Conv"]
+    grouped = [any(each.name == "group" and each.i > 1 for each in node.attribute) for node in found]
+    return [node.name for number, node in enumerate(found) if number == 0 or grouped[number]]
 
 
 def kept(model: "onnx.ModelProto", images: Sequence[np.ndarray], maker: str, make: Callable[[], Files]) -> Files:
