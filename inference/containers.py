@@ -3,6 +3,7 @@ import itertools
 import math
 import re
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from utils.logging import logger
 RATES = 0.01, 1000.0  # frames a second that a video may have
 USUAL_RATE = 30.0  # frames a second of sources without a rate
 TIMEOUT = 10.0  # seconds that a stream may send nothing
+MOMENT = 0.1  # seconds of a frame that --start may drop
 BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each attempt to connect again
 NETWORK = {"rtsp_transport": "tcp"}  # UDP loses packets, and many networks block it
 
@@ -38,8 +40,8 @@ class Frames:
 
     name: the source as the user calls it. timed: with their times. fps: frames a second, on average. size: (H,W) of the
     first frame. count: the number of frames, None if unknown. files: the source files. names: one for each frame, or
-    none. aspect: width of a pixel by its height. sound: the file that has it. live: a camera or a stream, whose frames
-    come whether they are read or not. start: the first frame's time in the source, seconds.
+    none. aspect: width of a pixel by its height. sound: the file or address that has it. live: a camera or a stream,
+    whose frames come whether they are read or not. start: the first frame's time in the source, seconds.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Frames:
     files: tuple[Path, ...] = ()
     names: Sequence[str] = ()
     aspect: Fraction = Fraction(1)
-    sound: Path | None = None
+    sound: Path | str | None = None
     live: bool = False
     start: float = 0.0
 
@@ -72,19 +74,39 @@ class Frames:
         return replace(self, timed=timed, fps=fps, sound=None)
 
     def part(self, start: float, end: float | None, stride: int) -> "Frames":
-        """Every `stride`-th frame from `start` to before `end`, seconds. Raises UserError where there is none."""
+        """Every `stride`-th frame from `start` to before `end`, seconds. Of a frame that is shown for long, the part
+        between them counts. Raises UserError where there is none, and for numbers that name no part."""
+        if not start >= 0 or stride < 1 or stride % 1:
+            raise UserError(f"start must be at least 0, not {start!r}; stride a whole number from 1 on, not {stride!r}")
         if not start and end is None and stride == 1:
             return self
-        until = itertools.takewhile(lambda x: x.time < (math.inf if end is None else end), self.timed)
-        chosen = itertools.islice((x for x in until if x.time >= start), 0, None, stride)
+        shown = _within(self.timed, start, math.inf if end is None else end)
+        chosen = itertools.islice(shown, 0, None, stride) if self.live else _every(shown, stride)
         first = next(chosen, None)
         if first is None:
             raise UserError(f"{self.name}: has no frame in the part that --start and --end name; choose another part")
         timed = (x._replace(time=x.time - first.time) for x in itertools.chain([first], chosen))
-        skipped = round(first.time * self.fps)
+        skipped = int(first.time * self.fps + 1e-3)
         names, at = self.names[skipped::stride], self.start + first.time
         count = None if self.count is None or end is not None else -(-max(1, self.count - skipped) // stride)
         return replace(self, timed=timed, fps=self.fps / stride, count=count, names=names, start=at)
+
+
+def _within(timed: Iterable[TimedImage], start: float, end: float) -> Iterator[TimedImage]:
+    """The frames between two times; one that is shown then, and longer than a MOMENT, begins or ends there."""
+    for x in itertools.takewhile(lambda x: x.time < end, timed):
+        last = x.time + x.duration
+        if x.time >= start or last > start + MOMENT:
+            at = max(x.time, start)
+            yield x._replace(time=at, duration=max(0.0, min(last, end) - at))
+
+
+def _every(timed: Iterator[TimedImage], stride: int) -> Iterator[TimedImage]:
+    """Every `stride`-th frame, shown as long as it and those that are left out after it."""
+    for first in timed:
+        left_out = deque(itertools.islice(timed, stride - 1), maxlen=1)
+        last = left_out[0] if left_out else first
+        yield first._replace(duration=last.time - first.time + last.duration)
 
 
 def frame_title(number: int) -> str:
@@ -127,8 +149,8 @@ def open_stream(source: Path | str) -> Frames:
     count = stream.frames or round((seconds or 0) * rate)
     frames = Frames(
         str(source), (), rate, _upright(first).shape[:2], None if live else count or None, (path,) if path else (),
-        aspect=1 / aspect if round(first.rotation / 90) % 2 else aspect,
-        sound=path if container.streams.audio else None, live=live, start=origin,
+        aspect=1 / aspect if _turned(first)[0] else aspect,
+        sound=source if container.streams.audio and not live else None, live=live, start=origin,
     )
     shown = itertools.chain([first], shown)
     images = (_upright(frame, frames.size) for frame in shown)
@@ -149,7 +171,7 @@ def _opened(source: Path | str) -> tuple[Any, Any]:
     import av
 
     path = source if isinstance(source, Path) else None
-    unreadable = UserError(f"{source}: cannot be read as a video ({_amount(source)}; damaged, or not a video)")
+    unreadable = UserError(f"{source}: cannot be read as a video ({_amount(source)}; damaged, cut off, or not a video)")
     how: dict[str, Any] = {} if path else {"options": NETWORK, "timeout": TIMEOUT}
     try:
         container = av.open(in_ffmpeg(path) if path else source, metadata_errors="replace", **how)
@@ -206,13 +228,18 @@ def _decoded(source: Path | str, container: Any, stream: Any, live: bool) -> Ite
 
 
 def _readable(container: Any, stream: Any) -> Iterator[Any]:
-    """PyAV's frames, past those that are damaged. Ends where the source does, or fails."""
+    """PyAV's frames, past those that are damaged, whose number is logged. Ends where the source does, or fails."""
     import av
 
+    damaged = 0
     with suppress(av.error.FFmpegError, OSError):
         for packet in container.demux(stream):
-            with suppress(av.error.FFmpegError):
+            try:
                 yield from packet.decode()
+            except av.error.FFmpegError:
+                damaged += 1
+    if damaged:
+        logger.info("%s: %d frames are damaged, and left out", container.name.removeprefix("file:"), damaged)
 
 
 def _seconds(container: Any, stream: Any, origin: float) -> float | None:
@@ -232,24 +259,41 @@ def _time(frame: Any) -> float | None:
 
 
 def _upright(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
-    """A frame as RGB (H,W,3) uint8, turned as its metadata says; scaled to `size` where it has another."""
-    quarters = round(frame.rotation / 90) % 4
-    shape = {} if size is None else dict(zip(("height", "width"), size[:: -1 if quarters % 2 else 1]))
+    """A frame as RGB (H,W,3) uint8, turned and mirrored as its metadata says; scaled to `size` where it has another."""
+    swapped, rows, columns = _turned(frame)
+    shape = {} if size is None else dict(zip(("height", "width"), size[:: -1 if swapped else 1]))
     image = frame.to_ndarray(format="rgb24", **shape)
-    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+    return np.ascontiguousarray((image.swapaxes(0, 1) if swapped else image)[::rows, ::columns])
+
+
+def _turned(frame: Any) -> tuple[bool, int, int]:
+    """How a frame is to be shown: whether rows and columns change places; the steps, 1 or -1, in which the rows and
+    columns that it then has are read."""
+    found = next((x for x in frame.side_data if x.type.name == "DISPLAYMATRIX"), None)
+    if found is None:
+        return False, 1, 1
+    a, b, _, c, d = np.frombuffer(found, np.int32)[:5]  # shown at x' = ax + cy, y' = bx + dy
+    swapped = bool(abs(int(b)) > abs(int(a)))
+    rows, columns = (b, c) if swapped else (d, a)
+    return swapped, -1 if rows < 0 else 1, -1 if columns < 0 else 1
 
 
 def _stored(frames: Frames, shown: Iterable[Any], seconds: float | None, announced: int) -> Iterator[TimedImage]:
-    """A file's frames, with its times; where it tells none that is later than the last one's, by the rate. Logs where
-    it ends before the announced seconds."""
-    number, tick, duration = 0, 1 / frames.fps, 0.0
+    """A file's frames, with its times; where it tells none that is later than the last one's, by the rate. Each lasts
+    until the next: what files tell of the others' lengths is that of their decoding. Logs where it ends before the
+    announced seconds."""
+    number, tick, duration, waiting = 0, 1 / frames.fps, 0.0, None
     at = -tick
     for frame in shown:
         found, last = _time(frame), at
         at = last + tick if found is None or found - frames.start <= last else found - frames.start
         duration = float((frame.duration or 0) * frame.time_base)
-        yield TimedImage(_upright(frame, frames.size), at, time.perf_counter(), duration)
+        if waiting is not None:
+            yield waiting._replace(duration=at - waiting.time)
+        waiting = TimedImage(_upright(frame, frames.size), at, time.perf_counter(), duration)
         number += 1
+    if waiting is not None:
+        yield waiting
     if seconds is not None and at + max(duration, tick) + 0.5 * tick < seconds - 1e-3:
         where = f"frames, at {at:.1f} of the {seconds:.1f} seconds"
         few = f"of the {announced} frames" if announced > number else where

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.errors import UserError
 from config.options import Options
 from models.flow_dis import DISFlow
 from models.methods.base import SeenFrame
@@ -33,7 +34,9 @@ class FixedInterval(Schedule):
     """The paper's schedule: every `interval`-th frame."""
 
     def __init__(self, interval: int):
-        self.interval = interval
+        if interval < 1 or interval % 1:
+            raise UserError(f"interval must be a whole number from 1 on, not {interval!r}")
+        self.interval = int(interval)
 
     def needs_keyframe(self, since: int, before: SeenFrame, seen: SeenFrame) -> bool:
         return since >= self.interval

@@ -108,7 +108,11 @@ class Segmentation(ExitStack, Iterator[Result]):
         return result
 
     def save(self, path: str | Path, **settings: Any) -> None:
-        """Write the rest as a video of overlays, with the sound; settings: those of `VideoFile`. Raises UserError."""
+        """Write a video of overlays, with the sound; settings: those of `VideoFile`. Raises UserError."""
+        if self.count:
+            raise UserError(f"{path}: {self.count} frames have been taken already; save a new segmentation")
+        if Path(path).resolve() in {file.resolve() for file in self.frames.files}:
+            raise UserError(f"{path}: is the video that is read, and would be overwritten; choose another name")
         with self, VideoFile(Path(path), self.frames.fps, **self.frames.kept | settings) as video:
             self.into(lambda result: video.write(result.overlay(), result.title, result.time, result.duration))
 
@@ -147,8 +151,7 @@ def segment(
     silence_codecs()
     if isinstance(segmenter, str):
         segmenter = VideoSegmenter.from_segmenter(segmenter)
-    if interval is not None:
-        segmenter = copy.copy(segmenter)
-        segmenter.schedule = FixedInterval(interval)
+    segmenter = copy.copy(segmenter)  # with a state of its own
+    segmenter.schedule = copy.copy(segmenter.schedule) if interval is None else FixedInterval(interval)
     frames = open_frames(str(source), fps, option="source", start=start, end=end, stride=stride)
     return Segmentation(frames, segmenter, colours=segmenter.colours)

@@ -72,11 +72,13 @@ def _opened(options: Options, source: str) -> Frames:
 
 def _run_several(options: Options, device: torch.device, ranks: Ranks, sources: Sequence[str]) -> int:
     """Segment this rank's share of `sources` into the folder `--output`. Raises UserError once all are tried."""
-    mine = [*output_videos(options, sources).items()][ranks.rank :: ranks.count]
-    left = [(place, source) for place, source in mine if not place.exists()]
-    if there := len(mine) - len(left):
-        folder = options.output[0]
-        logger.info("%d of %d videos are in %s already; delete one to segment it again", there, len(mine), folder)
+    places = output_videos(options, sources)
+    there = [place for place in places if place.exists()]
+    if there:
+        counts, folder = f"{len(there)} of {len(places)}", options.output[0]
+        logger.info("%s videos are in %s already; delete one to segment it again", counts, folder)
+    mine = [*places.items()][ranks.rank :: ranks.count]
+    left = [(place, source) for place, source in mine if place not in there]
     if not left and ranks.count == 1:
         return 0
     videos, failed = _Videos(options, device), list[str]()

@@ -2,6 +2,7 @@
 import glob
 import itertools
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,20 +29,20 @@ DEVICE = re.compile(r"/dev/video\d+")
 
 
 def listed(path: Path) -> list[str]:
-    """The videos that a text file lists, a line each, relative to its folder. Raises UserError."""
+    """The videos that a text file lists, a path relative to its folder or an address each line. Raises UserError."""
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a list of videos ({error}); write one path a line") from error
-    found = [path.parent / line for line in lines if line and not line.startswith("#")]
+    found = [line if URL.match(line) else str(path.parent / line) for line in lines if line and line[0] != "#"]
     if not found:
         raise UserError(f"{path}: lists no video; write one path a line")
     for place in found:
-        if place.suffix.lower() == LIST:
+        if place.lower().endswith(LIST):
             raise UserError(f"{path}: lists {place}, another list; name its videos")
-        if not place.exists() and not WILDCARD.search(str(place)):
+        if not (URL.match(place) or WILDCARD.search(place) or Path(place).exists()):
             raise UserError(f"{path}: lists {place}, which is not there; write one path a line, relative to the list")
-    return [*map(str, found)]
+    return found
 
 
 def open_frames(
@@ -59,6 +60,8 @@ def open_frames(
         frames = _opened(source, bits, option)
     except OSError as error:
         raise UserError(f"{source}: cannot be opened ({error.strerror}); check {option} and its permissions") from error
+    if not fps >= 0:
+        raise UserError(f"fps must be above 0, or 0 for the source's, not {fps!r}")
     return (frames.at_rate(fps) if fps else frames).part(start, end, stride)
 
 
@@ -96,7 +99,8 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> F
     for path in paths:
         check_decodable(path)
     if not paths:
-        raise UserError(f"{source}: no pictures found ({', '.join(sorted(PICTURE_ENDINGS))})")
+        kinds = ", ".join(sorted(PICTURE_ENDINGS))
+        raise UserError(f"{source or 'no source'}: no pictures found ({kinds}); a video is named by itself")
     check_bits(paths[:FIRST], bits, least=15)  # few pictures may well be dark; cameras have 14 bits or fewer
     read = partial(read_upright, bits=bits)
     first = read(paths[0])
@@ -124,7 +128,9 @@ def _of_camera(source: str) -> Frames:
     capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     good, first = capture.read()
     if not good:
-        hint = "check its number, which counts from 0, and that no other program uses it"
+        device = Path(source if not source.isdigit() else f"/dev/video{source}")
+        there = "" if device.exists() or sys.platform != "linux" else f"there is no {device}; "
+        hint = f"{there}check its number, which counts from 0, and that no other program uses it"
         raise UserError(f"{name}: does not open, or sends nothing; {hint}")
     rate = plausible_rate(capture.get(cv2.CAP_PROP_FPS))
     return Frames(name, as_they_come(_captured(name, capture, first)), rate, first.shape[:2], live=True)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from config.errors import UserError
-from inference.containers import RATES, check_decodable, in_ffmpeg
+from inference.containers import RATES, TIMEOUT, check_decodable, in_ffmpeg
 from utils.files import SPACE, file_errors, written_whole
 from utils.logging import logger
 
@@ -25,10 +25,12 @@ CODECS: dict[str, tuple[str, str, dict[str, str]]] = {  # encoder, format of its
     "lossless": ("ffv1", "bgr0", {}),
 }
 QUALITY = {"h264": 23, "h265": 24}  # constant rate factor; visually near the source
+WORST = 51  # quality
 EVEN = ("h264", "h265")  # take only even sides
 H264_SIDE, JPEG_SIDE = 16384, 65500  # pixels, at most
 TICKS = 90_000  # a second, of a frame's time, at least; AVI counts frames instead
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+LATE = 1.5  # frames that one may be shown late
 BLOCK = 4096  # bytes that even a small file takes
 
 
@@ -80,12 +82,16 @@ class VideoFile(contextlib.ExitStack):
 
     def __init__(
         self, path: Path, fps: float, *, codec: str = "h264", quality: int | None = None,
-        aspect: Fraction = Fraction(1), sound: Path | None = None, start: float = 0.0,
+        aspect: Fraction = Fraction(1), sound: Path | str | None = None, start: float = 0.0,
     ):
         super().__init__()
+        if codec not in CODECS or not (quality is None or 0 <= quality <= WORST):
+            raise UserError(
+                f"{path}: no codec {codec!r} of quality {quality}; choose {', '.join(CODECS)}, quality 0 to {WORST}"
+            )
         self.path, self.fps, self.frames = Path(path), fps, 0
         self.codec, self.quality, self.aspect, self.sound, self.start = codec, quality, aspect, sound, start
-        self._size, self._tick, self._ends = (0, 0), -1, 0.0
+        self._size, self._tick, self._ends, self._late = (0, 0), -1, 0.0, 0.0
         self._sound: Iterator[tuple[float, Any]] = iter(())
 
     def write(self, frame: np.ndarray, name: str = "", time: float | None = None, duration: float = 0.0) -> None:
@@ -108,6 +114,7 @@ class VideoFile(contextlib.ExitStack):
         at, duration = self.frames / self.fps if time is None else time, duration or 1 / self.fps
         picture.time_base, picture.duration = self._base, max(1, round(duration / self._base))
         self._tick = picture.pts = max(self._tick + 1, round(at / self._base))
+        self._last, self._late = picture.duration, max(self._late, float(self._tick * self._base) - at)
         with self._errors():
             self._copy_sound(at)
             self._container.mux(self._stream.encode(picture))
@@ -123,11 +130,16 @@ class VideoFile(contextlib.ExitStack):
         with self._errors() if error is None else contextlib.suppress(Exception):
             if error is None:
                 rest = self._stream.encode(None)
-                for packet in rest[-1:]:  # MP4 ends with the last one, which another may outlast
-                    packet.duration = max(each.duration for each in rest)
+                for packet in rest[-1:]:  # MP4 ends with the last one, which may be shown before another
+                    packet.duration = self._last
                     packet.dts = packet.pts if self.frames == 1 else packet.dts  # x265 may not set a single frame's
                 self._container.mux(rest)
                 self._copy_sound(self._ends)
+                if self._late > LATE / self.fps:
+                    logger.warning(
+                        "%s: some frames are shown up to %.2f s late, since %s files have one rate; .mp4 and .mkv keep "
+                        "the times", self.path, self._late, self.path.suffix,
+                    )
             self._container.close()
 
     def _open(self, size: tuple[int, int]) -> None:
@@ -205,12 +217,13 @@ class VideoFile(contextlib.ExitStack):
             ) from error
 
 
-def sound_packets(source: Path, start: float, container: Any, path: Path) -> Iterator[tuple[float, Any]]:
-    """The packets of the first sound of the file `source` from its second `start` on, and the seconds of the video at
-    which they are heard; for `container`, which gets a stream for them and is written to `path`."""
+def sound_packets(source: Path | str, start: float, container: Any, path: Path) -> Iterator[tuple[float, Any]]:
+    """The packets of the first sound of `source`, a file or an address, from its second `start` on, and the seconds of
+    the video at which they are heard; for `container`, which gets a stream for them and is written to `path`."""
     import av
 
-    sounds = av.open(in_ffmpeg(source), metadata_errors="replace")
+    name = in_ffmpeg(source) if isinstance(source, Path) else source
+    sounds = av.open(name, metadata_errors="replace", timeout=TIMEOUT)
     found = sounds.streams.audio[0]
     codec = found.codec_context.name if found.codec_context is not None else "unknown"
     if codec not in container.supported_codecs:

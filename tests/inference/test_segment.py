@@ -53,6 +53,37 @@ def test_results(segmenter, tmp_path):
         assert found.sum(0) == pytest.approx(1, abs=1e-5) and (found.argmax(0) == labels).mean() > 0.999
 
 
+def test_videos_may_share_a_segmenter(segmenter, tmp_path):
+    sources = [write_video(tmp_path / "a.mp4", 5, size=SIZE), encoded(tmp_path / "b.mp4", FRAMES[6:11])]
+    alone = [[x.labels for x in segment(source, segmenter)] for source in sources]
+    for a, b, *expected in zip(*(segment(source, segmenter) for source in sources), *alone, strict=True):
+        assert np.array_equal(a.labels, expected[0]) and np.array_equal(b.labels, expected[1])
+
+
+def test_save_keeps_the_source_and_takes_the_whole_video(segmenter, tmp_path):
+    source = write_video(tmp_path / "in.mp4", 3, size=SIZE)
+    before = source.read_bytes()
+    with pytest.raises(UserError, match="in.mp4: is the video that is read, and would be overwritten; choose another"):
+        segment(source, segmenter).save(source)
+    with segment(source, segmenter) as results:
+        next(results)
+        with pytest.raises(UserError, match="1 frames have been taken already; save a new segmentation"):
+            results.save(tmp_path / "out.mp4")
+    assert source.read_bytes() == before and not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("settings", [{"codec": "vp9"}, {"quality": 99}])
+def test_settings_of_save_are_checked(segmenter, tmp_path, settings):
+    with pytest.raises(UserError, match=r"out.mp4: no codec .* of quality .*; choose h264, .*, quality 0 to 51"):
+        segment(write_video(tmp_path / "in.mp4", 3, size=SIZE), segmenter).save(tmp_path / "out.mp4", **settings)
+
+
+@pytest.mark.parametrize("interval", [0, -1, 1.5])
+def test_interval_is_a_whole_number(segmenter, tmp_path, interval):
+    with pytest.raises(UserError, match="interval must be a whole number from 1 on"):
+        segment(write_video(tmp_path / "in.mp4", 3, size=SIZE), segmenter, interval=interval)
+
+
 def test_interval_is_the_segmenters_own_unless_given(segmenter, tmp_path):
     source = write_video(tmp_path / "in.mp4", 5, size=SIZE)
     assert sum(x.is_keyframe for x in segment(source, segmenter, interval=1)) == 5
