@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from fractions import Fraction
+from functools import partial
 from urllib.parse import parse_qs, urlparse
 
 import av
@@ -201,6 +202,20 @@ def test_sound_ends_with_the_part(tmp_path):
     with av.open(str(path)) as container:
         assert float(container.streams.audio[0].duration * container.streams.audio[0].time_base) < 1.05
     assert heard_at(path) == pytest.approx(0.5, abs=3e-3) and len(times_of(path)) == 30
+
+
+def test_sound_comes_from_an_address_too(tmp_path):
+    encoded(tmp_path / "a.mp4", FRAMES[:20], sound="aac")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        frames = open_frames(f"http://127.0.0.1:{server.server_address[1]}/a.mp4")
+        with VideoFile(tmp_path / "out.mp4", frames.fps, **frames.kept) as video:
+            for frame in frames.timed:
+                video.write(frame.image, time=frame.time, duration=frame.duration)
+        server.shutdown()
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
 
 
 def test_sound_that_the_container_does_not_take_is_dropped(tmp_path, log):
