@@ -93,9 +93,24 @@ class Engine:
         return nearest(labels[0], size).cpu()
 
     def run(self, name: str, *inputs: Tensor) -> Tensor:
-        """The output of one of the method's networks."""
-        with autocast(self.device, self.precision if self.device.type == "cuda" else "fp32"):
-            return self._steps[name](*map(self._sent, inputs))
+        """The output of one of the method's networks. A foreign segmenter that fails in this engine or precision stays
+        in plain PyTorch and float32 from then on."""
+        sent = [*map(self._sent, inputs)]
+        if name not in self.plain:
+            try:
+                with autocast(self.device, self._mixed(name)):
+                    return self._steps[name](*sent)
+            except (UserError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # exporters, compilers and a user's code raise errors of many kinds
+                self._stays_plain(name, error)
+        return self.method.networks[name](*sent)
+
+    def _mixed(self, name: str) -> str:
+        """The precision of torch's autocast: on a GPU for all networks, on a CPU for a foreign segmenter alone, which
+        may multiply what its layers return in bf16 by tensors in float32."""
+        foreign = name == "keyframe" and not self.method.foldable
+        return self.precision if self.device.type == "cuda" or foreign else "fp32"
 
     def _network(self, network: Step) -> Step:
         """The network in the engine's precision, where that is a matter of weights."""
@@ -106,12 +121,16 @@ class Engine:
         return self.networks[name]
 
     def _stays_plain(self, name: str, error: Exception) -> None:
-        """Log that a foreign segmenter stays in plain PyTorch; raise the error for all other networks."""
-        if self.method.foldable or name != "keyframe":
+        """Log that a foreign segmenter stays in plain PyTorch; raise the error for all other networks, and of one that
+        was in plain PyTorch already."""
+        if self.method.foldable or name != "keyframe" or self._steps[name] is self.method.networks[name]:
             raise error
         self.plain.add(name)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        logger.warning("--engine %s: the keyframe segmenter stays in plain PyTorch: %s", self.name, reason)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = [line for line in lines if not line.endswith(":")]  # OpenVINO's first lines are places in its source
+        reason = (told or lines or [type(error).__name__])[0][:200]
+        engine = shown((self.name, self.precision))
+        logger.warning("--engine %s: the keyframe segmenter stays in plain PyTorch: %s", engine, reason)
 
     def _sent(self, x: Tensor) -> Tensor:
         """x on `device`. Pinned memory, since any other copy to a GPU waits for the work that is queued there."""
@@ -132,18 +151,10 @@ class CompiledEngine(Engine):
     def _step(self, name: str) -> Run:
         plain = self.networks[name]
         if self.device.type != "cuda":
-            return partial(self._run, name, torch.compile(plain, dynamic=False, options={"freezing": True}))
+            return torch.compile(plain, dynamic=False, options={"freezing": True})
         step = torch.compile(plain, dynamic=False, mode="reduce-overhead")
         # CUDA graphs write every result into the same memory; a stream's state has to outlive the next one.
-        return partial(self._run, name, lambda *inputs: step(*inputs).clone())
-
-    def _run(self, name: str, step: Run, *inputs: Tensor) -> Tensor:
-        if name not in self.plain:
-            try:
-                return step(*inputs)
-            except torch._dynamo.exc.TorchDynamoException as error:  # torch imports it with the first compilation
-                self._stays_plain(name, error)
-        return self.networks[name](*inputs)
+        return lambda *inputs: step(*inputs).clone()
 
 
 class GraphEngine(Engine):
@@ -168,19 +179,15 @@ class GraphEngine(Engine):
     def _network(self, network: Step) -> Step:
         return network  # the runtime has its own precisions
 
+    def _mixed(self, name: str) -> str:
+        return "fp32"
+
     def _step(self, name: str) -> Run:
         return partial(self._run, name)
 
     def _run(self, name: str, *inputs: Tensor) -> Tensor:
-        if name not in self.plain:
-            try:
-                made = self._session(name, *((x.shape, x.dtype) for x in inputs))
-                return made(**dict(zip(self.networks[name].inputs, inputs, strict=True)))
-            except UserError:
-                raise
-            except Exception as error:  # the exporter raises errors of many kinds
-                self._stays_plain(name, error)
-        return self.networks[name](*inputs)
+        made = self._session(name, *((x.shape, x.dtype) for x in inputs))
+        return made(**dict(zip(self.networks[name].inputs, inputs, strict=True)))
 
     def _create_session(self, name: str, *kinds: tuple[torch.Size, torch.dtype]) -> Run:
         like = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in zip(self.networks[name].inputs, kinds)}

@@ -1,9 +1,10 @@
 """The steps of a stream as graphs of one frame size: torch.export programs, ONNX models and sessions."""
 import importlib
 import io
+import logging
 import warnings
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,25 @@ def require_packages(flag: str, names: Sequence[str] = PACKAGES) -> tuple[Module
         raise UserError(f"{flag}: {error}; install the packages: pip install {' '.join(names)}") from error
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what exporters and quantisers print, log and warn about."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def exported(graph: Graph) -> ExportedProgram:
-    """The graph as torch.export's program, for the CPU, without gradients."""
-    with torch.inference_mode(False), torch.no_grad():
+    """The graph as torch.export's program, for the CPU, without gradients. Raises what the exporter does, and
+    TypeError for TorchScript."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in graph.step.modules()):
+        raise TypeError("TorchScript cannot be exported; build the network in Python, or load a torch.export program")
+    with torch.inference_mode(False), torch.no_grad(), quiet():
         inputs = tuple(x.clone() for x in graph.inputs.values())
         program = torch.export.export(graph.step, inputs, strict=False)
     for node in program.graph.nodes:
@@ -55,8 +72,7 @@ def onnx_model(graph: Graph, program: ExportedProgram) -> "onnx.ModelProto":
     """The program as an ONNX model, with the graph's names of inputs and output."""
     deformable = any("deform_conv2d" in str(node.target) for node in program.graph.nodes)
     opset = DEFORMABLE_OPSET if deformable else OPSET
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter warns about itself, and prints
+    with torch.inference_mode(False), torch.no_grad(), quiet():
         made = torch.onnx.export(
             program, dynamo=True, opset_version=opset, input_names=list(graph.inputs), output_names=[graph.output],
             verbose=False,

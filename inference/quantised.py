@@ -1,14 +1,11 @@
 """Graphs in 8 bits: quantised after training, for ONNX Runtime or OpenVINO, and kept in a cache."""
 import hashlib
-import io
-import logging
 import os
 import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.errors import UserError
+from inference.onnx_graphs import quiet
 from inference.openvino_models import core
 from utils.files import written_whole
 from utils.logging import logger
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
 Files = Mapping[str, bytes]  # by name
-LAYERS = "convolutions but the first and grouped ones"  # that are quantised; another choice makes cached graphs anew
+LAYERS = "convolutions but the first and grouped ones; transformers as such"  # another choice makes graphs anew
 
 
 def cache_folder() -> Path:
@@ -58,7 +56,11 @@ def int8_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.
 
 
 def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
-    """As `int8_model`, for OpenVINO, by NNCF: structure and weights in OpenVINO's own format."""
+    """As `int8_model`, for OpenVINO, by NNCF: structure and weights in OpenVINO's own format.
+
+    Matrix products are quantised too; of a network with LayerNorm as NNCF does it for transformers, which smooths
+    activations and spares attention.
+    """
     import openvino
 
     def make() -> Files:
@@ -68,10 +70,12 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
             data = nncf.Dataset(images, lambda image: {"image": image})
             plain = core().read_model(model.SerializeToString())
             names = [re.escape(name) + "(/.*)?$" for name in exact_convolutions(model)]  # with the bias, which is apart
-            types = sorted({part.get_type_name() for part in plain.get_ops()} - {"Convolution"})
+            types = sorted({part.get_type_name() for part in plain.get_ops()} - {"Convolution", "MatMul"})
+            transformer = any(node.op_type == "LayerNormalization" for node in model.graph.node)
             exact = nncf.IgnoredScope(patterns=names, types=types, validate=False)
             made = nncf.quantize(
-                plain, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=exact
+                plain, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=exact,
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
             )
             openvino.save_model(made, Path(folder, "model.xml"), compress_to_fp16=False)
             return {name: Path(folder, name).read_bytes() for name in ("model.xml", "model.bin")}
@@ -112,15 +116,3 @@ def kept(model: "onnx.ModelProto", images: Sequence[np.ndarray], maker: str, mak
     except UserError as error:
         logger.warning("int8: not kept for the next time: %s", error.line)
     return files
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what the quantisers print and log."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

@@ -9,6 +9,8 @@ from models.segmenters.foreign import ForeignSegmenter, as_user_errors, reason_o
 from utils.checkpoint import WeightsFile
 from utils.logging import logger
 
+MASKED = "attn_mask_probs"  # a buffer of EoMT: which blocks mask their attention; a graph cannot branch on its values
+
 
 def class_scores(output: Any) -> torch.Tensor:
     """Output of a universal head -> scores (N,C,h',w'): over all queries, class probability times mask."""
@@ -39,12 +41,15 @@ def from_transformers(specification: str, *, file: WeightsFile | None, published
         logger.info("%s: no image processor: %s", specification, reason_of(error))
     scores, pick = ("probabilities", class_scores) if universal else ("logits", lambda output: output.logits)
     side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    return ForeignSegmenter(
+    segmenter = ForeignSegmenter(
         specification, network, file=file, names=[config.id2label[i] for i in sorted(config.id2label)], mean=mean,
         std=std, scores=scores, multiple=patch if isinstance(patch, int) and 32 % patch else 32,
         only_size=(side, side) if isinstance(side, int) else side and tuple(side),
         call=lambda network, image: pick(network(pixel_values=image.flip(1) if bgr else image)),
     )
+    if isinstance(probabilities := getattr(network, MASKED, None), torch.Tensor):
+        vars(network)[MASKED] = probabilities.tolist()  # found before the buffer, which stays in the state dict
+    return segmenter
 
 
 def _pretrained(kind: Any, config: Any, place: str, where: dict, published: bool) -> torch.nn.Module:
