@@ -109,6 +109,7 @@ class Choice:
         """The fastest candidate; least: the agreement that a precision other than float32 must have, None: any."""
         place = self.place(judged=least is not None)
         trials, found, remarks, left = read_trials(place), dict[Candidate, float](), list[str](), list[str]()
+        before = {**trials}
         for candidate in tried:
             name, best = shown(candidate), min(found.values(), default=0.0)
             if found and frames is not None and frames * best * HOPE < set_up_seconds(candidate):
@@ -129,6 +130,8 @@ class Choice:
                 if low:
                     continue
             found[candidate] = trial.seconds
+        if any(trials[shown(each)] is before.get(shown(each)) for each in found):
+            remarks.append(f"measured by an earlier run; delete {place} to measure again")
         if left:
             remarks.append(f"not tried, {frames} frames are not worth the set-up: {', '.join(left)}")
         if not found:
@@ -178,9 +181,11 @@ def set_up_seconds(candidate: Candidate) -> float:
 def read_trials(path: Path) -> dict[str, Trial]:
     """The measurements of an earlier run, by candidate as `shown`; none if there is no such file, or a damaged one."""
     try:
-        return {name: Trial(*values) for name, values in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        found = {name: Trial(*values) for name, values in json.loads(path.read_text()).items()}
+        sound = all(0 < each.seconds < float("inf") and 0 <= (each.agreement or 0) <= 1 for each in found.values())
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+    return found if sound else {}
 
 
 def seconds_a_frame(engine: Engine, size: tuple[int, int], interval: int, device: torch.device) -> float:

@@ -89,7 +89,8 @@ class Engine:
         """The state of one stream -> class indices (H,W) uint8 at `size`, on the CPU."""
         if state.labels is None:
             return label_map(state.logits, size).cpu()
-        labels = state.labels if state.flow is None else warp_labels(state.labels, state.flow)  # (1,H,W)
+        # (1,H,W), not the state's own: what the caller does to them does not reach the next frame.
+        labels = state.labels.clone() if state.flow is None else warp_labels(state.labels, state.flow)
         return nearest(labels[0], size).cpu()
 
     def run(self, name: str, *inputs: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ def int8_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.
             )
             return {"model.onnx": made.read_bytes()}
 
-    return onnx.load_from_string(kept(model, images, f"onnxruntime {onnxruntime.__version__}", make)["model.onnx"])
+    found = kept(model, images, f"onnxruntime {onnxruntime.__version__}", ("model.onnx",), make)
+    return onnx.load_from_string(found["model.onnx"])
 
 
 def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
@@ -78,9 +79,11 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
             )
             openvino.save_model(made, Path(folder, "model.xml"), compress_to_fp16=False)
-            return {name: Path(folder, name).read_bytes() for name in ("model.xml", "model.bin")}
+            return {name: Path(folder, name).read_bytes() for name in names}
 
-    structure, weights = kept(model, images, f"nncf {version('nncf')}", make).values()
+    names = "model.xml", "model.bin"
+    found = kept(model, images, f"nncf {version('nncf')}", names, make)
+    structure, weights = (found[name] for name in names)
     return structure, weights
 
 
@@ -92,8 +95,11 @@ def exact_convolutions(model: "onnx.ModelProto") -> list[str]:
     return [node.name for number, node in enumerate(found) if number == 0 or grouped[number]]
 
 
-def kept(model: "onnx.ModelProto", images: Sequence[np.ndarray], maker: str, make: Callable[[], Files]) -> Files:
-    """What `make` returns for this model, these frames and that maker's version: from the cache, if it is there whole.
+def kept(
+    model: "onnx.ModelProto", images: Sequence[np.ndarray], maker: str, names: Sequence[str], make: Callable[[], Files]
+) -> Files:
+    """What `make` returns, files of these names, for this model, these frames and that maker's version: from the cache,
+    if it is there whole.
 
     A damaged file is made anew; a folder that cannot be written costs the same work the next time.
     """
@@ -103,10 +109,10 @@ def kept(model: "onnx.ModelProto", images: Sequence[np.ndarray], maker: str, mak
     path = cache_folder() / f"{digest.hexdigest()[:32]}.zip"
     try:
         with zipfile.ZipFile(path) as file:
-            return {name: file.read(name) for name in file.namelist()}  # compared with their checksums
+            return {name: file.read(name) for name in names}  # compared with their checksums
     except FileNotFoundError:
         logger.info("int8: quantising the keyframe segmenter on %d frames", len(images))
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # as zipfile fails
         logger.info("int8: quantising anew, %s is damaged (%s)", path, error)
     files = make()
     try:

@@ -52,7 +52,7 @@ class VideoSegmenter:
     def __init__(
         self, net: GSVNet, *, schedule: Schedule | None = None, scale: float = 0.75, engine: str | Engine = "eager",
         device: torch.device | str = "cpu", precision: str = "fp32", amp: str = "", method: str = "gsv",
-        carry: str = "logits", calibrate: str = "",
+        carry: str = "logits", calibrate: str | Path = "",
     ):
         """net: its weights are copied. schedule: when a frame becomes a keyframe, by default every third. engine: one
         of `engines.ENGINES`, or an engine, which several segmenters may share. precision: as --precision; amp: its
@@ -60,7 +60,7 @@ class VideoSegmenter:
         what warp and copy move, logits or labels."""
         if isinstance(engine, str):
             settings: dict[str, Any] = {"scale": scale, "device": torch.device(device), "method": method}
-            pairs = calibration_pairs(calibrate) if precision == "int8" and calibrate else ()
+            pairs = calibration_pairs(str(calibrate)) if precision == "int8" and calibrate else ()
             named = OF_AMP.get(amp, amp) or precision
             if precision not in ("fp32", named):
                 raise UserError(f"amp {amp} and precision {precision} are two precisions; drop amp")

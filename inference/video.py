@@ -190,6 +190,8 @@ def segmenter_of(net: GSVNet, options: Options, frames: Frames, device: torch.de
 def outputs(options: Options, frames: Frames) -> tuple[Path | None, Path | None]:
     """The video and the folder of label maps that `--output` names, each or None. Raises UserError."""
     paths = [Path(name) for name in options.output]
+    if not all(options.output):
+        raise UserError("--output: an empty name; name a video or a folder")
     for path in paths:
         if path.suffix.lower() in MISLEADING:
             raise UserError(f"--output {path}: not a name for a video or a folder; a video ends in {KINDS}")

@@ -53,6 +53,8 @@ def file_of(graph: dict, precision: str) -> str:
 
 def main(exported: Path, output: Path, frames: list[Path], precision: str = "fp32") -> None:
     model = json.loads((exported / "model.json").read_text())
+    if precision != "fp32" and not any(precision in each.get("variants", {}) for each in model["graphs"].values()):
+        sys.exit(f"{exported}: was not exported with --precision {precision}")
     files = [file_of(model["graphs"][name], precision) for name in ("view", "keyframe", "propagation")]
     view_of, keyframe, propagation = (
         onnxruntime.InferenceSession(str(exported / file), providers=["CPUExecutionProvider"]) for file in files
@@ -83,6 +85,8 @@ def main(exported: Path, output: Path, frames: list[Path], precision: str = "fp3
 
 
 if __name__ == "__main__":
-    named = [word[2:] for word in sys.argv[1:] if word in ("--int8", "--fp16")]
-    exported, output, *frames = (Path(word) for word in sys.argv[1:] if word[2:] not in named)
-    main(exported, output, frames, *named[:1])
+    flags, paths = ([word for word in sys.argv[1:] if word.startswith("--") == flag] for flag in (True, False))
+    if len(paths) < 3 or len(flags) > 1 or not {*flags} <= {"--int8", "--fp16"}:
+        sys.exit(__doc__)
+    exported, output, *frames = map(Path, paths)
+    main(exported, output, frames, *(flag[2:] for flag in flags))

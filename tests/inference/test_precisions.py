@@ -99,11 +99,15 @@ def test_quantised_graph_is_made_once_and_a_damaged_one_anew(net, frames, monkey
     assert (labels((frames[0], frames[1])) == first).all() and len(made) == 1
     (file,) = quantised.cache_folder().iterdir()
     whole = file.read_bytes()
-    for damage in (whole[:100], whole[:1000] + bytes(100) + whole[1100:], b""):
+    at = whole.index(b"PK\x01\x02") + 10  # how the directory says that the file is compressed
+    nothing = b"PK\x05\x06" + bytes(18)  # a whole archive without files
+    unknown = whole[:at] + b"\x01" + whole[at + 1 :]
+    damages = whole[:100], whole[:1000] + bytes(100) + whole[1100:], b"", unknown, nothing
+    for damage in damages:
         file.write_bytes(damage)
         assert (labels((frames[0], frames[1])) == first).all()
         assert f"{file} is damaged" in lines.text and zipfile.ZipFile(file).testzip() is None
-    assert len(made) == 4 and [*quantised.cache_folder().iterdir()] == [file]
+    assert len(made) == 1 + len(damages) and [*quantised.cache_folder().iterdir()] == [file]
     labels((frames[2], frames[3]))  # other frames
     assert len([*quantised.cache_folder().iterdir()]) == 2
 
@@ -180,12 +184,15 @@ def test_measurements_are_kept_for_the_same_weights_and_size(net, monkeypatch, l
     for size in ((64, 96), (64, 96), (64, 128)):
         assert choose_engine("auto", net, size=size, **settings).name == "eager"
     assert measured == ["eager"] * 2
-    for file in quantised.cache_folder().iterdir():
-        file.write_text("{")
-    choose_engine("auto", net, size=(64, 96), **settings)
+    assert lines.text.count("measured by an earlier run; delete ") == 1
+    damages = "{", '{"eager": ["x", null]}', '{"eager": [-1.0, null]}', '{"eager": [1.0, 2.0]}', "[" * 100_000
+    for damage in damages:
+        for file in quantised.cache_folder().iterdir():
+            file.write_text(damage)
+        choose_engine("auto", net, size=(64, 96), **settings)
     net.segmenter.load_state_dict({name: x + 1 for name, x in net.segmenter.state_dict().items()})
     choose_engine("auto", net, size=(64, 96), **settings)
-    assert measured == ["eager"] * 4
+    assert measured == ["eager"] * (3 + len(damages))
 
 
 def test_agreement_is_that_of_the_worst_position():

@@ -60,6 +60,16 @@ def test_videos_may_share_a_segmenter(segmenter, tmp_path):
         assert np.array_equal(a.labels, expected[0]) and np.array_equal(b.labels, expected[1])
 
 
+def test_labels_that_the_caller_changes_do_not_reach_the_next_frame(tmp_path):
+    (tmp_path / "net.py").write_text(CODE)
+    source = write_video(tmp_path / "in.mp4", 5, size=SIZE)
+    segmenter = VideoSegmenter.from_segmenter(f"{tmp_path}/net.py:build")
+    expected = [result.labels for result in segment(source, segmenter)]
+    for result, labels in zip(segment(source, segmenter), expected, strict=True):
+        assert np.array_equal(result.labels, labels)
+        result.labels[:] = 0
+
+
 def test_save_keeps_the_source_and_takes_the_whole_video(segmenter, tmp_path):
     source = write_video(tmp_path / "in.mp4", 3, size=SIZE)
     before = source.read_bytes()
