@@ -70,10 +70,10 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
 
             data = nncf.Dataset(images, lambda image: {"image": image})
             plain = core().read_model(model.SerializeToString())
-            names = [re.escape(name) + "(/.*)?$" for name in exact_convolutions(model)]  # with the bias, which is apart
+            patterns = [re.escape(name) + "(/.*)?$" for name in exact_convolutions(model)]  # with the bias, which is apart
             types = sorted({part.get_type_name() for part in plain.get_ops()} - {"Convolution", "MatMul"})
             transformer = any(node.op_type == "LayerNormalization" for node in model.graph.node)
-            exact = nncf.IgnoredScope(patterns=names, types=types, validate=False)
+            exact = nncf.IgnoredScope(patterns=patterns, types=types, validate=False)
             made = nncf.quantize(
                 plain, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images), ignored_scope=exact,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
