@@ -70,7 +70,7 @@ def int8_openvino_model(model: "onnx.ModelProto", images: Sequence[np.ndarray]) 
 
             data = nncf.Dataset(images, lambda image: {"image": image})
             plain = core().read_model(model.SerializeToString())
-            patterns = [re.escape(name) + "(/.*)?$" for name in exact_convolutions(model)]  # with the bias, which is apart
+            patterns = [re.escape(name) + "(/.*)?$" for name in exact_convolutions(model)]  # bias included
             types = sorted({part.get_type_name() for part in plain.get_ops()} - {"Convolution", "MatMul"})
             transformer = any(node.op_type == "LayerNormalization" for node in model.graph.node)
             exact = nncf.IgnoredScope(patterns=patterns, types=types, validate=False)
