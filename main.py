@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.errors import UserError
+from utils.machine import set_up_torch
 
 if TYPE_CHECKING:  # --help and a mistyped flag need no torch
     import torch
@@ -23,6 +24,7 @@ WITHOUT_DATA = ("table", "video", "cameras", "classes")  # benchmarks that read 
 def main(words: list[str]) -> int:
     """Run the program with these command-line words. Returns the exit status: 0; 1 for a bug, or problems that --check
     found; 2 for an error that the user can fix; 130 or 143 after a signal."""
+    set_up_torch()
     debug = "--debug=1" in " ".join(words).replace("--debug 1", "--debug=1")
     try:
         from config.command_line import parse

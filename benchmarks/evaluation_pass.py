@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import networks_to_measure
+from benchmarks.own_process import in_own_process
 from benchmarks.published_way import PlainClips, plain_keyframe, plain_labels, plain_propagation
 from config.datasets import dataset_config
 from config.errors import UserError
@@ -50,7 +51,7 @@ def benchmark_evaluation(options: Options, device: torch.device) -> dict:
     net = net.to(device).eval()
     engines = engines_to_measure(options, net, frames, device)
     ways: dict[str, Callable[[LabelledFrame], Tensor]] = {
-        PLAIN: lambda frame: plain_counts(net, frame, positions, dataset, options.scale, device),
+        PLAIN: in_own_process(options, device, published_counts, options, device, positions, dataset),
         OURS: lambda frame: one_pass_counts(engines, frame, positions, dataset, device),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -95,6 +96,14 @@ def one_pass_counts(
         engines, videos, VideoDataset(videos, dataset), positions=positions, device=device
     )
     return torch.stack([labelled.counts["gsv"][position] for position in positions])  # (P,C,C)
+
+
+def published_counts(
+    options: Options, device: torch.device, positions: Sequence[int], dataset: DatasetConfig
+) -> Callable[[LabelledFrame], Tensor]:
+    """`plain_counts`, as a function of the frame."""
+    net = networks_to_measure(options)[0].to(device).eval()
+    return lambda frame: plain_counts(net, frame, positions, dataset, options.scale, device)
 
 
 @torch.no_grad()

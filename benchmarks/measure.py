@@ -49,6 +49,7 @@ def frame_size(options: Options) -> tuple[int, int]:
 
 def networks_to_measure(options: Options) -> tuple[GSVNet, str]:
     """The networks that the options name, untrained ones without --resume, and a description of their weights."""
+    torch.manual_seed(options.seed)
     if options.resume == "0" and not (options.segnet_weights or options.flow_weights):
         return fresh_networks(options), "untrained"
     return networks_for_inference(options), f"weights of {resume_path(options) or options.segnet_weights}"

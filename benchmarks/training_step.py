@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Parts, Rounds
+from benchmarks.own_process import in_own_process
 from benchmarks.published_way import (
     PlainClips,
     plain_augment,
@@ -38,13 +39,12 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
     options = replace(options, multi_step=(max(options.multi_step),), eval_multi_step=(), eval_single=True)
     torch.manual_seed(options.seed)
     net, rounds = fresh_networks(options), Rounds.of(options, STEPS)
-    plain_net = published_networks(net)
-    parts = {"published": Parts(device, rounds), "ours": Parts(device, rounds)}
-    plain_way = plain_steps(options, device, plain_net, parts["published"])
-    our_way = stage_steps(options, PropagationStage(options, device, Ranks(), None, net=net), parts["ours"])
-    for _ in zip(plain_way, our_way):
-        pass
-    found = {name: part.result() for name, part in parts.items()}
+    ours = Parts(device, rounds)
+    plain_way = in_own_process(options, device, published_steps, options, device)
+    our_way = stage_steps(options, PropagationStage(options, device, Ranks(), None, net=net), ours)
+    for _ in our_way:
+        plain_way()
+    found = {"published": plain_way(True), "ours": ours.result()}
     for run in found.values():
         run["clips_per_second"] = 1e3 * options.batch_size / run["milliseconds"]["step"]
     settings = (
@@ -54,6 +54,14 @@ def benchmark_train(options: Options, device: torch.device) -> dict:
         f"--engine {options.engine} --precision {options.precision}"
     )
     return {"settings": settings, **found, "table": [settings, *step_table(found).console()]}
+
+
+def published_steps(options: Options, device: torch.device) -> Callable[..., dict | None]:
+    """The published way: a function that takes the next step, or if it is told so, returns `Parts.result` of all."""
+    torch.manual_seed(options.seed)
+    part = Parts(device, Rounds.of(options, STEPS))
+    steps = plain_steps(options, device, published_networks(fresh_networks(options)), part)
+    return lambda measured=False: part.result() if measured else next(steps)
 
 
 def step_table(found: Mapping[str, dict]) -> Table:

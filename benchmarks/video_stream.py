@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.break_even import break_even, break_even_table, verdict
 from benchmarks.measure import Rounds, frame_size, median_and_p95, milliseconds, networks_to_measure, turns
+from benchmarks.own_process import in_own_process
 from benchmarks.published_way import PlainStream, published_networks
 from config.errors import UserError
 from config.options import Options
@@ -51,12 +52,12 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     interval = max(INTERVALS) if every else options.interval
     frames = street(size, interval)
     engines = usable_engines(options, net.eval(), device, frames)
-    plain = PlainStream(published_networks(net), options.scale, device)
-    works: Works = {f"plain {t}": partial(plain, t, frame) for t, frame in enumerate(frames)}
+    plain = in_own_process(options, device, published_stream, options, device, size, interval)
+    works: Works = {f"plain {t}": partial(plain, t) for t in range(interval)}
     for name, engine in engines.items():
         works |= engine_works(name, engine, net, frames)
     began = time.perf_counter()
-    plain(0, frames[0])
+    plain(0)
     rounds = Rounds.of(options, *(FEW_GROUPS if time.perf_counter() - began > SLOW else GROUPS))
     seconds = turns(works, rounds, partial(synchronise, device))
     settings = (
@@ -70,8 +71,7 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     agree, published = {}, options.method == "gsv" and options.optical_flow_network != "dis"
     for name, engine in engines.items() if published else ():
         stream = VideoSegmenter(net, engine=engine, schedule=FixedInterval(interval))
-        pairs = [(torch.from_numpy(stream(frame)), plain(t, frame)) for t, frame in enumerate(frames)]
-        agree[name] = float(np.mean([(a == b).float().mean().item() for a, b in pairs]))
+        agree[name] = float(np.mean([stream(frame) == plain(t, True) for t, frame in enumerate(frames)]))
     table = [settings, *times_table(rows, agree).console(), *stages_table(rows).console()]
     found = {"settings": settings, "rows": rows, "agreement": agree, "table": table}
     if interval > 1:
@@ -79,6 +79,21 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
         found["break_even"] = worth = break_even(net, size, options.scale, rows[best], options.method)
         table += [*break_even_table(best, worth).console(), verdict(worth, rows[best])]
     return found
+
+
+def published_stream(
+    options: Options, device: torch.device, size: tuple[int, int], count: int
+) -> Callable[..., np.ndarray | None]:
+    """The published way of the same stream: a function of a frame's number, and of whether its labels (H,W) are
+    wanted."""
+    net, frames = networks_to_measure(options)[0].eval(), street(size, count)
+    plain = PlainStream(published_networks(net), options.scale, device)
+
+    def segmented(t: int, wanted: bool = False) -> np.ndarray | None:
+        labels = plain(t, frames[t])
+        return labels.numpy() if wanted else None
+
+    return segmented
 
 
 def street(size: tuple[int, int], count: int, split: str = "val", number: int = 0) -> list[np.ndarray]:

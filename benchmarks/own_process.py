@@ -1,0 +1,79 @@
+"""Work in a process of its own, where memory is not kept as this program keeps it (`utils.machine.set_up_torch`): the
+published way's, with which it is compared."""
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from config.options import Options
+from utils.interrupts import SIGNALS
+
+Work = Callable[..., Any]
+
+
+def in_own_process(options: Options, device: torch.device, make: Callable[..., Work], *args: Any) -> Work:
+    """What `make(*args)` returns, called in a process of its own; in this one on a GPU, where that does not matter, and
+    in a dry run."""
+    return make(*args) if options.early_stop or device.type == "cuda" else OwnProcess(make, *args)
+
+
+class OwnProcess:
+    """Calls what `make(*args)` returns in a new process, which ends with this object or this process. What is raised
+    there is raised here."""
+
+    def __init__(self, make: Callable[..., Work], *args: Any):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process: Any = subprocess.Popen(
+            [sys.executable, "-m", __name__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._call(make, args)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(None, args)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+            self._process.wait()
+            self._process.stdout.close()
+
+    def _call(self, make: Callable[..., Work] | None, args: tuple) -> Any:
+        try:
+            pickle.dump((make, args), self._process.stdin)
+            self._process.stdin.flush()
+            good, found = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError) as error:
+            raise RuntimeError(f"the process of the published way ended with status {self._process.wait()}") from error
+        if not good:
+            raise found
+        return found
+
+
+def serve() -> None:
+    """Answer calls until no more can come."""
+    for number in SIGNALS:  # the other process decides
+        signal.signal(number, signal.SIG_IGN)
+    answers, sys.stdout = open(os.dup(1), "wb"), sys.stderr
+    os.dup2(2, 1)  # what libraries print is no answer
+    work: Work | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError), answers:
+        while True:
+            make, args = pickle.load(sys.stdin.buffer)
+            try:
+                if make:
+                    work = make(*args)
+                answer = True, None if make or work is None else work(*args)
+            except Exception as error:  # of any kind; it is the caller's
+                answer = False, error
+            pickle.dump(answer, answers)
+            answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
