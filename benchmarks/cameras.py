@@ -16,6 +16,7 @@ from config.options import Options
 from inference.engines import Engine, build_engine
 from inference.stream import CameraGroup
 from utils.device import synchronise
+from utils.machine import set_up_torch
 from utils.text_table import Table
 
 CAMERAS = (1, 2, 4)
@@ -86,7 +87,8 @@ def _run_groups(engine: Engine, batched: bool, count: int, frames: Sequence[np.n
 
 
 def _pin(core: int) -> None:
-    """Keep this process on one processor, with one thread."""
+    """Keep this process on one processor, with one thread; memory as `main` keeps it."""
+    set_up_torch()
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
 

@@ -144,9 +144,9 @@ def segment(
         for result in segment("in.mp4", segmenter, interval=3): result.labels, result.is_keyframe, result.overlay()
         segment("in.mp4", segmenter).save("out.mp4")
 
-    source: as --video takes it. segmenter: or the name of one, as --segnet takes it, whose labels are then moved along
-    DIS. interval: between keyframes, if not the segmenter's own. fps, start, end, stride: see `open_frames`. Raises
-    UserError.
+    source: one video, as --video takes it. segmenter: or the name of one, as --segnet takes it, whose labels are then
+    moved along DIS. interval: between keyframes, if not the segmenter's own. fps, start, end, stride: see
+    `open_frames`. Raises UserError.
     """
     silence_codecs()
     if isinstance(segmenter, str):

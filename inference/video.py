@@ -27,7 +27,7 @@ from models.gsvnet import GSVNet
 from models.load import chosen_by_val, networks_for_inference
 from models.load_segmenter import classes_of
 from utils.distributed import Ranks, from_all_ranks
-from utils.interrupts import Interrupt
+from utils.interrupts import Interrupt, Stopped
 from utils.logging import logger
 from utils.visualize import colourise, overlay, write_picture
 
@@ -84,14 +84,12 @@ def _run_several(options: Options, device: torch.device, ranks: Ranks, sources: 
     videos, failed = _Videos(options, device), list[str]()
     for place, source in left:
         try:
-            status = videos.segment(_opened(options, source), place, None)
+            videos.segment(_opened(options, source), place, None, whole=True)
         except UserError as error:
             failed.append(error.line)
-            continue
-        if status:
-            logger.info("stopped by signal %d; %s, which is not finished, is removed", status - 128, place)
-            place.unlink(missing_ok=True)
-            return status
+        except Stopped as stop:
+            logger.info("%s; %s is not finished, and not kept", stop, place)
+            return stop.status
     failed = [line for each in from_all_ranks(failed) for line in each]
     if failed and ranks.first:
         raise UserError(f"{len(failed)} of {len(sources)} videos failed, the others are done: {'; '.join(failed)}")
@@ -105,8 +103,9 @@ class _Videos:
         self.options = options if "method" in options.given else chosen_by_val(options)
         self.net, self.device, self.size = networks_for_inference(self.options).eval(), device, (0, 0)
 
-    def segment(self, frames: Frames, video: Path | None, folder: Path | None) -> int:
-        """Segment into a video, a folder of label maps, or both. Returns the exit status. Raises UserError."""
+    def segment(self, frames: Frames, video: Path | None, folder: Path | None, whole: bool = False) -> int:
+        """Segment into a video, a folder of label maps, or both. Returns the exit status. Raises UserError, and Stopped
+        where an interrupt leaves a video unfinished that is wanted `whole`."""
         options = self.options
         if frames.size != self.size:
             self.segmenter, self.size = segmenter_of(self.net, options, frames, self.device), frames.size
@@ -121,6 +120,8 @@ class _Videos:
                 frames, self.segmenter, colours=classes.colours, stop=lambda: bool(interrupt.number)
             ))
             done.into(*writers)
+            if whole and interrupt.number:
+                raise Stopped(interrupt.status)
         _report(done, time.perf_counter() - began, ", ".join(str(path) for path in (video, folder) if path))
         return interrupt.status
 
@@ -142,16 +143,21 @@ def _report(done: Segmentation, seconds: float, written: str) -> None:
 
 
 def videos_in(source: str) -> list[str] | None:
-    """The videos of a folder without pictures, of a glob, or of a .txt list; None where `source` is one video."""
+    """The videos of a folder, of a glob, or of a .txt list of any; None where `source` is one video. Raises UserError
+    where pictures are among them."""
     path = Path(source)
     if path.suffix.lower() == LIST and path.is_file():
-        return listed(path)
+        return [video for line in listed(path) for video in videos_in(line) or [line]]
     found = [*path.iterdir()] if path.is_dir() else []
     if WILDCARD.search(source) and not path.exists():
         found = [Path(name) for name in glob.glob(source, recursive=True)]
     files = [x for x in sorted(found, key=natural) if x.is_file() and x.name[0] != "."]
     videos = [str(x) for x in files if x.suffix.lower() in VIDEO_ENDINGS]
-    return videos if videos and not any(x.suffix.lower() in PICTURE_ENDINGS for x in files) else None
+    pictures = [x for x in files if x.suffix.lower() in PICTURE_ENDINGS]
+    if videos and pictures:
+        kinds = f"{len(videos)} videos and {len(pictures)} pictures, {pictures[0].name} among them"
+        raise UserError(f"{source}: holds {kinds}; name one kind with a quoted glob, as in '*{Path(videos[0]).suffix}'")
+    return videos or None
 
 
 def output_videos(options: Options, sources: Sequence[str]) -> dict[Path, str]:

@@ -226,8 +226,12 @@ def sound_packets(source: Path | str, start: float, container: Any, path: Path) 
     sounds = av.open(name, metadata_errors="replace", timeout=TIMEOUT)
     found = sounds.streams.audio[0]
     codec = found.codec_context.name if found.codec_context is not None else "unknown"
-    if codec not in container.supported_codecs:
-        logger.info("%s: without its sound (%s), which %s files do not take", path, codec, path.suffix)
+    avi, origin = container.format.name == "avi", sounds.format.name
+    headless = codec == "aac" and not found.codec_context.extradata  # as MPEG-TS has it
+    mistimed = codec == "ac3" and origin == "avi"  # FFmpeg would copy it with all times 0
+    if codec not in container.supported_codecs or (avi and (headless or mistimed)):
+        kind = f"{codec} of {origin}" if avi else codec
+        logger.info("%s: without its sound (%s), which %s files do not take", path, kind, path.suffix)
         return
     stream = container.add_stream_from_template(found)
     with contextlib.suppress(av.error.FFmpegError, OSError):  # it is copied as far as it can be read
@@ -236,7 +240,7 @@ def sound_packets(source: Path | str, start: float, container: Any, path: Path) 
                 continue
             shift = round(start / packet.time_base)
             # AVI tells no time for its first packet, which is heard at 0: the nearest one.
-            early = (packet.duration or 0) // 2 if container.format.name == "avi" else 0
+            early = (packet.duration or 0) // 2 if avi else 0
             if packet.pts + early >= shift:
                 packet.pts, packet.dts, packet.stream = max(0, packet.pts - shift), max(0, packet.dts - shift), stream
                 yield float(packet.pts * packet.time_base), packet

@@ -1,6 +1,7 @@
-"""How the program ends on SIGINT (Ctrl-C, which a terminal sends to all its processes) and SIGTERM.
+"""How the program ends on SIGINT (Ctrl-C, which a terminal sends to all its processes), SIGTERM and SIGHUP (of a
+terminal that is closed).
 
-The first process alone decides what is saved, and ends the others; they ignore both signals.
+The first process alone decides what is saved, and ends the others; they ignore these signals.
 """
 import contextlib
 import multiprocessing
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -23,7 +24,7 @@ class Stopped(Exception):
 
 
 class Interrupt(contextlib.ExitStack):
-    """A context in which the first SIGINT or SIGTERM is only noted, as `number`; a second one ends the program at once.
+    """A context in which the first of SIGNALS is only noted, as `number`; a second one ends the program at once.
 
     While `all_saved` is true, the first one raises Stopped at once.
     """
@@ -34,7 +35,7 @@ class Interrupt(contextlib.ExitStack):
 
     @property
     def status(self) -> int:
-        """The exit status: 130 or 143, 0 without a signal."""
+        """The exit status: 130, 143 or 129, 0 without a signal."""
         return 128 + self.number if self.number else 0
 
     def __enter__(self) -> Self:
@@ -50,7 +51,7 @@ class Interrupt(contextlib.ExitStack):
 
 
 def unwinding() -> contextlib.AbstractContextManager[bool]:
-    """A context in which a signal raises: SIGINT KeyboardInterrupt, SIGTERM SystemExit(143), in the main thread alone.
+    """A context in which a signal raises, in the main thread alone: SIGINT KeyboardInterrupt, the others SystemExit.
 
     What is open is closed, and what is half-written removed.
     """
@@ -65,7 +66,9 @@ def _unwind(number: int, _: object) -> NoReturn:
 def _handled_by(handler: Callable[[int, Any], object], *others: int) -> Iterator[bool]:
     """Handle SIGNALS and `others`, in the main thread alone; yields whether this is it."""
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in (*SIGNALS, *others)} if main else {}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup, and to stay so
+    numbers = [each for each in (*SIGNALS, *others) if not (ignored and each == signal.SIGHUP)]
+    before = {number: signal.signal(number, handler) for number in numbers} if main else {}
     try:
         yield main
     finally:
@@ -76,7 +79,7 @@ def _handled_by(handler: Callable[[int, Any], object], *others: int) -> Iterator
 
 @contextlib.contextmanager
 def starting_processes() -> Iterator[None]:
-    """Delay signals while the block starts processes, which inherit SIGINT and SIGTERM blocked.
+    """Delay signals while the block starts processes, which inherit SIGNALS blocked.
 
     SIGCHLD is delayed too: when a loader process dies, torch's handler raises wherever it interrupts.
     """

@@ -24,10 +24,18 @@ def start_console(quiet: bool = False) -> None:
     """Send log lines to standard output; a `quiet` process (rank > 0) prints errors alone."""
     logger.handlers.clear()
     logger.propagate = False
-    handler = logging.StreamHandler(sys.stdout)
+    handler = ConsoleHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+class ConsoleHandler(logging.StreamHandler):
+    """Writes a line above the progress bar that is on the terminal, if any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(self.stream) if self.stream.isatty() else contextlib.nullcontext():
+            super().emit(record)
 
 
 def progress_bar(

@@ -225,6 +225,14 @@ def test_sound_that_the_container_does_not_take_is_dropped(tmp_path, log):
     assert log.messages == [f"{tmp_path / 'a.mp4'}: without its sound (pcm_mulaw), which .mp4 files do not take"]
 
 
+@pytest.mark.parametrize("ending, codec, told", [(".ts", "aac", "aac of mpegts"), (".avi", "ac3", "ac3 of avi")])
+def test_sound_that_avi_cannot_have_from_there(tmp_path, log, ending, codec, told):
+    source = encoded(tmp_path / f"in{ending}", [picture(i) for i in range(20)], sound=codec)
+    copied(source, tmp_path / "a.avi")
+    assert log.messages == [f"{tmp_path / 'a.avi'}: without its sound ({told}), which .avi files do not take"]
+    assert len(times_of(tmp_path / "a.avi")) == 20
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_pixels_keep_their_aspect(tmp_path, ending):
     source = encoded(tmp_path / "in.mp4", FRAMES[:3], aspect=Fraction(4, 3))

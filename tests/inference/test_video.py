@@ -227,9 +227,9 @@ def test_picture_that_cannot_be_read_midway_discards_the_video(call, tmp_path, c
     assert "a.avi" not in os.listdir(tmp_path) and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.tried("Video", "SIGINT and SIGTERM while it segments",
-                   "what was segmented until then is written, whole; status 130 or 143")
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.tried("Video", "SIGINT, SIGTERM and SIGHUP while it segments",
+                   "what was segmented until then is written, whole; status 130, 143 or 129")
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupt_completes_what_was_done(weights, tmp_path, number, status):
     source = write_video(tmp_path / "in.avi", count=3000, size=SIZE)
     program = Program(

@@ -152,6 +152,16 @@ def test_stream_that_changes_its_size(tmp_path, kind):
     assert [image.shape for image in frames] == [(32, 48, 3)] * 6 and frames.size == (32, 48)
 
 
+def test_damaged_frames_are_counted(tmp_path, log):
+    path = write_video(tmp_path / "a.avi", count=8, size=(64, 64), codec="mjpeg")
+    parts = path.read_bytes().split(b"\xff\xd8\xff")
+    for number in (3, 5):
+        parts[number] = bytes(len(parts[number]))
+    path.write_bytes(b"\xff\xd8\xff".join(parts))
+    assert len(list(open_frames(str(path)))) == 6
+    assert log.messages[0] == f"{path}: 2 frames are damaged, and left out"
+
+
 @pytest.mark.tried("Video", "AVI cut short", "its frames until there, and a log line")
 @pytest.mark.parametrize("part", [0.55, 0.67, 0.75, 0.85])
 def test_video_that_ends_early_is_reported(tmp_path, log, part):

@@ -10,6 +10,7 @@ from main import main
 from models.released import read_propagation
 from tests.main.program import DOOR, Program, children, experiment, temporaries, training
 from tests.tried import THOROUGH
+from utils.interrupts import Interrupt
 from utils.run_folder import LATEST
 
 SIGNALS = pytest.mark.parametrize(
@@ -103,3 +104,13 @@ def test_interrupted_while_measuring(words, tmp_path, what, number):
     ended_in_order(program, number)
     assert not temporaries(tmp_path) and {path.name for path in tmp_path.rglob("*.json")} <= {"parameters.json"}
     assert not list(cache.glob("tmp*")), "the benchmark's own folder still exists"
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+        assert (interrupt.status, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, before)

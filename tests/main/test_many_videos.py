@@ -52,11 +52,12 @@ def test_finished_videos_need_no_networks(call, tmp_path, monkeypatch):
     assert call("--video", "in", "--output", "out")[:2] == (0, [])
 
 
-@pytest.mark.parametrize("source", ["in/b*.mp4", "in/list.txt"])
+@pytest.mark.parametrize("source", ["in/b*.mp4", "in/list.txt", "in/globs.txt"])
 def test_glob_and_list_of_videos(call, tmp_path, source):
     for name in ("a.mp4", "b1.mp4", "b2.mp4"):
         write_video(tmp_path / "in" / name, size=(32, 48))
     (tmp_path / "in" / "list.txt").write_text("# two of them\nb2.mp4\n\nb1.mp4\n")
+    (tmp_path / "in" / "globs.txt").write_text("b*.mp4\n")
     assert call("--video", source, "--output", "new/out", "--style", "colour", "--codec", "lossless")[:2] == (0, [])
     assert sorted(os.listdir(tmp_path / "new" / "out")) == ["b1.mp4", "b2.mp4"]
 
@@ -83,6 +84,10 @@ def test_damaged_video_is_named_at_the_end_and_the_others_are_done(call, tmp_pat
         (["--video", "gone.txt", "--output", "out"], r"gone.txt: lists no.mp4, which is not there; write one path a"),
         (["--video", "empty.txt", "--output", "out"], "empty.txt: lists no video; write one path a line"),
         (["--video", "lists.txt", "--output", "out"], "lists.txt: lists empty.txt, another list; name its videos"),
+        (["--video", "addresses.txt", "--output", "out"], "1 of 2 videos failed.*http://127.0.0.1:9/b.mp4: cannot be"),
+        (["--video", "both", "--output", "out"], "both: holds 1 videos and 2 pictures, 0.png among them; name one"),
+        (["--video", "both/*", "--output", "out"], r"both/\*: holds 1 videos and 2 pictures, 0.png among them; name"),
+        (["--video", "in/a.mp4", "--output", ""], "--output: an empty name; name a video or a folder"),
         (["--video", "in/a.mp4", "--output", "b.mp4", "--start", "9"], "in/a.mp4: has no frame in the part that --sta"),
     ],
 )
@@ -90,19 +95,16 @@ def test_mistakes_get_one_line(call, tmp_path, words, message):
     write_video(tmp_path / "in" / "a.mp4")
     write_video(tmp_path / "in" / "b.mp4")
     write_video(tmp_path / "two" / "a.avi")
+    write_video(tmp_path / "both" / "c.mp4")
+    write_pictures(tmp_path / "both", ["0.png", "1.png"])
+    write_video(tmp_path / "out" / "a.mp4")
+    (tmp_path / "addresses.txt").write_text("in/a.mp4\nhttp://127.0.0.1:9/b.mp4\n")
     for name, text in (("gone.txt", "no.mp4"), ("empty.txt", "# none\n"), ("lists.txt", "empty.txt")):
         (tmp_path / name).write_text(text)
     before = sorted(tmp_path.rglob("*"))
     status, err, _ = call(*words)
     assert (status, len(err)) == (2, 1) and re.search(f"^error: .*{message}", err[0]), err
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_folder_with_pictures_is_one_video(call, tmp_path):
-    write_video(tmp_path / "in" / "a.mp4")
-    write_pictures(tmp_path / "in", ["0.png", "1.png"])
-    assert call("--video", "in", "--output", "labels")[:2] == (0, [])
-    assert sorted(os.listdir(tmp_path / "labels")) == ["0.png", "1.png"]
 
 
 def test_one_video_is_for_the_first_rank(tmp_path):
@@ -150,7 +152,7 @@ def test_interrupted_video_is_not_taken_for_finished(weights, tmp_path):
     program.signal(signal.SIGINT)
     assert (program.status(), program.errors) == (130, "")
     assert os.listdir(tmp_path / "out") == ["a.mp4"]
-    assert re.search(r"stopped by signal 2; \S+b.mp4, which is not finished, is removed", program.output)
+    assert re.search(r"stopped by signal 2; \S+b.mp4 is not finished, and not kept", program.output)
 
 
 @pytest.mark.slow
