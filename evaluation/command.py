@@ -43,10 +43,11 @@ def run_evaluation(
         check_writable(Path(options.metrics_file), "--metrics-file")
     if ranks.first and options.save_predictions:
         check_writable(Path(options.save_predictions) / "position_0" / "any.png", "--save-predictions")
-    folder = folder or from_all_ranks(new_experiment(options) if ranks.first else None)[0]
     method, dataset = options.method, evaluation.dataset
+    engines = evaluation.engines(net, [method])  # before there is a folder, since some do not work everywhere
+    folder = folder or from_all_ranks(new_experiment(options) if ranks.first else None)[0]
     tally, examples = evaluation.tally([method]), ExampleFrames(method, evaluation.positions)
-    for frame in evaluation.frames(evaluation.engines(net, [method])):
+    for frame in evaluation.frames(engines):
         tally.add(frame)
         examples.add(frame)
         write_pictures(frame, options, dataset, folder)

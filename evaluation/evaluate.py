@@ -30,7 +30,7 @@ from evaluation.optical_flow import TORCH_WEIGHTS
 from evaluation.temporal import REFERENCE, TemporalMeasures, flow_source
 from evaluation.unlabelled import StreamedFrames, video_parts
 from inference.calibration import calibration_pairs, pairs_of_videos
-from inference.engines import Engine, build_engines
+from inference.engines import Engine, build_engines, check_precision
 from inference.keyframe_schedule import NEVER, build_schedule
 from models.gsvnet import GSVNet
 from models.methods.tdnet import MEMORY
@@ -180,6 +180,7 @@ class Evaluation:
     def engines(self, net: GSVNet, methods: Sequence[str]) -> dict[str, Engine]:
         """What segments the frames by each of the methods, with the options' settings."""
         options, settings = self.options, {**self.computed_by}
+        check_precision(settings["engine"], settings["precision"], self.device)
         if options.evaluate and options.precision == "int8":
             seeded: dict[str, Any] = {"bits": self.dataset.bits, "seed": options.seed}
             own = not options.calibrate and options.dataset != UNLABELLED

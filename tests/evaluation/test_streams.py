@@ -178,3 +178,13 @@ def test_several_processes_find_what_one_does(streets, weights, tmp_path, ranks,
     assert (found.positions, found.intervals) == (metrics.positions, metrics.intervals)
     assert found.schedule == metrics.schedule and found.pooled_miou == metrics.pooled_miou
     assert found.reference_temporal == metrics.reference_temporal
+
+
+@pytest.mark.parametrize("words, message", [
+    (("--engine", "onnx", "--precision", "fp16"), "--engine onnx: computes in fp32, int8 on a CPU, not in fp16"),
+    (("--engine", "eager", "--precision", "int8"), "computes in fp32, bf16 on a CPU, not in int8; use --engine onnx"),
+])
+def test_engine_that_does_not_work_leaves_no_folder(streets, weights, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.setattr("evaluation.evaluate.pairs_of_videos", None)  # no frame is read for it
+    assert main(words_of(streets, weights, tmp_path / "logs", "--resume", "1", *words)) == 2
+    assert message in refusal(capsys.readouterr().err) and not [*tmp_path.iterdir()]
