@@ -24,17 +24,17 @@ def start_console(quiet: bool = False) -> None:
     """Send log lines to standard output; a `quiet` process (rank > 0) prints errors alone."""
     logger.handlers.clear()
     logger.propagate = False
-    handler = ConsoleHandler(sys.stdout)
+    handler = (AboveBar if sys.stdout.isatty() else logging.StreamHandler)(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
-class ConsoleHandler(logging.StreamHandler):
-    """Writes a line above the progress bar that is on the terminal, if any."""
+class AboveBar(logging.StreamHandler):
+    """Writes lines to a terminal, above the progress bar that is on it, if any."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode(self.stream) if self.stream.isatty() else contextlib.nullcontext():
+        with tqdm.external_write_mode(self.stream):
             super().emit(record)
 
 
