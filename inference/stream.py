@@ -66,6 +66,8 @@ class VideoSegmenter:
                 raise UserError(f"amp {amp} and precision {precision} are two precisions; drop amp")
             precision = named
             engine = build_engine(engine, net, precision=precision, carry=carry, calibration=pairs, **settings)
+        if not isinstance(engine, Engine):
+            raise UserError(f"engine must be the name of one, or an Engine, not {engine!r}")
         usual = FixedInterval(3 if engine.method.keyframes else NEVER)
         self.engine, self.schedule, self.classes = engine, schedule or usual, net.segmenter.names
         self.colours = colours_of(net.segmenter)

@@ -237,3 +237,5 @@ def test_two_names_of_a_precision_in_python_have_to_agree(net):
     with pytest.raises(UserError, match="amp bf16 and precision int8 are two precisions; drop amp"):
         VideoSegmenter(net, amp="bf16", precision="int8")
     assert VideoSegmenter(net, amp="bf16").engine.precision == "bf16"
+    with pytest.raises(UserError, match="engine must be the name of one, or an Engine, not None"):
+        VideoSegmenter(net, engine=None)
