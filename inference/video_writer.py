@@ -148,6 +148,8 @@ class VideoFile(contextlib.ExitStack):
 
         kind = self._checked(size)
         self._size = size
+        if self.codec == "lossless" and kind != "mp4" and self.aspect != 1:  # FFV1 has no place for it, as others have
+            logger.warning("%s: its pixels are square, unlike the source's; .mp4 keeps their shape", self.path)
         encoder, pixels, options = CODECS[self.codec]
         if self.codec in QUALITY:
             options = options | {"crf": str(QUALITY[self.codec] if self.quality is None else self.quality)}

@@ -233,13 +233,20 @@ def test_sound_that_avi_cannot_have_from_there(tmp_path, log, ending, codec, tol
     assert len(times_of(tmp_path / "a.avi")) == 20
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_pixels_keep_their_aspect(tmp_path, ending):
+@pytest.mark.parametrize("codec, ending", [*(("h264", x) for x in ENDINGS), ("mjpeg", ".mkv"), ("lossless", ".mp4")])
+def test_pixels_keep_their_aspect(tmp_path, log, codec, ending):
     source = encoded(tmp_path / "in.mp4", FRAMES[:3], aspect=Fraction(4, 3))
-    path = copied(source, tmp_path / f"a{ending}", {"codec": "h264"})
+    path = copied(source, tmp_path / f"a{ending}", {"codec": codec})
     with av.open(str(path)) as container:
         assert next(container.decode(video=0)).width == 96
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+    assert log.messages == []
+
+
+def test_aspect_that_a_container_does_not_keep_is_told(tmp_path, log):
+    source = encoded(tmp_path / "in.mp4", FRAMES[:3], aspect=Fraction(4, 3))
+    copied(source, tmp_path / "a.mkv", {"codec": "lossless"})
+    assert log.messages == [f"{tmp_path / 'a.mkv'}: its pixels are square, unlike the source's; .mp4 keeps their shape"]
 
 
 @pytest.mark.parametrize("turned", [90, 180, 270])
