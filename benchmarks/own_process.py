@@ -3,7 +3,6 @@ published way's, with which it is compared."""
 import contextlib
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from typing import Any
 
 import torch
 
+from config.errors import UserError
 from config.options import Options
-from utils.interrupts import SIGNALS
 
 Work = Callable[..., Any]
 
@@ -29,8 +28,10 @@ class OwnProcess:
 
     def __init__(self, make: Callable[..., Work], *args: Any):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        # Ctrl-C is for this process, which ends the other.
         self._process: Any = subprocess.Popen(
-            [sys.executable, "-m", __name__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", __name__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         self._call(make, args)
 
@@ -38,18 +39,22 @@ class OwnProcess:
         return self._call(None, args)
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-            self._process.wait()
-            self._process.stdout.close()
+        self._process.kill()  # a closed pipe is no sign while loader processes of this one have it, too
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
     def _call(self, make: Callable[..., Work] | None, args: tuple) -> Any:
         try:
             pickle.dump((make, args), self._process.stdin)
             self._process.stdin.flush()
             good, found = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError) as error:
-            raise RuntimeError(f"the process of the published way ended with status {self._process.wait()}") from error
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"the published way's process ended with status {self._process.wait()}, killed or out of memory; free "
+                "some, or choose smaller frames"
+            ) from error
         if not good:
             raise found
         return found
@@ -57,8 +62,6 @@ class OwnProcess:
 
 def serve() -> None:
     """Answer calls until no more can come."""
-    for number in SIGNALS:  # the other process decides
-        signal.signal(number, signal.SIG_IGN)
     answers, sys.stdout = open(os.dup(1), "wb"), sys.stderr
     os.dup2(2, 1)  # what libraries print is no answer
     work: Work | None = None
@@ -70,7 +73,7 @@ def serve() -> None:
                     work = make(*args)
                 answer = True, None if make or work is None else work(*args)
             except Exception as error:  # of any kind; it is the caller's
-                answer = False, error
+                answer = False, error if isinstance(error, UserError) else RuntimeError(repr(error))
             pickle.dump(answer, answers)
             answers.flush()
 

@@ -21,7 +21,7 @@ from inference.engine_choice import choose_engine
 from inference.keyframe_schedule import NEVER, build_schedule
 from inference.segment import Result, Segmentation
 from inference.stream import VideoSegmenter
-from inference.video_input import LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames
+from inference.video_input import LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames, title_of
 from inference.video_writer import ENDINGS, VideoFile, check_output, is_video, silence_codecs
 from models.gsvnet import GSVNet
 from models.load import chosen_by_val, networks_for_inference
@@ -84,12 +84,16 @@ def _run_several(options: Options, device: torch.device, ranks: Ranks, sources: 
     videos, failed = _Videos(options, device), list[str]()
     for place, source in left:
         try:
-            videos.segment(_opened(options, source), place, None, whole=True)
+            status = videos.segment(_opened(options, source), place, None, whole=True)
         except UserError as error:
             failed.append(error.line)
         except Stopped as stop:
             logger.info("%s; %s is not finished, and not kept", stop, place)
             return stop.status
+        else:
+            if status:  # while the video was being completed
+                logger.info("stopped by signal %d; %s is finished", status - 128, place)
+                return status
     failed = [line for each in from_all_ranks(failed) for line in each]
     if failed and ranks.first:
         raise UserError(f"{len(failed)} of {len(sources)} videos failed, the others are done: {'; '.join(failed)}")
@@ -147,7 +151,7 @@ def videos_in(source: str) -> list[str] | None:
     where pictures are among them."""
     path = Path(source)
     if path.suffix.lower() == LIST and path.is_file():
-        return [video for line in listed(path) for video in videos_in(line) or [line]]
+        return [*dict.fromkeys(video for line in listed(path) for video in videos_in(line) or [line])]
     found = [*path.iterdir()] if path.is_dir() else []
     if WILDCARD.search(source) and not path.exists():
         found = [Path(name) for name in glob.glob(source, recursive=True)]
@@ -169,7 +173,7 @@ def output_videos(options: Options, sources: Sequence[str]) -> dict[Path, str]:
         raise UserError("--ids: several videos become videos, not label maps; drop it, or segment one at a time")
     places: dict[Path, str] = {}
     for source in sources:
-        place = folder / f"{Path(source).stem}.mp4"
+        place = folder / f"{Path(title_of(source)).stem}.mp4"
         if place in places:
             raise UserError(f"{options.video}: {places[place]} and {source} would both become {place}; rename one")
         if place.resolve() == Path(source).resolve():

@@ -31,7 +31,7 @@ DEVICE = re.compile(r"/dev/video\d+")
 def listed(path: Path) -> list[str]:
     """The videos that a text file lists, a path relative to its folder or an address each line. Raises UserError."""
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a list of videos ({error}); write one path a line") from error
     found = [line if URL.match(line) else str(path.parent / line) for line in lines if line and line[0] != "#"]
@@ -40,9 +40,15 @@ def listed(path: Path) -> list[str]:
     for place in found:
         if place.lower().endswith(LIST):
             raise UserError(f"{path}: lists {place}, another list; name its videos")
-        if not (URL.match(place) or WILDCARD.search(place) or Path(place).exists()):
+        if not (URL.match(place) or Path(place).exists() or glob.glob(place, recursive=True)):
             raise UserError(f"{path}: lists {place}, which is not there; write one path a line, relative to the list")
     return found
+
+
+def title_of(source: str) -> str:
+    """The file or folder that `source` names; of a glob, the last one that is no pattern."""
+    parts = Path(source).parts
+    return next((x for x in reversed(parts) if URL.match(source) or not WILDCARD.search(x)), "video")
 
 
 def open_frames(

@@ -82,6 +82,7 @@ def test_damaged_video_is_named_at_the_end_and_the_others_are_done(call, tmp_pat
         (["--video", "in", "--output", "in"], "--output in: in/a.mp4 is read by --video and would be overwritten"),
         (["--video", "*/a.*", "--output", "out"], "in/a.mp4 and two/a.avi would both become out/a.mp4; rename one"),
         (["--video", "gone.txt", "--output", "out"], r"gone.txt: lists no.mp4, which is not there; write one path a"),
+        (["--video", "glob.txt", "--output", "out"], r"glob.txt: lists in/zz\*.mp4, which is not there; write one"),
         (["--video", "empty.txt", "--output", "out"], "empty.txt: lists no video; write one path a line"),
         (["--video", "lists.txt", "--output", "out"], "lists.txt: lists empty.txt, another list; name its videos"),
         (["--video", "addresses.txt", "--output", "deep/out"], "1 of 2 videos failed.*http://127.0.0.1:9/b.mp4: canno"),
@@ -99,7 +100,8 @@ def test_mistakes_get_one_line(call, tmp_path, words, message):
     write_pictures(tmp_path / "both", ["0.png", "1.png"])
     write_video(tmp_path / "deep" / "out" / "a.mp4")
     (tmp_path / "addresses.txt").write_text("in/a.mp4\nhttp://127.0.0.1:9/b.mp4\n")
-    for name, text in (("gone.txt", "no.mp4"), ("empty.txt", "# none\n"), ("lists.txt", "empty.txt")):
+    lists = {"gone.txt": "no.mp4", "glob.txt": "in/zz*.mp4", "empty.txt": "# none\n", "lists.txt": "empty.txt"}
+    for name, text in lists.items():
         (tmp_path / name).write_text(text)
     before = sorted(tmp_path.rglob("*"))
     status, err, _ = call(*words)
@@ -140,6 +142,30 @@ def test_without_pyav(call, tmp_path, monkeypatch):
         status, err, _ = call(*words)
         assert (status, len(err)) == (2, 1) and "the Python package av is not installed here" in err[0], err
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "in", "labels"]
+
+
+def test_list_names_videos_after_what_it_names(call, tmp_path):
+    write_video(tmp_path / "in" / "a.mp4", size=(32, 48))
+    for folder in ("one", "two"):
+        write_pictures(tmp_path / "pictures" / folder, ["0.png", "1.png"])
+    (tmp_path / "list.txt").write_text("\ufeffin\nin/a.mp4\npictures/one/*.png\npictures/two\n", "utf-8")
+    assert call("--video", "list.txt", "--output", "out")[:2] == (0, [])
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.mp4", "one.mp4", "two.mp4"]
+
+
+def test_interrupt_while_a_video_is_completed_ends_after_it(call, tmp_path, monkeypatch):
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "in" / name, size=(32, 48))
+    complete = video.VideoFile.__exit__
+
+    def interrupted(file, *error):
+        signal.raise_signal(signal.SIGINT)
+        complete(file, *error)
+
+    monkeypatch.setattr(video.VideoFile, "__exit__", interrupted)
+    status, err, out = call("--video", "in", "--output", "out")
+    assert (status, err) == (130, []) and "stopped by signal 2; out/a.mp4 is finished" in out
+    assert os.listdir(tmp_path / "out") == ["a.mp4"]
 
 
 @pytest.mark.slow
