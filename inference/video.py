@@ -21,7 +21,7 @@ from inference.engine_choice import choose_engine
 from inference.keyframe_schedule import NEVER, build_schedule
 from inference.segment import Result, Segmentation
 from inference.stream import VideoSegmenter
-from inference.video_input import LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames, title_of
+from inference.video_input import DEMO, LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames, title_of
 from inference.video_writer import ENDINGS, VideoFile, check_output, is_video, silence_codecs
 from models.gsvnet import GSVNet
 from models.load import chosen_by_val, networks_for_inference
@@ -152,7 +152,7 @@ def videos_in(source: str) -> list[str] | None:
     path = Path(source)
     if path.suffix.lower() == LIST and path.is_file():
         return [*dict.fromkeys(video for line in listed(path) for video in videos_in(line) or [line])]
-    found = [*path.iterdir()] if path.is_dir() else []
+    found = [*path.iterdir()] if path.is_dir() and source != DEMO else []
     if WILDCARD.search(source) and not path.exists():
         found = [Path(name) for name in glob.glob(source, recursive=True)]
     files = [x for x in sorted(found, key=natural) if x.is_file() and x.name[0] != "."]

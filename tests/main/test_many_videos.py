@@ -109,6 +109,12 @@ def test_mistakes_get_one_line(call, tmp_path, words, message):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_demo_is_not_a_folder_of_this_name(tmp_path, monkeypatch):
+    write_video(tmp_path / "demo" / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert video.videos_in("demo") is None and video.videos_in("./demo") == ["demo/a.mp4"]
+
+
 def test_one_video_is_for_the_first_rank(tmp_path):
     options = parse([*COMMON, "--video", "nowhere.mp4", "--output", str(tmp_path / "a.mp4")])
     assert video.run_video(options, torch.device("cpu"), Ranks(1, 2)) == 0
