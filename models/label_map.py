@@ -19,8 +19,13 @@ def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
     """
     height, width = size
     if logits.is_cuda or logits.shape[-2:] == (height, width):
-        return align(logits, (height, width)).max(dim=1).indices[0].to(torch.uint8)  # (H,W)
-    return _by_cells(logits.detach().float(), height, width)
+        return upsampled_labels(logits, (height, width))
+    return _by_cells(logits.detach().float().contiguous(), height, width)
+
+
+def upsampled_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `label_map`, from the full-size planes. Compiled, it is one operation, which writes none."""
+    return align(logits, size).max(dim=1).indices[0].to(torch.uint8)  # (H,W)
 
 
 def _by_cells(logits: Tensor, height: int, width: int) -> Tensor:
