@@ -1,7 +1,7 @@
 """Engines compute the steps of a stream: in plain PyTorch, compiled, by ONNX Runtime or OpenVINO. In float32 all find
 the same labels."""
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,15 +23,15 @@ from inference.onnx_graphs import (
 )
 from inference.openvino_models import OPENVINO, compiled_model, quickest_model
 from inference.quantised import int8_model, int8_openvino_model
-from models.bf16 import in_bf16
 from models.build import build_method
 from models.gsvnet import GSVNet, State
-from models.label_map import label_map
+from models.half_precision import in_half
+from models.label_map import label_map, upsampled_labels
 from models.methods.base import Method, SeenFrame
 from models.resize import nearest
 from models.steps import KeyframeStep, Step, ViewStep
 from models.warp import warp_labels
-from utils.device import autocast
+from utils.device import HALF, autocast
 from utils.logging import logger
 
 Run = Callable[..., Tensor]
@@ -88,7 +88,7 @@ class Engine:
     def labels(self, state: State, size: tuple[int, int]) -> Tensor:
         """The state of one stream -> class indices (H,W) uint8 at `size`, on the CPU."""
         if state.labels is None:
-            return label_map(state.logits, size).cpu()
+            return self._label_map(state.logits, size).cpu()
         # (1,H,W), not the state's own: what the caller does to them does not reach the next frame.
         labels = state.labels.clone() if state.flow is None else warp_labels(state.labels, state.flow)
         return nearest(labels[0], size).cpu()
@@ -108,18 +108,22 @@ class Engine:
         return self.method.networks[name](*sent)
 
     def _mixed(self, name: str) -> str:
-        """The precision of torch's autocast: on a GPU for all networks, on a CPU for a foreign segmenter alone, which
-        may multiply what its layers return in bf16 by tensors in float32."""
-        foreign = name == "keyframe" and not self.method.foldable
-        return self.precision if self.device.type == "cuda" or foreign else "fp32"
+        """The precision of torch's autocast: for a foreign segmenter alone, which may multiply what its layers return
+        in half precision by tensors in float32."""
+        return self.precision if name == "keyframe" and not self.method.foldable else "fp32"
 
     def _network(self, network: Step) -> Step:
         """The network in the engine's precision, where that is a matter of weights."""
-        return in_bf16(network) if self.precision == "bf16" and self.device.type == "cpu" else network
+        return in_half(network, HALF[self.precision]) if self.precision in HALF else network
 
     def _step(self, name: str) -> Run:
         """What computes one of `networks`, from tensors to a tensor."""
         return self.networks[name]
+
+    @cached_property
+    def _label_map(self) -> Run:
+        """As `label_map`, of logits on `device`."""
+        return label_map
 
     def _stays_plain(self, name: str, error: Exception) -> None:
         """Log that a foreign segmenter stays in plain PyTorch; raise the error for all other networks, and of one that
@@ -156,6 +160,10 @@ class CompiledEngine(Engine):
         step = torch.compile(plain, dynamic=False, mode="reduce-overhead")
         # CUDA graphs write every result into the same memory; a stream's state has to outlive the next one.
         return lambda *inputs: step(*inputs).clone()
+
+    @cached_property
+    def _label_map(self) -> Run:
+        return torch.compile(upsampled_labels, dynamic=False) if self.device.type == "cuda" else label_map
 
 
 class GraphEngine(Engine):

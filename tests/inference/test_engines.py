@@ -19,6 +19,7 @@ from inference.stream import CameraGroup, VideoSegmenter
 from models.build import build_flow
 from models.gsvnet import GSVNet, State
 from models.guided_conv import GuidedConv
+from models.label_map import label_map, upsampled_labels
 from models.methods.base import Method, SeenFrame
 from models.released import released_name
 from tests.models.tiny_networks import TinySegmenter
@@ -97,6 +98,9 @@ def test_onnx_is_finite_where_no_kernel_is_above_zero(tiny_net):
                     reason="torch.compile requires a C++ compiler")
 def test_compiled_networks_find_eagers_labels(tiny_net):
     assert agreement(tiny_net, "compile", moving_frames(64, 64)) >= 0.999
+    logits = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.compile(upsampled_labels, dynamic=False)(logits, (64, 64))  # as on a GPU
+    assert (labels == label_map(logits, (64, 64))).float().mean() > 0.999
 
 
 @pytest.mark.slow

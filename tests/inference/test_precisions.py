@@ -13,10 +13,10 @@ from inference.calibration import PLACES, calibration_pairs, places, resized
 from inference.engine_choice import Choice, Trial, agreement_of, choose_engine
 from inference.engines import ENGINES, build_engine, candidates, shown
 from inference.stream import VideoSegmenter
-from models.bf16 import in_bf16
 from models.build import build_flow
 from models.gsvnet import GSVNet
 from models.guided_conv import GuidedConv
+from models.half_precision import in_half
 from models.released import released_name
 from tests.films import panning, write_frames
 from tests.inference.test_engines import moving_frames
@@ -79,9 +79,11 @@ def test_bf16_converts_weights_once_and_keeps_logits_in_float32():
     assert {x.dtype for x in net.parameters()} == {torch.float32}
 
 
-def test_layers_in_bf16_take_any_input():
-    network = in_bf16(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1)))
-    assert network(torch.zeros(2, 3, 4, 4)).dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_in_half_precision_take_any_input(dtype):
+    layers = torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1)
+    network = in_half(torch.nn.Sequential(*layers), dtype)
+    assert network(torch.zeros(2, 3, 4, 4)).dtype == dtype
     assert network[1].running_var.dtype == torch.float32
 
 
