@@ -1,5 +1,4 @@
-"""Videos without labels: which ones a path names, and which of their frames are for training and for validation."""
-import glob
+"""Videos without labels: which of their frames are for training and for validation."""
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -11,39 +10,14 @@ import torch
 from torch import Tensor
 
 from config.errors import UserError
-from config.folders import natural
 from config.options import Options, flag
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import Video, VideoFrame
 from inference.containers import frame_title
-from inference.video_input import DEMO, LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames
+from inference.video_input import DEMO, WILDCARD, open_frames, videos_in
 from inference.video_writer import silence_codecs
 
 VAL = 0.2  # share of each video, its end, that is for validation
-
-
-def sources_in(path: str, option: str = "data_path") -> list[str]:
-    """The videos that an option names: a file, a folder of pictures, a folder of such folders and video files, a glob
-    of pictures, which are one video, or of any of these, or a text file with one of these a line. Raises UserError."""
-    named = f"{flag(option)} {path}"
-    if path.isdigit() or path == DEMO:
-        raise UserError(f"{named}: not a stored video; name a file or folder (./{path} for one so named)")
-    folder = Path(path)
-    if folder.suffix.lower() == LIST and folder.is_file():
-        return [source for line in listed(folder) for source in sources_in(line, option)]
-    if WILDCARD.search(path) and not folder.exists():
-        found = [x for x in sorted(map(Path, glob.glob(path, recursive=True)), key=natural) if x.name[0] != "."]
-        if not found or any(x.is_file() and x.suffix.lower() in PICTURE_ENDINGS for x in found):
-            return [path]
-        return [source for x in found for source in sources_in(str(x), option)]
-    if not folder.is_dir():
-        return [path]
-    inside = sorted((x for x in folder.iterdir() if x.name[0] != "."), key=natural)
-    if any(x.is_file() and x.suffix.lower() in PICTURE_ENDINGS for x in inside):
-        return [path]
-    if not inside:
-        raise UserError(f"{named}: an empty folder; name a video, or a folder of videos or frames")
-    return [str(x) for x in inside]
 
 
 @dataclass(frozen=True)
@@ -83,8 +57,12 @@ class VideoPart:
 
 
 def whole_video(source: str, option: str = "data_path") -> VideoPart:
-    """All frames of a video; their number is counted by reading it once. Raises UserError."""
-    frames = open_frames(source, option=flag(option))
+    """All frames of a stored video; their number is counted by reading it once. Raises UserError."""
+    frames = None if source.isdigit() or source == DEMO else open_frames(source, option=flag(option))
+    if frames is None or frames.live:
+        raise UserError(
+            f"{flag(option)} {source}: not a stored video; name a file or folder (./{source} for one so named)"
+        )
     count, name = sum(1 for _ in frames), Path(os.path.abspath(source)).name
     if WILDCARD.search(name):
         name = Path(os.path.abspath(frames.files[0])).parent.name
@@ -97,7 +75,7 @@ def video_parts(options: Options, split: str) -> list[VideoPart]:
     before, with a gap as long as the longest clip; with --val-path, "val" is all of that. Raises UserError."""
     option = "val_path" if split == "val" and options.val_path else "data_path"
     undivided, gap, parts = bool(options.val_path) or split == "all", max(options.multi_step), []
-    for source in sources_in(getattr(options, option), option):
+    for source in videos_in(getattr(options, option)):
         video = whole_video(source, option)
         begin = math.ceil((1 - VAL) * video.count)
         first, last = {"train": (0, begin - gap), "val": (begin, video.count), "all": (0, video.count)}[split]

@@ -1,5 +1,4 @@
 """Segmenting videos from end to end: `--video IN --output OUT`."""
-import glob
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ import torch
 
 from config.datasets import dataset_config
 from config.errors import UserError
-from config.folders import natural
 from config.options import Options, flag
 from config.schema import DatasetConfig
 from dataloaders.images import id_table
@@ -21,7 +19,7 @@ from inference.engine_choice import choose_engine
 from inference.keyframe_schedule import NEVER, build_schedule
 from inference.segment import Result, Segmentation
 from inference.stream import VideoSegmenter
-from inference.video_input import DEMO, LIST, PICTURE_ENDINGS, WILDCARD, listed, open_frames, title_of
+from inference.video_input import open_frames, title_of, videos_in
 from inference.video_writer import ENDINGS, VideoFile, check_output, is_video, silence_codecs
 from models.gsvnet import GSVNet
 from models.load import chosen_by_val, networks_for_inference
@@ -38,10 +36,6 @@ STYLES: dict[str, Callable[..., np.ndarray]] = {
     "side-by-side": lambda image, labels, colours: np.hstack([image, colourise(labels, colours)]),  # (H,2W,3)
 }
 KINDS = ", ".join(ENDINGS)
-VIDEO_ENDINGS = {  # of files that are taken for videos in a folder of them
-    *ENDINGS, ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
-    ".y4m",
-}
 MISLEADING = {".mov", ".webm", ".m4v", ".gif", ".png", ".jpg", ".jpeg"}  # endings that a folder would not have
 
 
@@ -54,7 +48,7 @@ def run_video(options: Options, device: torch.device, ranks: Ranks) -> int:
     if not options.debug:
         silence_codecs()
     sources = videos_in(options.video)
-    if sources is not None:
+    if sources != [options.video]:
         return _run_several(options, device, ranks, sources)
     if not ranks.first:
         return 0
@@ -144,24 +138,6 @@ def _report(done: Segmentation, seconds: float, written: str) -> None:
             "from a frame's arrival to its labels: median %.0f ms, 95th percentile %.0f ms; %d frames that came "
             "meanwhile were dropped", median, late, done.dropped,
         )
-
-
-def videos_in(source: str) -> list[str] | None:
-    """The videos of a folder, of a glob, or of a .txt list of any; None where `source` is one video. Raises UserError
-    where pictures are among them."""
-    path = Path(source)
-    if path.suffix.lower() == LIST and path.is_file():
-        return [*dict.fromkeys(video for line in listed(path) for video in videos_in(line) or [line])]
-    found = [*path.iterdir()] if path.is_dir() and source != DEMO else []
-    if WILDCARD.search(source) and not path.exists():
-        found = [Path(name) for name in glob.glob(source, recursive=True)]
-    files = [x for x in sorted(found, key=natural) if x.is_file() and x.name[0] != "."]
-    videos = [str(x) for x in files if x.suffix.lower() in VIDEO_ENDINGS]
-    pictures = [x for x in files if x.suffix.lower() in PICTURE_ENDINGS]
-    if videos and pictures:
-        kinds = f"{len(videos)} videos and {len(pictures)} pictures, {pictures[0].name} among them"
-        raise UserError(f"{source}: holds {kinds}; name one kind with a quoted glob, as in '*{Path(videos[0]).suffix}'")
-    return videos or None
 
 
 def output_videos(options: Options, sources: Sequence[str]) -> dict[Path, str]:

@@ -20,12 +20,46 @@ from utils.logging import logger
 DEMO = "demo"
 DEMO_STREET = StreetSettings(height=256, width=512, length=30)
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+VIDEO_ENDINGS = {  # of files that are taken for videos in a folder of them
+    ".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv",
+    ".3gp", ".ogv", ".vob", ".mxf", ".y4m", ".ivf", ".h264", ".264", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg",
+}
 FIRST = 100  # pictures that are looked at before any work
 LAST_CAMERA = 99  # in OpenCV, higher numbers have other meanings
 LIST = ".txt"  # ending of a file that lists videos
 WILDCARD = re.compile(r"[*?[]")
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp|srt)://", re.IGNORECASE)
 DEVICE = re.compile(r"/dev/video\d+")
+
+
+def videos_in(source: str) -> list[str]:
+    """The videos that `source` names, each as `open_frames` takes it: those in a folder or a glob, files and folders of
+    pictures, or those that a text file lists, one of all these a line; else `source` itself. Raises UserError where
+    there are both videos and pictures."""
+    path, found = Path(source), list[Path]()
+    if path.suffix.lower() == LIST and path.is_file():
+        return [*dict.fromkeys(video for line in listed(path) for video in videos_in(line))]
+    if path.is_dir() and source != DEMO:
+        found = [*path.iterdir()]
+    elif WILDCARD.search(source) and not path.exists():
+        found = [*map(Path, glob.glob(source, recursive=True))]
+    shown = sorted((x for x in found if x.name[:1] != "."), key=natural)
+    films = [x for x in shown if _is_film(x)]
+    pictures = [x for x in shown if _is_picture(x)]
+    if films and pictures:
+        kinds = f"{len(films)} videos and {len(pictures)} pictures, {pictures[0].name} among them"
+        raise UserError(f"{source}: holds {kinds}; name one kind with a quoted glob, as in '*{films[0].suffix}'")
+    if pictures:
+        return [source]
+    return [str(x) for x in shown if _is_film(x) or (x.is_dir() and any(map(_is_picture, x.iterdir())))] or [source]
+
+
+def _is_film(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_ENDINGS and path.is_file()
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_ENDINGS and path.name[0] != "." and path.is_file()
 
 
 def listed(path: Path) -> list[str]:
@@ -99,9 +133,7 @@ def _opened(source: str, bits: int, option: str) -> Frames:
 
 def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> Frames:
     """The pictures among the paths `found`, which are below the folder `root`, as the frames of one video."""
-    shown = (path for path in found if path.suffix.lower() in PICTURE_ENDINGS and path.name[0] != ".")
-    paths = [path for path in shown if path.is_file()]
-    paths.sort(key=lambda path: (natural(path.parent), natural(path)))
+    paths = sorted(filter(_is_picture, found), key=lambda path: (natural(path.parent), natural(path)))
     for path in paths:
         check_decodable(path)
     if not paths:

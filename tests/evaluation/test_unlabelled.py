@@ -13,7 +13,8 @@ from config.errors import UserError
 from config.options import Options
 from evaluation import unlabelled
 from evaluation.metrics_json import read_metrics
-from evaluation.unlabelled import StreamedFrames, VideoPart, sources_in, video_parts, whole_video
+from evaluation.unlabelled import StreamedFrames, VideoPart, video_parts, whole_video
+from inference.video_input import videos_in
 from main import main
 from tests import taught
 from tests.films import opened, panning, write_frames, write_video
@@ -64,11 +65,13 @@ def place(tmp_path):
 
 
 def test_a_path_names_one_video_or_those_in_a_folder(place, tmp_path):
-    names = [Path(x).name for x in sources_in(str(place))]
+    (place / "notes.md").touch()
+    (place / "empty").mkdir()
+    names = [Path(x).name for x in videos_in(str(place))]
     assert sorted(names) == ["a.avi", "b.mp4", "walk"]
-    assert sources_in(str(place / "walk")) == [str(place / "walk")]
-    assert sources_in(str(place / "b.mp4")) == [str(place / "b.mp4")]
-    assert sources_in(str(place / "walk" / "*.png")) == [str(place / "walk" / "*.png")]
+    assert videos_in(str(place / "walk")) == [str(place / "walk")]
+    assert videos_in(str(place / "b.mp4")) == [str(place / "b.mp4")]
+    assert videos_in(str(place / "walk" / "*.png")) == [str(place / "walk" / "*.png")]
 
 
 LISTED = """
@@ -87,7 +90,7 @@ place/a*
     ("place/walk/00[1-3].png", ["place/walk/00[1-3].png"]), ("*.mp4", ["*.mp4"]),
 ])
 def test_globs_name_videos_or_the_pictures_of_one(place, tmp_path, path, expected):
-    assert sources_in(str(tmp_path / path)) == [str(tmp_path / name) for name in expected]
+    assert videos_in(str(tmp_path / path)) == [str(tmp_path / name) for name in expected]
 
 
 def test_list_names_videos_relative_to_itself(place, tmp_path, monkeypatch):
@@ -95,15 +98,15 @@ def test_list_names_videos_relative_to_itself(place, tmp_path, monkeypatch):
     write_video(tmp_path / "film.avi", count=2, size=SIZE)
     path = tmp_path / "videos.txt"
     path.write_text(LISTED.format(outside=tmp_path.name))
-    found = [Path(os.path.abspath(x)) for x in sources_in(str(path))]
+    found = [Path(os.path.abspath(x)) for x in videos_in(str(path))]
     assert found == [place / "b.mp4", place / "walk", place / "a.avi", tmp_path / "film.avi"]
     (tmp_path / "all.txt").write_text(f"{place}\n")  # absolute
-    assert len(sources_in(str(tmp_path / "all.txt"))) == 3
+    assert len(videos_in(str(tmp_path / "all.txt"))) == 3
 
 
 def test_list_may_name_folders_by_globs(place, tmp_path):
     (tmp_path / "videos.txt").write_text("pl*/b.mp4\n")
-    assert sources_in(str(tmp_path / "videos.txt")) == sources_in(str(tmp_path / "pl*" / "b.mp4"))
+    assert videos_in(str(tmp_path / "videos.txt")) == videos_in(str(tmp_path / "pl*" / "b.mp4"))
 
 
 @pytest.mark.parametrize("content, told", [
@@ -125,7 +128,7 @@ def test_list_that_names_nothing_is_refused(place, tmp_path, capsys, content, to
 ])
 def test_videos_are_split_by_time_with_a_gap(monkeypatch, count, longest, split, expected):
     video = VideoPart("a", "data_path", "a", 0, count)
-    monkeypatch.setattr(unlabelled, "sources_in", lambda *_: ["a", "a"])
+    monkeypatch.setattr(unlabelled, "videos_in", lambda _: ["a", "a"])
     monkeypatch.setattr(unlabelled, "whole_video", lambda *_: video)
     for part in video_parts(Options(data_path="a", multi_step=(1, longest)), split):
         assert (part.first, part.count) == expected
@@ -233,7 +236,7 @@ def test_names_of_several_videos_do_not_collide(tmp_path, names):
             folder = write_frames(tmp_path / name, panning([1] * 2, size=SIZE))
             for number, path in enumerate(sorted(folder.iterdir())):
                 path.rename(folder / f"frame_{number:06}.png")
-    found = [frame.labelled for source in sources_in(str(tmp_path)) for frame in whole_video(source).video()]
+    found = [frame.labelled for source in videos_in(str(tmp_path)) for frame in whole_video(source).video()]
     assert len(found) == 6
     assert len({frame.prediction for frame in found}) == len({frame.name for frame in found}) == 6
 
@@ -389,8 +392,8 @@ def test_nothing_is_warned_about(weights, tmp_path, frames):
 
 
 def test_empty_folder_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="--data-path .*: an empty folder; name a video"):
-        sources_in(str(tmp_path))
+    with pytest.raises(UserError, match="no pictures found .*; a video is named by itself"):
+        video_parts(Options(data_path=str(tmp_path)), "all")
 
 
 def test_items_are_those_of_labelled_videos(tmp_path, frames):

@@ -45,6 +45,13 @@ def test_folder_of_videos(call, tmp_path):
     assert (tmp_path / "out" / "b.mp4").read_text() == "finished"
 
 
+def test_folder_of_folders_of_pictures(call, tmp_path):
+    for folder in ("one", "two"):
+        write_pictures(tmp_path / "in" / folder, ["0.png", "1.png"])
+    assert call("--video", "in", "--output", "out")[:2] == (0, [])
+    assert sorted(os.listdir(tmp_path / "out")) == ["one.mp4", "two.mp4"]
+
+
 def test_finished_videos_need_no_networks(call, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "networks_for_inference", None)
     write_video(tmp_path / "in" / "a.mp4")
@@ -112,7 +119,7 @@ def test_mistakes_get_one_line(call, tmp_path, words, message):
 def test_demo_is_not_a_folder_of_this_name(tmp_path, monkeypatch):
     write_video(tmp_path / "demo" / "a.mp4")
     monkeypatch.chdir(tmp_path)
-    assert video.videos_in("demo") is None and video.videos_in("./demo") == ["demo/a.mp4"]
+    assert video.videos_in("demo") == ["demo"] and video.videos_in("./demo") == ["demo/a.mp4"]
 
 
 def test_one_video_is_for_the_first_rank(tmp_path):
