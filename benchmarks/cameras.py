@@ -19,7 +19,7 @@ from utils.device import synchronise
 from utils.machine import set_up_torch
 from utils.text_table import Table
 
-CAMERAS = (1, 2, 4)
+CAMERAS = {"cpu": (1, 2, 4), "cuda": (1, 24)}  # by kind of device; of 24, 8 have a keyframe in each call
 IN_TURN, BATCHED, PINNED = "one process, in turn", "one process, as batches", "a process for each core"
 
 
@@ -32,7 +32,7 @@ def benchmark_cameras(options: Options, device: torch.device) -> dict:
     size = options.frame_size if "frame_size" in options.given else frame_size(options)
     cores = sorted(os.sched_getaffinity(0)) if device.type == "cpu" and hasattr(os, "sched_getaffinity") else []
     engine, weights = _engine(options, device, size)
-    counts, frames = CAMERAS[: 2 if options.early_stop else None], street(size, options.interval)
+    counts, frames = CAMERAS[device.type][: 2 if options.early_stop else None], street(size, options.interval)
     works: dict[tuple[int, str], Callable[[], object]] = {}
     with ExitStack() as stack:
         spawn = multiprocessing.get_context("spawn")

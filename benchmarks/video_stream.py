@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -163,11 +164,13 @@ def calibration(options: Options, frames: Sequence[np.ndarray]) -> list[Pair]:
 
 
 def engine_works(name: str, engine: Engine, net: GSVNet, frames: Sequence[np.ndarray]) -> Works:
-    """What is timed of an engine: "NAME t" (frame t of a stream), "NAME alone" (a keyframe), "NAME STAGE"."""
+    """What is timed of an engine: "NAME t" (frame t of a stream), "NAME alone" (a keyframe), "NAME STAGE", of the
+    networks with their frames on the device."""
     stream, alone = (VideoSegmenter(net, engine=engine, schedule=FixedInterval(n)) for n in (len(frames), 1))
     first, second = (torch.from_numpy(frames[t])[None] for t in (0, len(frames) > 1))
     seen = engine.see(first)
     following, state = engine.see(second, seen), engine.first(seen)
+    seen, following = (replace(x, image=x.image.to(engine.device)) for x in (seen, following))
     return {
         **{f"{name} {t}": partial(stream, frame) for t, frame in enumerate(frames)},
         f"{name} alone": partial(alone, frames[-1]),

@@ -48,6 +48,7 @@ def parts(made: Path) -> list[Part]:
         "training step, bf16": (60, (*training, "--amp", "bf16")),
         "video, fp32": (60, ("--benchmark", "video")),
         "video, fp16": (60, ("--benchmark", "video", "--amp", "fp16")),
+        "cameras, fp16": (60, ("--benchmark", "cameras", "--engine", "eager", "--precision", "fp16")),
         "published table, fp32": (90, ("--benchmark", "table")),
         "video, bf16": (60, ("--benchmark", "video", "--amp", "bf16")),
         "training step, bf16, compiled": (90, (*training, "--amp", "bf16", "--compile", "1")),
