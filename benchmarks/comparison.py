@@ -110,7 +110,7 @@ def benchmark_table(options: Options, device: torch.device) -> dict:
     rows = []
     for row in ROWS:
         found = {"name": row.name, **asdict(row), **complexity(row, classes, options.interval)}
-        found |= speed(row, classes, options, device) | accuracy(row, results, options.interval)
+        found |= speed(row, classes, options, device) | accuracy(row, results, options)
         rows.append(found)
         logger.info("%s: %.1f frames/s end to end", row.name, found["end_to_end"]["fps"])
     settings = (
@@ -235,16 +235,17 @@ def steady(engine: Engine, seen: SeenFrame) -> State:
     return state
 
 
-def accuracy(row: Row, results: Sequence[Metrics], interval: int) -> dict:
+def accuracy(row: Row, results: Sequence[Metrics], options: Options) -> dict:
     """`dataset`, `frames`, `avg_miou`, `pooled_miou`, `min_miou` over positions 0..interval-1, from the last
-    result of this row that is no ablation; None without one."""
+    result of this row in the options' precision that is no ablation; None without one."""
     keys = ("dataset", "frames", "avg_miou", "pooled_miou", "min_miou")
     found: dict = dict.fromkeys(keys)
     for metrics in results:
         same = (metrics.method, metrics.segnet, metrics.scale) == (row.method, row.segnet, row.scale)
         same &= metrics.reference == "labels" and metrics.schedule is None and metrics.carry == row.carry
+        same &= metrics.precision == options.precision
         same &= row.flow is None or (metrics.flow == row.flow and metrics.intra and metrics.edge)
-        scores = over_interval(metrics.positions, row.interval or interval) if same else None
+        scores = over_interval(metrics.positions, row.interval or options.interval) if same else None
         if same and metrics.steady is not None:
             scores = metrics.intervals[0]
         if scores is not None:

@@ -21,6 +21,8 @@ from benchmarks.own_process import in_own_process
 from benchmarks.published_way import PlainStream, published_networks
 from config.errors import UserError
 from config.options import Options
+from evaluation.metrics_json import Metrics, over_interval, read_metrics
+from evaluation.tables import percent
 from inference.calibration import PLACES, Pair, calibration_pairs
 from inference.engine_choice import agreement_of
 from inference.engines import CompiledEngine, Engine, build_engine, candidates, shown
@@ -44,15 +46,20 @@ Works = dict[str, Callable[[], object]]
 def benchmark_video(options: Options, device: torch.device) -> dict:
     """Time frames, from the uint8 frame in memory to the uint8 label map of its size, and their stages, all in turn.
 
-    Returns `settings`, `rows` (name -> `figures`; "plain" is the published way), `agreement` (engine -> share of pixels
-    with the published way's label, for its own method), `break_even` (that of the fastest engine), `table` (lines).
-    With --engine all, `rows` and `agreement` (with the labels of eager's float32) are by keyframe interval.
+    Returns `settings`, `rows` (name -> `figures`, with --results also `miou`; "plain" is the published way),
+    `agreement` (engine -> share of pixels with the published way's label, for its own method), `break_even` (that of
+    the fastest engine), `table` (lines). With --engine all, `rows` and `agreement` (with the labels of eager's float32)
+    are by keyframe interval.
     """
+    results = [read_metrics(Path(path)) for path in options.results]
     net, weights = networks_to_measure(options)
     size, every = options.frame_size if "frame_size" in options.given else frame_size(options), options.engine == "all"
     interval = max(INTERVALS) if every else options.interval
     frames = street(size, interval)
     engines = usable_engines(options, net.eval(), device, frames)
+    scores = {n: accuracy(options, results, engines, n) for n in (INTERVALS if every else [interval])}
+    if results and not any(scores.values()):
+        raise UserError(f"--results {' '.join(options.results)}: not of these networks, method, engine and precision")
     plain = in_own_process(options, device, published_stream, options, device, size, interval)
     works: Works = {f"plain {t}": partial(plain, t) for t in range(interval)}
     for name, engine in engines.items():
@@ -66,9 +73,9 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
         f"interval {'of each row' if every else interval}, {'' if every else options.precision + ', '}synthetic street"
     )
     if every:
-        found = by_interval(net, engines, seconds, frames)
+        found = by_interval(net, engines, seconds, frames, scores)
         return found | {"settings": settings, "table": [settings, *found["table"]]}
-    rows = {name: figures(name, seconds, interval) for name in ("plain", *engines)}
+    rows = rows_of(engines, seconds, interval, scores[interval])
     agree, published = {}, options.method == "gsv" and options.optical_flow_network != "dis"
     for name, engine in engines.items() if published else ():
         stream = VideoSegmenter(net, engine=engine, schedule=FixedInterval(interval))
@@ -102,8 +109,37 @@ def street(size: tuple[int, int], count: int, split: str = "val", number: int = 
     return [x.image for x in render_sequence(StreetSettings(*size, length=count), split, number)]
 
 
+def accuracy(
+    options: Options, results: Sequence[Metrics], engines: dict[str, Engine], interval: int
+) -> dict[str, float]:
+    """Mean mIoU over positions 0..interval-1 of the engines that one of the `results` is of; the last counts."""
+    found = {}
+    for each in results:
+        way = each.segnet, each.method, each.flow, each.carry, each.scale, each.intra, each.edge
+        same = way == (
+            options.segnet, options.method, options.optical_flow_network, options.carry, options.scale, options.intra,
+            options.edge,
+        )
+        scores = over_interval(each.positions, interval)
+        if scores is None or scores.mean_miou is None or not same or each.reference != "labels" or each.schedule:
+            continue
+        for name, engine in engines.items():
+            if (engine.name, engine.precision) == (each.engine, each.precision):
+                found[name] = scores.mean_miou
+    return found
+
+
+def rows_of(
+    engines: dict[str, Engine], seconds: dict[str, list[float]], interval: int, scores: dict[str, float]
+) -> dict[str, dict]:
+    """`figures` of the published way and of the engines, and what is known of their accuracy."""
+    rows = {name: figures(name, seconds, interval) for name in ("plain", *engines)}
+    return {name: row | ({"miou": scores[name]} if name in scores else {}) for name, row in rows.items()}
+
+
 def by_interval(
-    net: GSVNet, engines: dict[str, Engine], seconds: dict[str, list[float]], frames: Sequence[np.ndarray]
+    net: GSVNet, engines: dict[str, Engine], seconds: dict[str, list[float]], frames: Sequence[np.ndarray],
+    scores: dict[int, dict[str, float]],
 ) -> dict[str, Any]:
     """`rows`, `agreement` and `table` of --engine all, by keyframe interval."""
     tests = [frames, *(street(frames[0].shape[:2], len(frames), number=number) for number in STREETS)]
@@ -111,7 +147,7 @@ def by_interval(
     for name, engine in engines.items():
         stream = VideoSegmenter(net, engine=engine, schedule=FixedInterval(len(frames)))
         labels[name] = [np.stack([*stream.stream(test)]) for test in tests]  # (T,H,W) each
-    rows = {n: {name: figures(name, seconds, n) for name in ("plain", *engines)} for n in INTERVALS}
+    rows = {n: rows_of(engines, seconds, n, scores[n]) for n in INTERVALS}
     expected = labels[Engine.name]
     agree = {
         n: {name: agreement_of([x[:n] for x in found], [x[:n] for x in expected]) for name, found in labels.items()}
@@ -212,16 +248,19 @@ def figures(name: str, seconds: dict[str, list[float]], interval: int) -> dict[s
 
 def times_table(rows: dict[str, dict], agree: dict[str, float], title: str = "End to end, ms") -> Table:
     """End-to-end times, speed-ups and agreement."""
-    cells = []
+    cells, scored = [], any("miou" in row for row in rows.values())
     for name, row in rows.items():
         cell = [*(milliseconds(row[key]) for key in TIMES), f"{row['fps']:.2f}"]
         if name == "plain":
-            cells.append(("published way", *cell, "1.00", "", "", ""))
+            cell += ["1.00", "", "", ""]
         else:
             cell += [f"{row['speedup']:.2f}", milliseconds(row["per_frame_ms"]), f"{row['per_frame_speedup']:.2f}"]
-            cells.append((name, *cell, f"{100 * agree[name]:.2f} %" if name in agree else "-"))
+            cell.append(f"{100 * agree[name]:.2f} %" if name in agree else "-")
+        mean = [percent(row.get("miou"))] if scored else []
+        cells.append(("published way" if name == "plain" else name, *cell, *mean))
     head = (
         "", "keyframe", "propagated", "group", "FPS", "x published", "every frame segmented", "x that", "same labels",
+        *(["mean mIoU"] if scored else []),
     )
     return Table(f"{title}: median (95th percentile)", head, tuple(cells))
 

@@ -11,7 +11,7 @@ from config.segmenters import NATIVE, OF_PAPER, TDNETS, VIDEO_NETWORKS
 
 REQUIRED = {  # an option -> the option without which it has no effect, and its value (None: any)
     "pictures": ("check", 1), "export_size": ("export", None),
-    "frame_size": ("benchmark", ("video", "carry", "cameras")), "results": ("benchmark", "table"),
+    "frame_size": ("benchmark", ("video", "carry", "cameras")), "results": ("benchmark", ("table", "video")),
     "save_predictions": ("evaluate", 1), "reference": ("evaluate", 1), "cut_threshold": ("schedule", "cut"),
     "residual_threshold": ("schedule", "residual"), "budget": ("schedule", "budget"),
     "teacher_weights": ("teacher", None),

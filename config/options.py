@@ -128,8 +128,8 @@ class Options:
                          choices=("logits", "labels"))
     scale: float = _option(0.75, "scale at which keyframes are segmented in evaluation", above=0, high=2)
     temporal: bool = _option(True, "also measure consistency over time (TC, mVC) in --evaluate 1")
-    results: tuple[str, ...] = _option((), "metrics.json files for the accuracy columns of --benchmark table", kind=str,
-                                       count="*", shown="FILE")
+    results: tuple[str, ...] = _option((), "metrics.json files for the accuracy columns of --benchmark table and video",
+                                       kind=str, count="*", shown="FILE")
     metrics_file: str = _option("", "also write metrics.json to this file", shown="FILE")
     reference: str = _option("labels", "what --evaluate 1 compares with: the data set's labels, or the segmenter's own "
                              "of the same frame", choices=("labels", "segmenter"))

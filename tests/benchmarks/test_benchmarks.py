@@ -9,6 +9,7 @@ from benchmarks import comparison as table
 from benchmarks import measure, scene_cuts
 from benchmarks import video_stream as video
 from benchmarks.published_way import PlainClips, plain_frozen, plain_loss, plain_propagation
+from config.options import Options
 from config.segmenters import VIDEO_NETWORKS
 from config.synthetic import SYNTHETIC
 from dataloaders.clips import ClipDataset
@@ -186,7 +187,7 @@ def test_accuracy_of_a_method_for_video(segnet, positions, average):
         matrices, classes=("a", "b"), dataset="cityscapes_2k", segnet=segnet, flow="light", method=row.method,
         scale=row.scale, **settings)
     assert Metrics.from_json(json.loads(json.dumps(metrics.to_json()))) == metrics
-    found = table.accuracy(row, [metrics], 3)
+    found = table.accuracy(row, [metrics], Options(interval=3))
     share = pytest.approx(average / 20, rel=1e-3) if average else None
     assert found["avg_miou"] == share and (found["frames"] == 9 or average is None)
 
@@ -202,6 +203,21 @@ def test_stream_is_compared_with_the_published_way(small, weights, tmp_path):
     content = benchmark("video", tmp_path / "video.json", *words)
     assert set(content["rows"]) == {"plain", "eager"} and content["agreement"]["eager"] >= 0.999
     assert set(content["rows"]["eager"]["stages_ms"]) == {"view", "keyframe", "propagate", "labels"}
+
+
+def test_stream_stands_beside_its_accuracy(small, weights, tmp_path, capsys):
+    rows = [{"position": k, "frames": 9, "miou": 0.6 - k / 10, "confusion": [[1]]} for k in range(3)]
+    result = {"dataset": "synthetic", "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75}
+    for name, more in (("a", {}), ("b", {"precision": "bf16"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**result, **more, "positions": rows}))
+    words = ("--engine", "eager", "--resume", "1", "--weights-dir", weights)
+    both = [tmp_path / "a.json", tmp_path / "b.json"]
+    content = benchmark("video", tmp_path / "video.json", *words, "--results", *both)
+    assert content["rows"]["eager"]["miou"] == pytest.approx(0.5) and "miou" not in content["rows"]["plain"]
+    assert content["table"][2].endswith("mean mIoU") and content["table"][4].endswith(" 50.00")
+    other = ["--benchmark", "video", "--device", "cpu", *map(str, words), "--results", str(both[1])]
+    assert main(other) == 2
+    assert "b.json: not of these networks, method, engine and precision" in capsys.readouterr().err
 
 
 def test_several_runs_of_a_stream_become_one_table_with_ranges():
