@@ -1,6 +1,7 @@
 """Engines compute the steps of a stream: in plain PyTorch, compiled, by ONNX Runtime or OpenVINO. In float32 all find
 the same labels."""
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, ClassVar
 
@@ -66,13 +67,18 @@ class Engine:
     def see(self, image: Tensor, before: SeenFrame | None = None) -> SeenFrame:
         """A frame (N,H,W,3) as the method and schedules see it. before: the frame that it follows."""
         view, flow = self._sent(self._view(image)), self.method.flow
-        if flow is None:
-            return SeenFrame(image, view)
-        looks = tuple(flow.look(frame) for frame in image.numpy())
-        if before is None or before.size != (size := (image.shape[1], image.shape[2])):
-            return SeenFrame(image, view, looks)
-        flows = [flow.between(*pair, self.method.flow_size(size)) for pair in zip(before.looks, looks)]  # (2,h,w) each
-        return SeenFrame(image, view, looks, self._sent(torch.from_numpy(np.stack(flows))))
+        looks = tuple(flow.look(frame) for frame in image.numpy()) if flow else ()
+        seen = SeenFrame(image, view, looks)
+        return seen if before is None or before.size != seen.size else self.follow(before, seen)
+
+    @torch.inference_mode()
+    def follow(self, before: SeenFrame, seen: SeenFrame) -> SeenFrame:
+        """A frame with the classical flow to the one that it follows, where the method uses one."""
+        if (flow := self.method.flow) is None:
+            return seen
+        size = self.method.flow_size(seen.size)
+        flows = [flow.between(*pair, size) for pair in zip(before.looks, seen.looks)]  # (2,h,w) each
+        return replace(seen, flow=self._sent(torch.from_numpy(np.stack(flows))))
 
     @torch.inference_mode()
     def first(self, seen: SeenFrame, keyframe: Tensor | None = None) -> State:

@@ -23,6 +23,10 @@ class Schedule:
         previous frame. Their views (1,3,h,w) are on the networks' device."""
         raise NotImplementedError
 
+    def is_certain(self, since: int) -> bool:
+        """Whether a frame, so many after a keyframe (0: a stream's first), becomes one whatever it shows."""
+        return since == 0
+
     def spent(self, keyframe: bool, seconds: float) -> None:
         """Note the seconds that a frame took."""
 
@@ -39,7 +43,10 @@ class FixedInterval(Schedule):
         self.interval = int(interval)
 
     def needs_keyframe(self, since: int, before: SeenFrame, seen: SeenFrame) -> bool:
-        return since >= self.interval
+        return self.is_certain(since)
+
+    def is_certain(self, since: int) -> bool:
+        return since == 0 or since >= self.interval
 
 
 class SceneCut(FixedInterval):

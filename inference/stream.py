@@ -2,7 +2,7 @@
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,11 @@ class VideoSegmenter:
     def see(self, frame: np.ndarray, before: SeenFrame | None) -> SeenFrame:
         """What `labels_of` takes, of a frame (H,W,3); another thread may compute it. before: that of the frame that it
         follows. Raises UserError."""
-        return self.engine.see(as_image(frame), before)
+        image = as_image(frame)
+        since = 0 if before is None or before.size != (image.shape[1], image.shape[2]) else before.since + 1
+        if self.schedule.is_certain(since):
+            return self.engine.see(image)
+        return replace(self.engine.see(image, before), since=since)
 
     def labels_of(
         self, seen: SeenFrame, size: tuple[int, int] | None = None, began: float | None = None
@@ -159,6 +163,8 @@ class VideoSegmenter:
         if state is not None and state.seen.size == seen.size:
             since = state.since + 1
             if not self.schedule.needs_keyframe(since, state.seen, seen):
+                if seen.flow is None:  # seen alone, or as a keyframe
+                    seen = self.engine.follow(state.seen, seen)
                 return StreamState(self.engine.next(state.last, seen), seen, since)
         return StreamState(self.engine.first(seen), seen, 0)
 
@@ -197,12 +203,14 @@ class CameraGroup:
         images = [as_image(frame) for frame in frames]
         if len({image.shape for image in images}) > 1:
             raise UserError("CameraGroup: the frames of a call differ in size; use a VideoSegmenter for each stream")
-        before = [None if state is None else state.seen for state in self.states]
-        seen = [self.engine.see(*pair) for pair in zip(images, before)]
+        size = images[0].shape[1], images[0].shape[2]
         propagated = {
             i: state for i, state in enumerate(self.states)
-            if state is not None and state.seen.size == seen[i].size and (self.time + self.phase[i]) % self.interval
+            if state is not None and state.seen.size == size and (self.time + self.phase[i]) % self.interval
         }
+        seen = [
+            self.engine.see(image, propagated[i].seen if i in propagated else None) for i, image in enumerate(images)
+        ]
         after: dict[int, State] = {}  # of each stream
         for part in self._batches([i for i in range(len(frames)) if i not in propagated]):
             after |= zip(part, self.engine.first(together([seen[i] for i in part])).split())

@@ -20,13 +20,15 @@ class SeenFrame:
 
     image: (N,H,W,3) uint8 RGB, on the CPU. view: (N,3,h,w), see `FrameView`. looks: N of `DISFlow.look`, where the
     method uses a classical flow. flow: with it, and after a frame of the same size, (N,2,h,w) from these frames to
-    the previous ones, at the method's `flow_size`.
+    the previous ones, at the method's `flow_size`. since: frames since the last one that was known to become a
+    keyframe before it was seen, and needs no flow.
     """
 
     image: Tensor
     view: Tensor
     looks: tuple[np.ndarray, ...] = ()
     flow: Tensor | None = None
+    since: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

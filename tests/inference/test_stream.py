@@ -12,7 +12,7 @@ from config.command_line import parse
 from config.errors import UserError
 from inference import engines
 from inference.engines import build_engine
-from inference.keyframe_schedule import FixedInterval
+from inference.keyframe_schedule import FixedInterval, SceneCut, Schedule
 from inference.stream import CameraGroup, VideoSegmenter
 from main import main
 from models.gsvnet import State
@@ -54,7 +54,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     return np.abs(a - b).max() <= CLOSE * np.abs(b).max()
 
 
-class Planned:
+class Planned(Schedule):
     """Keyframes at the calls for which `plan` is true; counts from the frame after the first."""
 
     def __init__(self, plan):
@@ -63,9 +63,6 @@ class Planned:
     def needs_keyframe(self, since, previous, view):
         self.time += 1
         return self.plan(self.time)
-
-    def spent(self, keyframe, seconds):
-        pass
 
     def reset(self):
         self.time = 0
@@ -223,6 +220,25 @@ def test_sessions_of_old_sizes_are_dropped(net, monkeypatch):
                 segmenter(np.zeros((16, 8 * width, 3), np.uint8))
             assert segmenter.engine._session.cache_info().currsize <= engines.SESSIONS
     assert len(made) == 2 * 13  # 19 and 18 were still there, 8 was not
+
+
+@pytest.mark.parametrize("schedule, computed", [
+    (FixedInterval(1), 0), (FixedInterval(3), 8), (SceneCut(3, 9.0), 8), (SceneCut(5, 0.5), 10),
+    (Planned(lambda t: t in (2, 3)), 11),
+])
+def test_flow_is_computed_only_to_frames_that_may_be_carried(frames, monkeypatch, schedule, computed):
+    """Two streets, between which the scene changes; labels are those of flows to all frames."""
+    net = filled_gsvnet("swiftnet", "dis")
+    found = VideoSegmenter(net, method="warp", carry="labels", schedule=schedule)
+    between, flows, state = found.engine.method.flow.between, [], None
+    monkeypatch.setattr(found.engine.method.flow, "between", lambda *x: flows.append(x) or between(*x))
+    labels = [*found.stream(frames)]
+    assert len(flows) == computed
+    schedule.reset()
+    for frame, expected in zip(frames, labels, strict=True):
+        seen = found.engine.see(torch.from_numpy(frame)[None], None if state is None else state.seen)
+        state = found.advance(state, seen)
+        assert (found.engine.labels(state.last, expected.shape).numpy() == expected).all()
 
 
 @pytest.mark.parametrize("batched", [True, False])
