@@ -56,7 +56,8 @@ def check_output(path: Path, fps: float) -> None:
     video = is_video(path)
     if video and not RATES[0] <= fps <= RATES[1]:
         allowed = f"{RATES[0]:g} to {RATES[1]:g} frames a second"
-        raise UserError(f"{path}: a video has {allowed}, not {fps:g}; set another rate with --fps")
+        hint = "set another rate with --fps, or a smaller --stride"
+        raise UserError(f"{path}: a video has {allowed}, not {fps:g}; {hint}")
     with file_errors(path):
         if video and path.is_dir():
             raise UserError(f"{path}: is a folder, not a video file; choose another name")
