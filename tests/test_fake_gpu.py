@@ -31,7 +31,11 @@ CASES = [
 VIDEO = [pytest.param(*case, marks=pytest.mark.slow) for case in (
     ("tdnet", "td4-bise18", "bf16"), ("accel", "accel18", "off"), ("accel", "accel18", "fp16"),
 )]
-STREAMS = [*(("swiftnet", "light", amp) for amp in ("off", "bf16", "fp16")), ("bisenet", "flownet", "off")]
+STREAMS = [
+    *(("swiftnet", "light", amp) for amp in ("off", "bf16", "fp16")), ("bisenet", "flownet", "off"),
+    *(pytest.param(name, "light", "fp16", marks=pytest.mark.slow)
+      for name in ("bisenet", "bisenetv2", "bisenet-xception39", "ddrnet23-slim", "pidnet-s")),
+]
 
 
 def apply_anew(module, fn, recurse=True):
