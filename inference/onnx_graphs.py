@@ -2,6 +2,7 @@
 import importlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 DEFORMABLE_OPSET = 19  # the first one whose deformable convolution ONNX Runtime has
 OPSET = 18  # written by torch without a conversion afterwards; GridSample requires 16
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Importing ONNX Runtime would keep a number of the user's in the cache folder, and report over the network.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")  # torch's exporter is written in onnxscript
 
 

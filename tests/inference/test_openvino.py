@@ -26,6 +26,14 @@ def test_importing_them_leaves_nothing_in_the_home_folder(tmp_path):
     assert [*tmp_path.iterdir()] == []
 
 
+def test_onnx_runtime_leaves_nothing_in_the_cache_folder(tmp_path):
+    extra("onnxruntime"), extra("onnx")
+    code = "import inference.onnx_graphs, onnxruntime; onnxruntime.SessionOptions()"
+    folders = {name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, **folders})
+    assert [*tmp_path.rglob("*")] == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' stack_t")
 def test_signals_keep_their_stack_while_engines_come_and_go():
     """Two cores of OpenVINO in a process would leave the next signal a stack that has been freed."""
