@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.accuracy import Scores, accuracy
 from benchmarks.break_even import break_even, break_even_table, verdict
 from benchmarks.measure import Rounds, frame_size, median_and_p95, milliseconds, networks_to_measure, turns
 from benchmarks.own_process import in_own_process
 from benchmarks.published_way import PlainStream, published_networks
 from config.errors import UserError
 from config.options import Options
-from evaluation.metrics_json import Metrics, over_interval, read_metrics
 from evaluation.tables import percent
 from inference.calibration import PLACES, Pair, calibration_pairs
 from inference.engine_choice import agreement_of
-from inference.engines import CompiledEngine, Engine, build_engine, candidates, shown
+from inference.engines import Candidate, CompiledEngine, Engine, build_engine, candidates, shown
 from inference.keyframe_schedule import FixedInterval
 from inference.stream import VideoSegmenter
 from models.gsvnet import GSVNet
@@ -51,15 +51,13 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     the fastest engine), `table` (lines). With --engine all, `rows` and `agreement` (with the labels of eager's float32)
     are by keyframe interval.
     """
-    results = [read_metrics(Path(path)) for path in options.results]
     net, weights = networks_to_measure(options)
     size, every = options.frame_size if "frame_size" in options.given else frame_size(options), options.engine == "all"
     interval = max(INTERVALS) if every else options.interval
     frames = street(size, interval)
-    engines = usable_engines(options, net.eval(), device, frames)
-    scores = {n: accuracy(options, results, engines, n) for n in (INTERVALS if every else [interval])}
-    if results and not any(scores.values()):
-        raise UserError(f"--results {' '.join(options.results)}: not of these networks, method, engine and precision")
+    tried = tried_engines(options, device)
+    scores, dataset = accuracy(options, net, tried, INTERVALS if every else [interval])
+    engines = usable_engines(options, tried, net.eval(), device, frames)
     plain = in_own_process(options, device, published_stream, options, device, size, interval)
     works: Works = {f"plain {t}": partial(plain, t) for t in range(interval)}
     for name, engine in engines.items():
@@ -71,6 +69,7 @@ def benchmark_video(options: Options, device: torch.device) -> dict:
     settings = (
         f"{size[1]} x {size[0]}, batch 1, {options.segnet}, {way_of(options)}, {weights}, scale {options.scale:g}, "
         f"interval {'of each row' if every else interval}, {'' if every else options.precision + ', '}synthetic street"
+        f"{dataset and f'; mean mIoU: {dataset} val'}"
     )
     if every:
         found = by_interval(net, engines, seconds, frames, scores)
@@ -109,26 +108,6 @@ def street(size: tuple[int, int], count: int, split: str = "val", number: int = 
     return [x.image for x in render_sequence(StreetSettings(*size, length=count), split, number)]
 
 
-def accuracy(
-    options: Options, results: Sequence[Metrics], engines: dict[str, Engine], interval: int
-) -> dict[str, float]:
-    """Mean mIoU over positions 0..interval-1 of the engines that one of the `results` is of; the last counts."""
-    found = {}
-    for each in results:
-        way = each.segnet, each.method, each.flow, each.carry, each.scale, each.intra, each.edge
-        same = way == (
-            options.segnet, options.method, options.optical_flow_network, options.carry, options.scale, options.intra,
-            options.edge,
-        )
-        scores = over_interval(each.positions, interval)
-        if scores is None or scores.mean_miou is None or not same or each.reference != "labels" or each.schedule:
-            continue
-        for name, engine in engines.items():
-            if (engine.name, engine.precision) == (each.engine, each.precision):
-                found[name] = scores.mean_miou
-    return found
-
-
 def rows_of(
     engines: dict[str, Engine], seconds: dict[str, list[float]], interval: int, scores: dict[str, float]
 ) -> dict[str, dict]:
@@ -139,7 +118,7 @@ def rows_of(
 
 def by_interval(
     net: GSVNet, engines: dict[str, Engine], seconds: dict[str, list[float]], frames: Sequence[np.ndarray],
-    scores: dict[int, dict[str, float]],
+    scores: Scores,
 ) -> dict[str, Any]:
     """`rows`, `agreement` and `table` of --engine all, by keyframe interval."""
     tests = [frames, *(street(frames[0].shape[:2], len(frames), number=number) for number in STREETS)]
@@ -163,19 +142,24 @@ def way_of(options: Options) -> str:
     return f"{options.method}, {options.optical_flow_network} flow{carried}"
 
 
+def tried_engines(options: Options, device: torch.device) -> list[Candidate]:
+    """The engine that --engine names, with auto all, with all in all their precisions."""
+    if options.engine not in ("auto", "all"):
+        return [(options.engine, options.precision)]
+    return candidates(options.engine, "auto" if options.engine == "all" else options.precision, device)
+
+
 def usable_engines(
-    options: Options, net: GSVNet, device: torch.device, frames: Sequence[np.ndarray]
+    options: Options, tried: Sequence[Candidate], net: GSVNet, device: torch.device, frames: Sequence[np.ndarray]
 ) -> dict[str, Engine]:
-    """The engine that --engine names, with auto all that work here, with all in all their precisions; each has seen two
-    frames. Raises UserError.
+    """Those of `tried` that work here; each has seen two frames. Raises UserError if one that --engine names does not.
 
     A dry run with auto skips the compiled engine, which takes minutes to compile.
     """
     named = options.engine not in ("auto", "all")
-    tried = candidates(options.engine, "auto" if options.engine == "all" else options.precision, device)
     pairs = cache(lambda: calibration(options, frames))
     found = {}
-    for name, precision in [(options.engine, options.precision)] if named else tried:
+    for name, precision in tried:
         if options.early_stop and name == CompiledEngine.name and not named:
             continue
         try:

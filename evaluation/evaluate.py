@@ -32,6 +32,7 @@ from evaluation.unlabelled import StreamedFrames, video_parts
 from inference.calibration import calibration_pairs, pairs_of_videos
 from inference.engines import Engine, build_engines, check_precision
 from inference.keyframe_schedule import NEVER, build_schedule
+from inference.video_input import videos_in
 from models.gsvnet import GSVNet
 from models.methods.tdnet import MEMORY
 from utils.distributed import Ranks, add_over_ranks, from_all_ranks
@@ -184,7 +185,7 @@ class Evaluation:
         if options.evaluate and options.precision == "int8":
             seeded: dict[str, Any] = {"bits": self.dataset.bits, "seed": options.seed}
             own = not options.calibrate and options.dataset != UNLABELLED
-            source = options.calibrate or options.data_path
+            source = options.calibrate or videos_in(options.data_path)[0]
             pairs = pairs_of_videos(self.videos, **seeded) if own else calibration_pairs(source, **seeded)
             settings["calibration"] = pairs
         return build_engines(net, methods, scale=options.scale, carry=options.carry, device=self.device, **settings)
@@ -221,8 +222,8 @@ class Evaluation:
         settings = dict(
             dataset=dataset_config(options.dataset, options.data_path).name, split=self.split, segnet=options.segnet,
             flow=options.optical_flow_network, intra=options.intra, edge=options.edge, scale=options.scale,
-            carry=options.carry, **self.computed_by, reference=options.reference, temporal_flow=self.flow_name or None,
-            reference_temporal=temporal.get(REFERENCE, {}).get(1),
+            carry=options.carry, grid=options.grid, **self.computed_by, reference=options.reference,
+            temporal_flow=self.flow_name or None, reference_temporal=temporal.get(REFERENCE, {}).get(1),
             schedule=None if self.schedule is None else tally.use_of(options.schedule), steady=self.steady,
         )
         return {

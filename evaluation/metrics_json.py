@@ -82,8 +82,8 @@ class Metrics:
     positions that all frames have. steady: of a method without keyframes, the first position with a whole memory; the
     averages are over that and the later ones. milliseconds: of a frame on average, by keyframe interval.
     flow_settings: of DIS. Written only where they were determined: `temporal_flow`, `reference_temporal`,
-    `flow_settings`, `schedule`, `steady`, `milliseconds`, `worst`; and unless they are val, labels, logits and plain
-    PyTorch in float32: `split`, `reference`, `carry`, `engine`, `precision`."""
+    `flow_settings`, `schedule`, `steady`, `milliseconds`, `worst`; and unless they are val, labels, logits, 8 and plain
+    PyTorch in float32: `split`, `reference`, `carry`, `grid`, `engine`, `precision`."""
 
     dataset: str
     split: str = "val"
@@ -96,6 +96,7 @@ class Metrics:
     carry: str = "logits"
     engine: str = "eager"
     precision: str = "fp32"
+    grid: int = 8
     flow_settings: dict[str, Any] | None = None
     reference: str = "labels"
     schedule: ScheduleUse | None = None
@@ -135,7 +136,7 @@ class Metrics:
         for row in content["intervals"]:
             row |= row.pop("temporal") or {}
         usual: dict[str, Any] = {"split": "val", "reference": "labels", "carry": "logits"}  # not written
-        usual |= {"engine": "eager", "precision": "fp32"}
+        usual |= {"engine": "eager", "precision": "fp32", "grid": 8}
         known = ("temporal_flow", "reference_temporal", "flow_settings", "schedule", "steady", "milliseconds", "worst")
         usual |= dict.fromkeys(known)
         return {key: x for key, x in content.items() if key not in usual or x != usual[key]}

@@ -205,19 +205,39 @@ def test_stream_is_compared_with_the_published_way(small, weights, tmp_path):
     assert set(content["rows"]["eager"]["stages_ms"]) == {"view", "keyframe", "propagate", "labels"}
 
 
-def test_stream_stands_beside_its_accuracy(small, weights, tmp_path, capsys):
-    rows = [{"position": k, "frames": 9, "miou": 0.6 - k / 10, "confusion": [[1]]} for k in range(3)]
-    result = {"dataset": "synthetic", "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75}
-    for name, more in (("a", {}), ("b", {"precision": "bf16"})):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**result, **more, "positions": rows}))
-    words = ("--engine", "eager", "--resume", "1", "--weights-dir", weights)
-    both = [tmp_path / "a.json", tmp_path / "b.json"]
-    content = benchmark("video", tmp_path / "video.json", *words, "--results", *both)
+OF_STREAM = {"dataset": "synthetic", "segnet": "swiftnet", "flow": "light", "method": "gsv", "scale": 0.75}
+
+
+def result(path, positions=3, **more):
+    """A metrics.json of the stream above."""
+    rows = [{"position": k, "frames": 9, "miou": 0.6 - k / 10, "confusion": [[1]]} for k in range(positions)]
+    path.write_text(json.dumps({**OF_STREAM, **more, "positions": rows}))
+    return str(path)
+
+
+def test_stream_stands_beside_its_accuracy(small, weights, tmp_path):
+    words = ("--engine", "eager", "--resume", "1", "--weights-dir", weights, "--results", result(tmp_path / "a.json"))
+    content = benchmark("video", tmp_path / "video.json", *words)
     assert content["rows"]["eager"]["miou"] == pytest.approx(0.5) and "miou" not in content["rows"]["plain"]
+    assert content["table"][0].endswith("; mean mIoU: synthetic val")
     assert content["table"][2].endswith("mean mIoU") and content["table"][4].endswith(" 50.00")
-    other = ["--benchmark", "video", "--device", "cpu", *map(str, words), "--results", str(both[1])]
-    assert main(other) == 2
-    assert "b.json: not of these networks, method, engine and precision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more, told", [
+    ({"precision": "bf16"}, "b.json: computed by eager bf16, which is not measured here; drop it"),
+    ({"positions": 2}, "b.json: ends at position 1, before the interval does; evaluate further"),
+    ({"dataset": "camvid"}, "of several data sets, camvid, synthetic; name files of one"),
+    *(({name: value}, f"b.json: its {name} is {value}, and that of the benchmark")
+      for name, value in {"segnet": "bisenet", "method": "warp", "flow": "dis", "scale": 1.0, "grid": 4, "intra": False,
+                          "split": "train", "reference": "segmenter"}.items()),
+    ({"flow_settings": {"side": 32, "preset": "fine"}}, "b.json: its flow_settings is {'side': 32, 'preset': 'fine'}"),
+])
+def test_accuracy_of_something_else_is_refused_before_any_work(weights, tmp_path, monkeypatch, capsys, more, told):
+    monkeypatch.setattr(video, "usable_engines", None)
+    files = result(tmp_path / "a.json"), result(tmp_path / "b.json", **more)
+    words = ["--benchmark", "video", "--device", "cpu", "--engine", "eager", "--resume", "1"]
+    assert main([*words, "--weights-dir", str(weights), "--results", *files]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_several_runs_of_a_stream_become_one_table_with_ranges():
