@@ -1,6 +1,5 @@
 """Videos without labels: which of their frames are for training and for validation."""
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +13,7 @@ from config.options import Options, flag
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import Video, VideoFrame
 from inference.containers import frame_title
-from inference.video_input import DEMO, WILDCARD, open_frames, videos_in
+from inference.video_input import DEMO, open_frames, place_of, videos_in
 from inference.video_writer import silence_codecs
 
 VAL = 0.2  # share of each video, its end, that is for validation
@@ -56,6 +55,19 @@ class VideoPart:
             yield torch.from_numpy(image)
 
 
+def names_of(sources: Sequence[str]) -> list[str]:
+    """What the videos are called: as the last file or folder of their path, and where that is not enough to tell them
+    apart, with folders before it. Raises UserError where two are one."""
+    places = [place_of(source) for source in sources]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise UserError(f"{sources[places.index(place)]} and {sources[i]} are one video; name it once")
+    depth = 1
+    while len({place.parts[-depth:] for place in places}) < len(places):
+        depth += 1
+    return [str(Path(*place.parts[-depth:])) for place in places]
+
+
 def whole_video(source: str, option: str = "data_path") -> VideoPart:
     """All frames of a stored video; their number is counted by reading it once. Raises UserError."""
     frames = None if source.isdigit() or source == DEMO else open_frames(source, option=flag(option))
@@ -63,11 +75,8 @@ def whole_video(source: str, option: str = "data_path") -> VideoPart:
         raise UserError(
             f"{flag(option)} {source}: not a stored video; name a file or folder (./{source} for one so named)"
         )
-    count, name = sum(1 for _ in frames), Path(os.path.abspath(source)).name
-    if WILDCARD.search(name):
-        name = Path(os.path.abspath(frames.files[0])).parent.name
-    files = frames.files if frames.names else ()
-    return VideoPart(source, option, name, 0, count, frames.names, files)
+    count, files = sum(1 for _ in frames), frames.files if frames.names else ()
+    return VideoPart(source, option, names_of([source])[0], 0, count, frames.names, files)
 
 
 def video_parts(options: Options, split: str) -> list[VideoPart]:
@@ -75,14 +84,15 @@ def video_parts(options: Options, split: str) -> list[VideoPart]:
     before, with a gap as long as the longest clip; with --val-path, "val" is all of that. Raises UserError."""
     option = "val_path" if split == "val" and options.val_path else "data_path"
     undivided, gap, parts = bool(options.val_path) or split == "all", max(options.multi_step), []
-    for source in videos_in(getattr(options, option)):
+    sources = videos_in(getattr(options, option))
+    for source, name in zip(sources, names_of(sources)):
         video = whole_video(source, option)
         begin = math.ceil((1 - VAL) * video.count)
         first, last = {"train": (0, begin - gap), "val": (begin, video.count), "all": (0, video.count)}[split]
         if undivided:
             first, last = 0, video.count
         if first < last:
-            parts.append(replace(video, first=first, count=last - first))
+            parts.append(replace(video, name=name, first=first, count=last - first))
     if not parts:
         raise UserError(
             f"{flag(option)} {getattr(options, option)}: no video has enough frames for the {split} split; name longer "

@@ -90,7 +90,8 @@ def _run_several(options: Options, device: torch.device, ranks: Ranks, sources: 
                 return status
     failed = [line for each in from_all_ranks(failed) for line in each]
     if failed and ranks.first:
-        raise UserError(f"{len(failed)} of {len(sources)} videos failed, the others are done: {'; '.join(failed)}")
+        done = ", the others are done" if len(failed) < len(sources) else ""
+        raise UserError(f"{len(failed)} of {len(sources)} videos failed{done}: {'; '.join(failed)}")
     return 2 if failed else 0
 
 
@@ -147,9 +148,11 @@ def output_videos(options: Options, sources: Sequence[str]) -> dict[Path, str]:
         raise UserError(f"--output {' '.join(options.output)}: of several videos, takes one folder for all")
     if "ids" in options.given:
         raise UserError("--ids: several videos become videos, not label maps; drop it, or segment one at a time")
+    if folder.is_dir() and folder.resolve() == Path(options.video).resolve():
+        raise UserError(f"--output {folder}: the folder of --video, whose videos it would join; choose another")
     places: dict[Path, str] = {}
     for source in sources:
-        place = folder / f"{Path(title_of(source)).stem}.mp4"
+        place = folder / f"{title_of(source)}.mp4"
         if place in places:
             raise UserError(f"{options.video}: {places[place]} and {source} would both become {place}; rename one")
         if place.resolve() == Path(source).resolve():

@@ -1,6 +1,7 @@
 """Frames from a video file, a stream on the network, pictures, a camera, or the street renderer."""
 import glob
 import itertools
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,12 +36,15 @@ DEVICE = re.compile(r"/dev/video\d+")
 def videos_in(source: str) -> list[str]:
     """The videos that `source` names, each as `open_frames` takes it: those in a folder or a glob, files and folders of
     pictures, or those that a text file lists, one of all these a line; else `source` itself. Raises UserError where
-    there are both videos and pictures."""
+    there are both videos and pictures, and for folders that cannot be read."""
     path, found = Path(source), list[Path]()
     if path.suffix.lower() == LIST and path.is_file():
         return [*dict.fromkeys(video for line in listed(path) for video in videos_in(line))]
     if path.is_dir() and source != DEMO:
-        found = [*path.iterdir()]
+        try:
+            found = [*path.iterdir()]
+        except OSError as error:
+            raise UserError(f"{source}: cannot be opened ({error.strerror}); check its permissions") from error
     elif WILDCARD.search(source) and not path.exists():
         found = [*map(Path, glob.glob(source, recursive=True))]
     shown = sorted((x for x in found if x.name[:1] != "."), key=natural)
@@ -51,7 +55,13 @@ def videos_in(source: str) -> list[str]:
         raise UserError(f"{source}: holds {kinds}; name one kind with a quoted glob, as in '*{films[0].suffix}'")
     if pictures:
         return [source]
-    return [str(x) for x in shown if _is_film(x) or (x.is_dir() and any(map(_is_picture, x.iterdir())))] or [source]
+    return [as_source(x) for x in shown if _is_film(x) or _holds_pictures(x)] or [source]
+
+
+def as_source(path: Path) -> str:
+    """A path as `open_frames` takes it: a file or folder, also where its name alone would mean a camera or a street."""
+    name = str(path)
+    return f".{os.sep}{name}" if name == DEMO or name.isdigit() else name
 
 
 def _is_film(path: Path) -> bool:
@@ -62,13 +72,21 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_ENDINGS and path.name[0] != "." and path.is_file()
 
 
+def _holds_pictures(path: Path) -> bool:
+    """Whether it is a folder of pictures; or one that cannot be read, which is told when its turn comes."""
+    try:
+        return path.is_dir() and any(map(_is_picture, path.iterdir()))
+    except OSError:
+        return True
+
+
 def listed(path: Path) -> list[str]:
     """The videos that a text file lists, a path relative to its folder or an address each line. Raises UserError."""
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a list of videos ({error}); write one path a line") from error
-    found = [line if URL.match(line) else str(path.parent / line) for line in lines if line and line[0] != "#"]
+    found = [_of_line(path.parent, line) for line in lines if line and line[0] != "#"]
     if not found:
         raise UserError(f"{path}: lists no video; write one path a line")
     for place in found:
@@ -79,10 +97,27 @@ def listed(path: Path) -> list[str]:
     return found
 
 
+def _of_line(folder: Path, line: str) -> str:
+    """What a line of a list in `folder` names."""
+    if URL.match(line):
+        return line
+    if WILDCARD.search(line) and not (folder / line).exists():
+        return str(Path(glob.escape(str(folder)), line))
+    return as_source(folder / line)
+
+
+def place_of(source: str) -> Path:
+    """The file or folder that `source` names, absolute; of a glob, what remains without patterns at its end."""
+    path = Path(os.path.abspath(source))
+    while WILDCARD.search(path.name) and not path.exists():
+        path = path.parent
+    return path
+
+
 def title_of(source: str) -> str:
-    """The file or folder that `source` names; of a glob, the last one that is no pattern."""
-    parts = Path(source).parts
-    return next((x for x in reversed(parts) if URL.match(source) or not WILDCARD.search(x)), "video")
+    """What the video `source` is called: as its folder, or its file or address without the ending."""
+    place = Path(source) if URL.match(source) else place_of(source)
+    return (place.name if place.is_dir() else place.stem) or "video"
 
 
 def open_frames(
@@ -127,7 +162,10 @@ def _opened(source: str, bits: int, option: str) -> Frames:
         root = Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), path.parts))
         return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root, bits)
     found = "neither a file nor a folder" if path.exists() else "no such file"
-    kinds = f"a video file, an address, a folder or quoted glob of pictures, a camera's number, or {DEMO}"
+    stored = "a folder or quoted glob of pictures"
+    kinds = f"a video file, an address, {stored}, a camera's number, or {DEMO}"
+    if option not in ("--video", "source"):
+        kinds = f"a video file, or {stored}"
     raise UserError(f"{source}: {found}; {option} takes {kinds}")
 
 
@@ -138,7 +176,7 @@ def _of_pictures(source: str, found: Iterable[Path], root: Path, bits: int) -> F
         check_decodable(path)
     if not paths:
         kinds = ", ".join(sorted(PICTURE_ENDINGS))
-        raise UserError(f"{source or 'no source'}: no pictures found ({kinds}); a video is named by itself")
+        raise UserError(f"{source or 'no source'}: no pictures found ({kinds}), and no videos; name a file or folder")
     check_bits(paths[:FIRST], bits, least=15)  # few pictures may well be dark; cameras have 14 bits or fewer
     read = partial(read_upright, bits=bits)
     first = read(paths[0])

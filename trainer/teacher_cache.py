@@ -73,7 +73,7 @@ def plan(
         digest, size = frames_digest(part, folder)
         key = json.dumps(teacher | {"frames": digest, "first": part.first, "numbers": numbers}, sort_keys=True)
         names = [part.title(number) for number in numbers]
-        place = folder / f"{part.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        place = folder / f"{part.name.replace(os.sep, '_')}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         grid, classes = grid_size(*size, net.grid), len(net.segmenter.names)
         shapes = {"logits": (classes, *grid), "view": (3, *grid), "flow": (2, *grid)}
         passes.append(Pass(part, numbers, TaughtVideo(place, size, names), {} if pictures else shapes))

@@ -122,13 +122,37 @@ def test_list_that_names_nothing_is_refused(place, tmp_path, capsys, content, to
     assert told.format(folder=tmp_path) in line
 
 
+def test_videos_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "list.txt").write_text("one/a.mp4\ntwo/a.mp4\none/b [1].mp4\n")
+    for name in ("one/a.mp4", "two/a.mp4", "one/b [1].mp4"):
+        write_video(tmp_path / name, count=4, size=SIZE)
+    parts = video_parts(Options(data_path=str(tmp_path / "list.txt")), "all")
+    expected = [f"{x}/frame_000000" for x in ("one/a.mp4", "two/a.mp4", "one/b [1].mp4")]
+    assert [part.title(0) for part in parts] == expected
+    parts = video_parts(Options(data_path=str(tmp_path / "one")), "all")
+    assert [part.name for part in parts] == ["a.mp4", "b [1].mp4"]
+    assert parts[0].video()[0].labelled.name == "a.mp4/frame_000000"
+    (tmp_path / "list.txt").write_text("one\none/../one/a.mp4\n")
+    with pytest.raises(UserError, match=r"one/a.mp4 and .*one/a.mp4 are one video; name it once"):
+        video_parts(Options(data_path=str(tmp_path / "list.txt")), "all")
+
+
+def test_two_videos_of_one_name_keep_their_own_predictions(weights, tmp_path, frames):
+    for name in ("one", "two"):
+        write_frames(tmp_path / name / "walk", frames[:3])
+    (tmp_path / "list.txt").write_text("one/walk\ntwo/walk\n")
+    evaluated(tmp_path / "list.txt", weights, tmp_path, "--save-predictions", tmp_path / "saved")
+    one, two = (len([*(tmp_path / "saved").rglob(f"{name}/walk/*.png")]) for name in ("one", "two"))
+    assert one == two > 0
+
+
 @pytest.mark.parametrize("count, longest, split, expected", [
     (20, 3, "train", (0, 13)), (20, 3, "val", (16, 4)), (20, 3, "all", (0, 20)), (20, 1, "train", (0, 15)),
     (11, 2, "train", (0, 7)), (11, 2, "val", (9, 2)), (5, 3, "train", (0, 1)), (5, 3, "val", (4, 1)),
 ])
 def test_videos_are_split_by_time_with_a_gap(monkeypatch, count, longest, split, expected):
     video = VideoPart("a", "data_path", "a", 0, count)
-    monkeypatch.setattr(unlabelled, "videos_in", lambda _: ["a", "a"])
+    monkeypatch.setattr(unlabelled, "videos_in", lambda _: ["a", "b"])
     monkeypatch.setattr(unlabelled, "whole_video", lambda *_: video)
     for part in video_parts(Options(data_path="a", multi_step=(1, longest)), split):
         assert (part.first, part.count) == expected
@@ -392,7 +416,7 @@ def test_nothing_is_warned_about(weights, tmp_path, frames):
 
 
 def test_empty_folder_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="no pictures found .*; a video is named by itself"):
+    with pytest.raises(UserError, match="no pictures found .*, and no videos; name a file or folder"):
         video_parts(Options(data_path=str(tmp_path)), "all")
 
 

@@ -1,8 +1,10 @@
 """A folder, a glob or a list of videos: each becomes a video, once; and parts of a video."""
 import os
 import re
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,7 +88,7 @@ def test_damaged_video_is_named_at_the_end_and_the_others_are_done(call, tmp_pat
         (["--video", "in", "--output", "a.mp4"], "--output a.mp4: of several videos, takes one folder for all"),
         (["--video", "in", "--output", "out", "a.mp4"], "of several videos, takes one folder for all"),
         (["--video", "in", "--output", "out", "--ids", "train"], "--ids: several videos become videos, not label maps"),
-        (["--video", "in", "--output", "in"], "--output in: in/a.mp4 is read by --video and would be overwritten"),
+        (["--video", "in", "--output", "in"], "--output in: the folder of --video, whose videos it would join;"),
         (["--video", "*/a.*", "--output", "out"], "in/a.mp4 and two/a.avi would both become out/a.mp4; rename one"),
         (["--video", "gone.txt", "--output", "out"], r"gone.txt: lists no.mp4, which is not there; write one path a"),
         (["--video", "glob.txt", "--output", "out"], r"glob.txt: lists in/zz\*.mp4, which is not there; write one"),
@@ -116,10 +118,57 @@ def test_mistakes_get_one_line(call, tmp_path, words, message):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_demo_is_not_a_folder_of_this_name(tmp_path, monkeypatch):
+def test_demo_and_cameras_are_not_folders_of_these_names(call, tmp_path, monkeypatch):
     write_video(tmp_path / "demo" / "a.mp4")
     monkeypatch.chdir(tmp_path)
     assert video.videos_in("demo") == ["demo"] and video.videos_in("./demo") == ["demo/a.mp4"]
+    for name in ("demo", "0"):
+        write_pictures(tmp_path / "in" / name, ["0.png", "1.png"])
+    (tmp_path / "in" / "list.txt").write_text("./demo\n0\n")
+    monkeypatch.chdir(tmp_path / "in")
+    for source in (".", "*", "list.txt", "../in"):
+        assert call("--video", source, "--output", "../out")[:2] == (0, [])
+        assert {name: len(opened(tmp_path / f"out/{name}")[2]) for name in os.listdir(tmp_path / "out")} == {
+            "demo.mp4": 2, "0.mp4": 2
+        }
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_videos_keep_their_names(call, tmp_path):
+    for name in ("one [abc].mp4", "two [def].mp4", "q?.avi"):
+        write_video(tmp_path / "in" / name, size=(32, 48))
+    for name in ("v1.0", "v1.1", "s [x]"):
+        write_pictures(tmp_path / "in" / name, ["0.png", "1.png"])
+    assert call("--video", "in", "--output", "out")[:2] == (0, [])
+    expected = ["one [abc].mp4", "q?.mp4", "s [x].mp4", "two [def].mp4", "v1.0.mp4", "v1.1.mp4"]
+    assert sorted(os.listdir(tmp_path / "out")) == expected
+
+
+def test_list_in_a_folder_with_brackets(call, tmp_path):
+    write_video(tmp_path / "[in]" / "a [1].mp4", size=(32, 48))
+    write_video(tmp_path / "[in]" / "b.mp4", size=(32, 48))
+    (tmp_path / "[in]" / "list.txt").write_text("b*.mp4\na [1].mp4\n")
+    assert call("--video", "[in]/list.txt", "--output", "out")[:2] == (0, [])
+    assert sorted(os.listdir(tmp_path / "out")) == ["a [1].mp4", "b.mp4"]
+
+
+def test_folder_that_cannot_be_read_fails_alone(call, tmp_path, monkeypatch):
+    write_video(tmp_path / "in" / "a.mp4", size=(32, 48))
+    (tmp_path / "in" / "locked").mkdir()
+    (tmp_path / "locked").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    status, err, _ = call("--video", "locked", "--output", "out")
+    assert (status, err) == (2, ["error: locked: cannot be opened (Permission denied); check its permissions"])
+    status, err, _ = call("--video", "in", "--output", "out")
+    assert status == 2 and re.search("1 of 2 videos failed, the others are done: in/locked: cannot be opened", err[0])
+    assert os.listdir(tmp_path / "out") == ["a.mp4"]
 
 
 def test_one_video_is_for_the_first_rank(tmp_path):
