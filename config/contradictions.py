@@ -103,8 +103,10 @@ def _check_precision(options: Options, given: Mapping[str, Any]) -> None:
         )
     if options.export and options.precision != "fp32" and not options.calibrate:
         raise UserError(f"--export: {options.precision} is compared on frames; name some with --calibrate PATH")
-    if options.engine == "all" and (options.benchmark != "video" or "precision" in given):
-        raise UserError("--engine all is for --benchmark video, in every precision; drop --precision, or name one")
+    if options.engine == "all" and options.benchmark != "video":
+        raise UserError("--engine all is for --benchmark video; name one, or auto for --video")
+    if options.engine == "all" and "precision" in given:
+        raise UserError("--engine all measures every precision; drop --precision")
 
 
 def _check_data(options: Options, given: Mapping[str, Any]) -> None:

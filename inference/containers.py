@@ -39,9 +39,10 @@ class Frames:
     """Frames to iterate over once: RGB (H,W,3) uint8 each.
 
     name: the source as the user calls it. timed: with their times. fps: frames a second, on average. size: (H,W) of the
-    first frame. count: the number of frames, None if unknown. files: the source files. names: one for each frame, or
-    none. aspect: width of a pixel by its height. sound: the file or address that has it. live: a camera or a stream,
-    whose frames come whether they are read or not. start: the first frame's time in the source, seconds.
+    first frame. count: the number of frames, of a part about so many, None if unknown. files: the source files. names:
+    one for each frame, or none. aspect: width of a pixel by its height. sound: the file or address that has it. live: a
+    camera or a stream, whose frames come whether they are read or not. start: the first frame's time in the source,
+    seconds.
     """
 
     name: str
@@ -88,7 +89,8 @@ class Frames:
         timed = (x._replace(time=x.time - first.time) for x in itertools.chain([first], chosen))
         skipped = int(first.time * self.fps + 1e-3)
         names, at = self.names[skipped::stride], self.start + first.time
-        count = None if self.count is None or end is not None else -(-max(1, self.count - skipped) // stride)
+        last = self.count if end is None else min(self.count or math.inf, math.ceil(end * self.fps))
+        count = None if last is None else -(-max(1, int(last) - skipped) // stride)
         return replace(self, timed=timed, fps=self.fps / stride, count=count, names=names, start=at)
 
 

@@ -22,6 +22,7 @@ from inference.engines import (
     OpenVinoEngine,
     build_engine,
     candidates,
+    check_precision,
     shown,
 )
 from inference.keyframe_schedule import NEVER, FixedInterval
@@ -68,7 +69,7 @@ def choose_engine(
     choice = Choice(net, size, interval, calibrate, dict(device=device, **settings))
     if AUTO not in (name, precision):
         return choice.set_up((name, precision))
-    logger.info("--engine auto: trying which is the fastest here")
+    logger.info("%s: trying which is the fastest here", "--engine auto" if name == AUTO else "--precision auto")
     tried = sorted(candidates(name, precision, device), key=set_up_seconds)
     return choice.fastest(tried, frames, agreement if precision == AUTO else None)
 
@@ -91,6 +92,7 @@ class Choice:
     def set_up(self, candidate: Candidate) -> Engine:
         """Build the engine and, unless "eager", run all its networks: some fail no sooner. Raises UserError."""
         name, precision = candidate
+        check_precision(name, precision, self.settings["device"])  # before frames are read
         pairs = self.pairs() if precision == "int8" else ()
         try:
             engine = build_engine(name, self.net, precision=precision, calibration=pairs, **self.settings)

@@ -34,9 +34,11 @@ from models.steps import KeyframeStep, Step, ViewStep
 from models.warp import warp_labels
 from utils.device import HALF, autocast
 from utils.logging import logger
+from utils.machine import processor_flags
 
 Run = Callable[..., Tensor]
 Candidate = tuple[str, str]  # engine and precision
+FP16 = {"avx512_fp16", "amx_fp16"}  # flags of the processors of which one computes in fp16
 SESSIONS = 8  # of a runtime that are kept, at least; a frame size has one for each of the method's networks
 
 
@@ -290,7 +292,9 @@ def check_precision(name: str, precision: str, device: torch.device) -> None:
     if name not in able:
         has = ENGINES[name].precisions.get(device.type)
         does = f"computes in {', '.join(has)} on {kind}, not in {precision}" if has else f"does not run on {kind}"
-        other = f"--engine {' or '.join(able)}" if able else "another --precision, which no engine has there"
+        if precision == "fp16" and device.type == "cpu" and not FP16 & {*processor_flags()}:
+            able = []  # OpenVINO would refuse it
+        other = f"--engine {' or '.join(able)}" if able else "another --precision"
         raise UserError(f"--engine {name}: {does}; use {other}")
 
 

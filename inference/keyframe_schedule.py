@@ -38,7 +38,7 @@ class FixedInterval(Schedule):
     """The paper's schedule: every `interval`-th frame."""
 
     def __init__(self, interval: int):
-        if interval < 1 or interval % 1:
+        if not isinstance(interval, int | float) or interval < 1 or interval % 1:
             raise UserError(f"interval must be a whole number from 1 on, not {interval!r}")
         self.interval = int(interval)
 
@@ -94,7 +94,7 @@ class Residual(Schedule):
     def needs_keyframe(self, since: int, before: SeenFrame, seen: SeenFrame) -> bool:
         previous, now = before.view.cpu(), seen.view.cpu()
         single = torch.cat([previous, torch.ones_like(previous[:, :1])], dim=1)  # (1,4,h,w)
-        if since == 1 or self.carried is None:
+        if since == 1 or self.carried is None or size_of(self.carried) != size_of(now):
             self.sum, self.share, self.carried = 0.0, 0.0, single
         flow = self._flow(before, seen, size_of(now))
         self.carried = warp(self.carried, flow)

@@ -110,7 +110,7 @@ def kept(
     try:
         with zipfile.ZipFile(path) as file:
             return {name: file.read(name) for name in names}  # compared with their checksums
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         logger.info("int8: quantising the keyframe segmenter on %d frames", len(images))
     except (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # as zipfile fails
         logger.info("int8: quantising anew, %s is damaged (%s)", path, error)

@@ -178,7 +178,7 @@ class CameraGroup:
     """
 
     def __init__(self, engine: Engine, count: int, interval: int = 3, *, batched: bool = True):
-        if count < 1 or interval < 1:
+        if count < 1 or interval < 1 or count % 1 or interval % 1:
             raise UserError(f"CameraGroup: count and interval must be at least 1, not {count} and {interval}")
         if not engine.method.keyframes:
             raise UserError("CameraGroup: this method has no keyframes; use a VideoSegmenter for each stream")

@@ -217,7 +217,7 @@ VIDEO = "--video demo --output out.mp4"
         (f"{VIDEO} --agreement 0.9", "--agreement has an effect only with --precision auto"),
         (f"{VIDEO} --calibrate x", "--calibrate has an effect only with --precision int8 or auto"),
         (f"{VIDEO} --engine all", "--engine all is for --benchmark video"),
-        ("--benchmark video --engine all --precision bf16", "--engine all is for --benchmark video, in every prec"),
+        ("--benchmark video --engine all --precision bf16", "--engine all measures every precision; drop --prec"),
         ("--evaluate 1 --precision auto", "--precision auto is for --video; choose fp32, bf16, fp16 or int8"),
         ("--benchmark table --precision int8", "--benchmark table measures untrained networks; use --benchmark video"),
     ],

@@ -142,3 +142,12 @@ def test_frame_of_another_picture_at_the_beginning_changes_nothing_after_it():
     alone, behind = keyframes(Residual(7.0), drive), keyframes(Residual(7.0), [np.zeros_like(drive[0]), *drive])
     assert behind[:2] == [0, 1] and all(abs(a + 1 - b) <= 1 for a, b in zip(alone, behind[1:]))
     assert len(behind) == len(alone) + 1
+
+
+def test_other_size_begins_anew():
+    schedule, fresh = Residual(7.0), Residual(7.0)
+    for t, pair in enumerate(pairwise(seen_frames(panning([1] * 3)))):
+        schedule.needs_keyframe(1 + t, *pair)
+    other = seen_frames(panning([1], size=(64, 96)))
+    assert schedule.needs_keyframe(2, *other) == fresh.needs_keyframe(2, *other)
+    assert schedule.carried.shape == fresh.carried.shape
