@@ -25,10 +25,11 @@ def accuracy(
             raise UserError(f"--results {path}: {reason}; drop it")
         if name not in map(shown, tried):
             raise UserError(f"--results {path}: computed by {name}, which is not measured here; drop it")
-        found = {n: x.mean_miou for n in intervals if (x := over_interval(metrics.positions, n)) and x.mean_miou}
+        known = {n: over_interval(metrics.positions, n) for n in intervals}
+        found = {n: x.mean_miou for n, x in known.items() if x is not None and x.mean_miou is not None}
         if not found:
-            last = max(row.position for row in metrics.positions)
-            raise UserError(f"--results {path}: ends at position {last}, before the interval does; evaluate further")
+            wanted = f"positions 0 to {min(intervals) - 1}" if min(intervals) > 1 else "position 0"
+            raise UserError(f"--results {path}: has no mIoU of {wanted}; evaluate these, or drop it")
         for n, value in found.items():
             scores[n][name] = value
     names = sorted({metrics.dataset for metrics in read.values()})

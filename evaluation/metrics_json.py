@@ -144,7 +144,11 @@ class Metrics:
     @classmethod
     def from_json(cls, content: object) -> "Metrics":
         """The content of a file -> metrics. Raises ValueError where it is not that of a metrics.json."""
-        return _read(cls, content)
+        found = _read(cls, content)
+        matrices = [x.confusion for x in found.positions]
+        if not matrices or not all(matrices) or any(len(row) != len(matrix) for matrix in matrices for row in matrix):
+            raise ValueError("positions without a square confusion matrix")
+        return found
 
 
 def read_metrics(path: Path) -> Metrics:

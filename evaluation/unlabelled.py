@@ -1,5 +1,7 @@
 """Videos without labels: which of their frames are for training and for validation."""
 import math
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +15,7 @@ from config.options import Options, flag
 from dataloaders.clips import LabelledFrame
 from dataloaders.eval_videos import Video, VideoFrame
 from inference.containers import frame_title
-from inference.video_input import DEMO, open_frames, place_of, videos_in
+from inference.video_input import DEMO, URL, open_frames, place_of, videos_in
 from inference.video_writer import silence_codecs
 
 VAL = 0.2  # share of each video, its end, that is for validation
@@ -57,15 +59,20 @@ class VideoPart:
 
 def names_of(sources: Sequence[str]) -> list[str]:
     """What the videos are called: as the last file or folder of their path, and where that is not enough to tell them
-    apart, with folders before it. Raises UserError where two are one."""
-    places = [place_of(source) for source in sources]
-    for i, place in enumerate(places):
-        if place in places[:i]:
-            raise UserError(f"{sources[places.index(place)]} and {sources[i]} are one video; name it once")
+    apart, with their patterns, and with folders before it. Raises UserError where two are one."""
+    places = [tuple(x for x in place_of(source).parts if x != os.sep) for source in sources]
+    alike = Counter(places)
+    paths = [
+        Path(source if URL.match(source) else os.path.abspath(source)).parts[1:] if alike[place] > 1 else place
+        for source, place in zip(sources, places)
+    ]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise UserError(f"{sources[paths.index(path)]} and {sources[i]} are one video; name it once")
     depth = 1
-    while len({place.parts[-depth:] for place in places}) < len(places):
+    while len({path[-depth:] for path in paths}) < len(paths):
         depth += 1
-    return [str(Path(*place.parts[-depth:])) for place in places]
+    return ["/".join(path[-depth:]) for path in paths]
 
 
 def whole_video(source: str, option: str = "data_path") -> VideoPart:

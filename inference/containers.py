@@ -89,8 +89,8 @@ class Frames:
         timed = (x._replace(time=x.time - first.time) for x in itertools.chain([first], chosen))
         skipped = int(first.time * self.fps + 1e-3)
         names, at = self.names[skipped::stride], self.start + first.time
-        last = self.count if end is None else min(self.count or math.inf, math.ceil(end * self.fps))
-        count = None if last is None else -(-max(1, int(last) - skipped) // stride)
+        last = min(self.count or math.inf, math.inf if end is None else end * self.fps)
+        count = None if last == math.inf else -(-max(1, math.ceil(last) - skipped) // stride)
         return replace(self, timed=timed, fps=self.fps / stride, count=count, names=names, start=at)
 
 

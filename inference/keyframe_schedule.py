@@ -1,5 +1,6 @@
 """Decide when a frame of a stream becomes a keyframe."""
 import sys
+from numbers import Real
 
 import numpy as np
 import torch
@@ -38,9 +39,9 @@ class FixedInterval(Schedule):
     """The paper's schedule: every `interval`-th frame."""
 
     def __init__(self, interval: int):
-        if not isinstance(interval, int | float) or interval < 1 or interval % 1:
+        if not isinstance(interval, Real) or interval < 1 or interval % 1:
             raise UserError(f"interval must be a whole number from 1 on, not {interval!r}")
-        self.interval = int(interval)
+        self.interval: int = int(interval)
 
     def needs_keyframe(self, since: int, before: SeenFrame, seen: SeenFrame) -> bool:
         return self.is_certain(since)

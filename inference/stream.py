@@ -3,6 +3,7 @@ import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +179,8 @@ class CameraGroup:
     """
 
     def __init__(self, engine: Engine, count: int, interval: int = 3, *, batched: bool = True):
-        if count < 1 or interval < 1 or count % 1 or interval % 1:
-            raise UserError(f"CameraGroup: count and interval must be at least 1, not {count} and {interval}")
+        if not all(isinstance(x, Integral) and x >= 1 for x in (count, interval)):
+            raise UserError(f"CameraGroup: count and interval must be whole numbers from 1, not {count} and {interval}")
         if not engine.method.keyframes:
             raise UserError("CameraGroup: this method has no keyframes; use a VideoSegmenter for each stream")
         self.engine, self.interval, self.batched = engine, interval, batched and engine.batched

@@ -154,7 +154,8 @@ def output_videos(options: Options, sources: Sequence[str]) -> dict[Path, str]:
     for source in sources:
         place = folder / f"{title_of(source)}.mp4"
         if place in places:
-            raise UserError(f"{options.video}: {places[place]} and {source} would both become {place}; rename one")
+            both = f"{options.video}: {places[place]} and {source} would both become {place}"
+            raise UserError(f"{both}; rename one, or segment them apart")
         if place.resolve() == Path(source).resolve():
             raise UserError(f"--output {folder}: {place} is read by --video and would be overwritten; choose another")
         places[place] = source

@@ -5,8 +5,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -29,6 +31,7 @@ FIRST = 100  # pictures that are looked at before any work
 LAST_CAMERA = 99  # in OpenCV, higher numbers have other meanings
 LIST = ".txt"  # ending of a file that lists videos
 WILDCARD = re.compile(r"[*?[]")
+ESCAPED = re.compile(r"\[([*?[])\]")  # a character that is none, by glob.escape
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp|srt)://", re.IGNORECASE)
 DEVICE = re.compile(r"/dev/video\d+")
 
@@ -38,14 +41,14 @@ def videos_in(source: str) -> list[str]:
     pictures, or those that a text file lists, one of all these a line; else `source` itself. Raises UserError where
     there are both videos and pictures, and for folders that cannot be read."""
     path, found = Path(source), list[Path]()
-    if path.suffix.lower() == LIST and path.is_file():
+    if path.suffix.lower() == LIST and os.path.isfile(path):
         return [*dict.fromkeys(video for line in listed(path) for video in videos_in(line))]
-    if path.is_dir() and source != DEMO:
+    if os.path.isdir(path) and not _is_special(source):
         try:
             found = [*path.iterdir()]
         except OSError as error:
             raise UserError(f"{source}: cannot be opened ({error.strerror}); check its permissions") from error
-    elif WILDCARD.search(source) and not path.exists():
+    elif WILDCARD.search(source) and not os.path.exists(path):
         found = [*map(Path, glob.glob(source, recursive=True))]
     shown = sorted((x for x in found if x.name[:1] != "."), key=natural)
     films = [x for x in shown if _is_film(x)]
@@ -60,8 +63,12 @@ def videos_in(source: str) -> list[str]:
 
 def as_source(path: Path) -> str:
     """A path as `open_frames` takes it: a file or folder, also where its name alone would mean a camera or a street."""
-    name = str(path)
-    return f".{os.sep}{name}" if name == DEMO or name.isdigit() else name
+    return f".{os.sep}{path}" if _is_special(str(path)) else str(path)
+
+
+def _is_special(source: str) -> bool:
+    """Whether it names a camera or the rendered street."""
+    return source == DEMO or source.isdigit()
 
 
 def _is_film(path: Path) -> bool:
@@ -92,7 +99,7 @@ def listed(path: Path) -> list[str]:
     for place in found:
         if place.lower().endswith(LIST):
             raise UserError(f"{path}: lists {place}, another list; name its videos")
-        if not (URL.match(place) or Path(place).exists() or glob.glob(place, recursive=True)):
+        if not (URL.match(place) or os.path.exists(place) or glob.glob(place, recursive=True)):
             raise UserError(f"{path}: lists {place}, which is not there; write one path a line, relative to the list")
     return found
 
@@ -101,23 +108,30 @@ def _of_line(folder: Path, line: str) -> str:
     """What a line of a list in `folder` names."""
     if URL.match(line):
         return line
-    if WILDCARD.search(line) and not (folder / line).exists():
+    if WILDCARD.search(line) and not os.path.exists(folder / line):
         return str(Path(glob.escape(str(folder)), line))
     return as_source(folder / line)
 
 
 def place_of(source: str) -> Path:
-    """The file or folder that `source` names, absolute; of a glob, what remains without patterns at its end."""
+    """The file or folder that `source` names, absolute; of a glob, what remains without patterns at its end; of an
+    address, host and path."""
+    if URL.match(source):
+        address = urlsplit(source)
+        return Path(address.hostname or "", address.path.lstrip("/"))
     path = Path(os.path.abspath(source))
-    while WILDCARD.search(path.name) and not path.exists():
-        path = path.parent
-    return path
+    for part in (path, *path.parents):
+        plain = Path(ESCAPED.sub(r"\1", str(part)))
+        if os.path.exists(plain) or not WILDCARD.search(part.name):
+            break
+    return plain
 
 
 def title_of(source: str) -> str:
-    """What the video `source` is called: as its folder, or its file or address without the ending."""
-    place = Path(source) if URL.match(source) else place_of(source)
-    return (place.name if place.is_dir() else place.stem) or "video"
+    """What the video `source` is called: as its folder or its address's host, or its file without the ending."""
+    place = place_of(source)
+    whole = os.path.isdir(place) or len(place.parts) == 1
+    return (place.name if whole else place.stem) or "video"
 
 
 def open_frames(
@@ -157,7 +171,7 @@ def _opened(source: str, bits: int, option: str) -> Frames:
     if path.is_file():
         check_decodable(path)
         open(path, "rb").close()  # raises the reason, which FFmpeg does not tell
-        return open_stream(path)
+        return replace(open_stream(path), name=source)
     if WILDCARD.search(source):
         root = Path(*itertools.takewhile(lambda part: not WILDCARD.search(part), path.parts))
         return _of_pictures(source, map(Path, glob.glob(source, recursive=True)), root, bits)

@@ -225,7 +225,7 @@ def test_stream_stands_beside_its_accuracy(small, weights, tmp_path):
 
 @pytest.mark.parametrize("more, told", [
     ({"precision": "bf16"}, "b.json: computed by eager bf16, which is not measured here; drop it"),
-    ({"positions": 2}, "b.json: ends at position 1, before the interval does; evaluate further"),
+    ({"positions": 2}, "b.json: has no mIoU of positions 0 to 2; evaluate these, or drop it"),
     ({"dataset": "camvid"}, "of several data sets, camvid, synthetic; name files of one"),
     *(({name: value}, f"b.json: its {name} is {value}, and that of the benchmark")
       for name, value in {"segnet": "bisenet", "method": "warp", "flow": "dis", "scale": 1.0, "grid": 4, "intra": False,

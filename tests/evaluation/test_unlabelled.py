@@ -13,7 +13,7 @@ from config.errors import UserError
 from config.options import Options
 from evaluation import unlabelled
 from evaluation.metrics_json import read_metrics
-from evaluation.unlabelled import StreamedFrames, VideoPart, video_parts, whole_video
+from evaluation.unlabelled import StreamedFrames, VideoPart, names_of, video_parts, whole_video
 from inference.video_input import videos_in
 from main import main
 from tests import taught
@@ -135,6 +135,16 @@ def test_videos_of_one_name_are_told_apart(tmp_path):
     (tmp_path / "list.txt").write_text("one\none/../one/a.mp4\n")
     with pytest.raises(UserError, match=r"one/a.mp4 and .*one/a.mp4 are one video; name it once"):
         video_parts(Options(data_path=str(tmp_path / "list.txt")), "all")
+
+
+@pytest.mark.parametrize("sources, expected", [
+    (["/a/b", "/mnt/a/b"], ["a/b", "mnt/a/b"]), (["/a/b/x.mp4", "/a/c/x.mp4", "/a/y"], ["b/x.mp4", "c/x.mp4", "a/y"]),
+    (["/w/l_*.png", "/w/r_*.png"], ["l_*.png", "r_*.png"]), (["/w/l_*.png", "/v/*"], ["w", "v"]),
+    (["http://h:80/a.mp4?t=1", "http://h:80/b.mp4?t=1"], ["a.mp4", "b.mp4"]),
+    (["http://h/a?t=1", "http://h/a?t=2"], ["a?t=1", "a?t=2"]), (["rtsp://u:p@10.0.0.7:554/"], ["10.0.0.7"]),
+])
+def test_names_of_videos(sources, expected):
+    assert names_of(sources) == expected
 
 
 def test_two_videos_of_one_name_keep_their_own_predictions(weights, tmp_path, frames):

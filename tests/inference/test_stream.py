@@ -199,9 +199,9 @@ def test_invalid_settings_are_refused(net, settings, message):
 
 
 @pytest.mark.tried("Video", "invalid settings of a VideoSegmenter or CameraGroup", "refused in one line")
-@pytest.mark.parametrize("count, interval", [(0, 3), (-1, 3), (2, 0), (2, -3)])
+@pytest.mark.parametrize("count, interval", [(0, 3), (-1, 3), (2, 0), (2, -3), (2.0, 2), (2, "3")])
 def test_invalid_groups_are_refused(segmenter, count, interval):
-    with pytest.raises(UserError, match=f"count and interval must be at least 1, not {count} and {interval}"):
+    with pytest.raises(UserError, match=f"count and interval must be whole numbers from 1, not {count} and {interval}"):
         CameraGroup(segmenter.engine, count, interval)
 
 

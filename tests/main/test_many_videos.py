@@ -11,6 +11,7 @@ import torch
 
 from config.command_line import parse
 from inference import video
+from inference.video_input import open_frames, title_of
 from main import main
 from tests.films import encoded, heard_at, opened, picture, times_of, write_pictures, write_video
 from tests.main.program import Program
@@ -122,6 +123,8 @@ def test_demo_and_cameras_are_not_folders_of_these_names(call, tmp_path, monkeyp
     write_video(tmp_path / "demo" / "a.mp4")
     monkeypatch.chdir(tmp_path)
     assert video.videos_in("demo") == ["demo"] and video.videos_in("./demo") == ["demo/a.mp4"]
+    write_video(tmp_path / "0" / "a.mp4")
+    assert video.videos_in("0") == ["0"] and video.videos_in("0/") == ["0/a.mp4"]
     for name in ("demo", "0"):
         write_pictures(tmp_path / "in" / name, ["0.png", "1.png"])
     (tmp_path / "in" / "list.txt").write_text("./demo\n0\n")
@@ -147,9 +150,26 @@ def test_videos_keep_their_names(call, tmp_path):
 def test_list_in_a_folder_with_brackets(call, tmp_path):
     write_video(tmp_path / "[in]" / "a [1].mp4", size=(32, 48))
     write_video(tmp_path / "[in]" / "b.mp4", size=(32, 48))
-    (tmp_path / "[in]" / "list.txt").write_text("b*.mp4\na [1].mp4\n")
+    write_pictures(tmp_path / "[in]", ["0.png", "1.png"])
+    (tmp_path / "[in]" / "list.txt").write_text("b*.mp4\na [1].mp4\n*.png\n")
     assert call("--video", "[in]/list.txt", "--output", "out")[:2] == (0, [])
-    assert sorted(os.listdir(tmp_path / "out")) == ["a [1].mp4", "b.mp4"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["[in].mp4", "a [1].mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize("source, title", [
+    ("rtsp://u:p@10.0.0.7:554/", "10.0.0.7"), ("rtsp://192.168.1.10", "192.168.1.10"), ("http://h/a.mp4?b=c.d", "a"),
+    ("in/film.mp4", "film"), ("in/*/img.png", "img"), ("in/*.png", "in"), ("*/*", None),
+])
+def test_titles(source, title, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert title_of(source) == (title or tmp_path.name)
+
+
+def test_file_called_demo_is_read_again_as_that_file(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", 3)
+    (tmp_path / "a.mp4").rename(tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert len([*open_frames(open_frames("./demo").name)]) == 3
 
 
 def test_folder_that_cannot_be_read_fails_alone(call, tmp_path, monkeypatch):
