@@ -1,6 +1,8 @@
 """The published way computes what this program computes, and the benchmarks run."""
 import json
+import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,10 @@ import torch
 from benchmarks import comparison as table
 from benchmarks import measure, scene_cuts
 from benchmarks import video_stream as video
+from benchmarks.accuracy import accuracy
 from benchmarks.published_way import PlainClips, plain_frozen, plain_loss, plain_propagation
+from config.command_line import parse
+from config.errors import UserError
 from config.options import Options
 from config.segmenters import VIDEO_NETWORKS
 from config.synthetic import SYNTHETIC
@@ -215,12 +220,15 @@ def result(path, positions=3, **more):
     return str(path)
 
 
-def test_stream_stands_beside_its_accuracy(small, weights, tmp_path):
+def test_stream_stands_beside_its_accuracy(small, weights, tmp_path, monkeypatch):
     words = ("--engine", "eager", "--resume", "1", "--weights-dir", weights, "--results", result(tmp_path / "a.json"))
     content = benchmark("video", tmp_path / "video.json", *words)
     assert content["rows"]["eager"]["miou"] == pytest.approx(0.5) and "miou" not in content["rows"]["plain"]
     assert content["table"][0].endswith("; mean mIoU: synthetic val")
     assert content["table"][2].endswith("mean mIoU") and content["table"][4].endswith(" 50.00")
+    monkeypatch.setattr(video, "usable_engines", None)  # another file is refused before any work
+    words = "--benchmark", "video", "--device", "cpu", *words, result(tmp_path / "b.json", grid=4)
+    assert main([*map(str, words)]) == 2
 
 
 @pytest.mark.parametrize("more, told", [
@@ -232,12 +240,11 @@ def test_stream_stands_beside_its_accuracy(small, weights, tmp_path):
                           "split": "train", "reference": "segmenter"}.items()),
     ({"flow_settings": {"side": 32, "preset": "fine"}}, "b.json: its flow_settings is {'side': 32, 'preset': 'fine'}"),
 ])
-def test_accuracy_of_something_else_is_refused_before_any_work(weights, tmp_path, monkeypatch, capsys, more, told):
-    monkeypatch.setattr(video, "usable_engines", None)
+def test_accuracy_of_something_else_is_refused(tmp_path, more, told):
     files = result(tmp_path / "a.json"), result(tmp_path / "b.json", **more)
-    words = ["--benchmark", "video", "--device", "cpu", "--engine", "eager", "--resume", "1"]
-    assert main([*words, "--weights-dir", str(weights), "--results", *files]) == 2
-    assert told in capsys.readouterr().err
+    options, net = parse(["--benchmark", "video", "--results", *files]), SimpleNamespace(flow=None, grid=8)
+    with pytest.raises(UserError, match=re.escape(told)):
+        accuracy(options, net, [("eager", "fp32")], [3])
 
 
 def test_several_runs_of_a_stream_become_one_table_with_ranges():
