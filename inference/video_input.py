@@ -31,7 +31,7 @@ FIRST = 100  # pictures that are looked at before any work
 LAST_CAMERA = 99  # in OpenCV, higher numbers have other meanings
 LIST = ".txt"  # ending of a file that lists videos
 WILDCARD = re.compile(r"[*?[]")
-ESCAPED = re.compile(r"\[([*?[])\]")  # a character that is none, by glob.escape
+ESCAPED = re.compile(r"\[([*?[])\]")  # a wildcard's character that glob.escape has made an ordinary one
 URL = re.compile(r"(rtsps?|rtmp|https?|udp|tcp|srt)://", re.IGNORECASE)
 DEVICE = re.compile(r"/dev/video\d+")
 
