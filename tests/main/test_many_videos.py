@@ -90,6 +90,7 @@ def test_damaged_video_is_named_at_the_end_and_the_others_are_done(call, tmp_pat
         (["--video", "in", "--output", "out", "a.mp4"], "of several videos, takes one folder for all"),
         (["--video", "in", "--output", "out", "--ids", "train"], "--ids: several videos become videos, not label maps"),
         (["--video", "in", "--output", "in"], "--output in: the folder of --video, whose videos it would join;"),
+        (["--video", "in/*.mp4", "--output", "in"], "--output in: in/a.mp4 is read by --video and would be overwri"),
         (["--video", "*/a.*", "--output", "out"], "in/a.mp4 and two/a.avi would both become out/a.mp4; rename one"),
         (["--video", "gone.txt", "--output", "out"], r"gone.txt: lists no.mp4, which is not there; write one path a"),
         (["--video", "glob.txt", "--output", "out"], r"glob.txt: lists in/zz\*.mp4, which is not there; write one"),
